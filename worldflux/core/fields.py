@@ -1,0 +1,203 @@
+"""What every configuration dataclass shares: typed field values, near misses, JSON schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from worldflux.errors import UnknownParameterError
+
+T = TypeVar("T")
+Refuse = Callable[[str], Exception]
+
+
+def near_miss(name: str, options: Iterable[str]) -> str:
+    """` Did you mean: 'a', 'b'?` for the options that look like `name`, else an empty text."""
+    by_folded = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(name.lower(), by_folded, n=3, cutoff=0.6)
+    if not close:
+        return ""
+    likeness = {key: difflib.SequenceMatcher(None, key, name.lower()).ratio() for key in close}
+    best = [key for key in close if likeness[key] >= likeness[close[0]] - 0.1]
+    return " Did you mean: " + ", ".join(f"'{by_folded[key]}'" for key in best) + "?"
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Resolved type hint of every dataclass field of `cls`, in order of definition."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def check_names(cls: type, names: Iterable[str], removed: Mapping[str, str], prefix: str) -> None:
+    """Raises UnknownParameterError for a name that is no field of `cls`.
+
+    removed: names that other versions of a config had, with the reason why there is none here.
+    """
+    known = field_types(cls)
+    for name in names:
+        if name in known:
+            continue
+        text = f"{prefix}Unknown parameter '{name}' for {cls.__name__}."
+        if name in removed:
+            raise UnknownParameterError(f"{prefix}{cls.__name__} has no '{name}': {removed[name]}.")
+        raise UnknownParameterError(text + near_miss(name, known))
+
+
+def coerce_fields(config: Any, refuse: Refuse) -> None:
+    """Gives every field of a dataclass its declared type in place, or raises what `refuse` makes.
+
+    Only lossless conversions are done: a whole number to float, a list to a tuple, the text of an
+    enumeration's value to its member.
+    """
+    for name, hint in field_types(type(config)).items():
+        setattr(config, name, coerce(getattr(config, name), hint, name, refuse))
+
+
+def coerce(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
+    """`value` as the type `hint`; raises `refuse(text)` when that would lose something."""
+    origin = get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        (inner,) = (arg for arg in get_args(hint) if arg is not type(None))
+        return coerce(value, inner, name, refuse)
+    if origin is tuple:
+        return _coerce_tuple(value, hint, name, refuse)
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(name, hint, value, refuse)
+        return [
+            coerce(item, get_args(hint)[0], f"{name}[{i}]", refuse) for i, item in enumerate(value)
+        ]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong(name, hint, value, refuse)
+        item_hint = get_args(hint)[1]
+        return {
+            str(key): coerce(item, item_hint, f"{name}.{key}", refuse)
+            for key, item in value.items()
+        }
+    return _coerce_scalar(value, hint, name, refuse)
+
+
+def _coerce_tuple(value: Any, hint: Any, name: str, refuse: Refuse) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise _wrong(name, hint, value, refuse)
+    items, args = list(value), get_args(hint)
+    if args[-1] is Ellipsis:
+        args = (args[0],) * len(items)
+    if len(items) != len(args):
+        raise _wrong(name, hint, value, refuse)
+    return tuple(
+        coerce(v, arg, f"{name}[{i}]", refuse)
+        for i, (v, arg) in enumerate(zip(items, args, strict=True))
+    )
+
+
+def _coerce_scalar(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        if isinstance(value, hint):
+            return value
+        try:
+            return hint(value)
+        except ValueError:
+            options = [member.value for member in hint]
+            close = near_miss(str(value), options)
+            raise refuse(
+                f"{name} must be one of {', '.join(options)}; got {value!r}.{close}"
+            ) from None
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if not math.isfinite(float(value)):
+            raise refuse(f"{name} must be finite, got {value!r}")
+        return float(value)
+    raise _wrong(name, hint, value, refuse)
+
+
+def _wrong(name: str, hint: Any, value: Any, refuse: Refuse) -> Exception:
+    text = f"{name} must be {type_text(hint)}, got {value!r}"
+    if hint is int and isinstance(value, float) and value.is_integer():
+        text += f" (write {int(value)})"
+    return refuse(text)
+
+
+def type_text(hint: Any) -> str:
+    """A type hint in a user's words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or null".join([" or ".join(type_text(a) for a in args if a is not type(None)), ""])
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return f"a list whose entries are each {type_text(args[0])}"
+        return f"a list of {len(args)} entries, each {type_text(args[0])}"
+    if origin in (list, dict):
+        return "a list" if origin is list else "a mapping of names to values"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def plain(value: Any) -> Any:
+    """`value` with enumerations as their text and tuples as lists, as JSON and YAML hold it."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def json_schema(cls: type, title: str) -> dict[str, Any]:
+    """JSON schema (Draft 2020-12) of the dataclass `cls`, defaults included."""
+    properties = {}
+    for field in dataclasses.fields(cls):
+        schema = _type_schema(field_types(cls)[field.name])
+        if field.default is not dataclasses.MISSING:
+            schema["default"] = plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            schema["default"] = plain(field.default_factory())
+        properties[field.name] = schema
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": title,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _type_schema(hint: Any) -> dict[str, Any]:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return {}
+    if origin in (Union, types.UnionType):
+        return {
+            "anyOf": [_type_schema(a) if a is not type(None) else {"type": "null"} for a in args]
+        }
+    if origin is tuple and args[-1] is not Ellipsis:
+        items = {"prefixItems": [_type_schema(a) for a in args], "items": False}
+        return {"type": "array", **items, "minItems": len(args)}
+    if origin in (tuple, list):
+        return {"type": "array", "items": _type_schema(args[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _type_schema(args[1])}
+    if issubclass(hint, Enum):
+        return {"type": "string", "enum": [member.value for member in hint]}
+    names = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    return {"type": names[typing.cast(type, hint)]}
