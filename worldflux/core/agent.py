@@ -1,0 +1,58 @@
+"""The one interface that trainer, collector and evaluation know of a model family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from worldflux.core.spaces import Space
+
+Carry = dict[str, Tensor]  # state between calls, leading dimension N environments
+Entries = dict[str, np.ndarray]  # what the replay stores beside a step, leading dimension N
+
+
+class Agent(Protocol):
+    """Acts in environments and learns from replayed sequences."""
+
+    model: nn.Module
+    entry_spaces: dict[str, Space]  # keys that `act` returns for the replay (may be empty)
+    replay_context: int  # C: steps in front of the T trained ones
+
+    def initial_carry(self, n: int) -> Carry:
+        """Carry for n environments before their first step."""
+        ...
+
+    def act(
+        self, carry: Carry, obs: Mapping[str, np.ndarray], explore: bool
+    ) -> tuple[Carry, np.ndarray, Entries]:
+        """One action per environment.
+
+        obs: observation keys `[N, ...]` and `is_first [N]`. explore: sample the policy; else its mode.
+        Returns the carry, the flat action `[N, A]` float32 (one-hot or in [-1, 1]; action keys
+        sorted by name) and the entries to store with this step.
+        """
+        ...
+
+    def update(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One gradient update on `[B, C+T, ...]` step sequences.
+
+        batch: observation keys, `action [B, C+T, A]`, `reward`, `is_first`, `is_last`,
+        `is_terminal` `[B, C+T]` and the entry keys. Returns scalar metrics (tensors, not synced)
+        and fresh entries `[B, T, ...]` to write back to the replay.
+        """
+        ...
+
+    def report(self, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Pictures: videos `[B, T, H, W, 3]` or images `[H, W, 3]`, uint8, by name."""
+        ...
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of flat name-to-tensor dicts: `model`, `optimizer` (optimizer, normalisers, RNG)."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restores what `state_dict` gave, in place."""
+        ...

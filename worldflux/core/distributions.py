@@ -1,0 +1,197 @@
+"""Distributions behind one interface: pred, sample, logp, entropy, kl, loss.
+
+Sampling takes its noise as an argument: the caller draws it for a whole rollout at once, which is
+faster than drawing per step, and recorded noise reproduces recorded samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldflux.core.math import symexp, symlog, two_hot_mean, two_hot_neighbours
+
+
+def gumbel_noise(
+    shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Standard Gumbel noise, float32."""
+    uniform = torch.rand(shape, generator=generator, device=device)
+    tiny = torch.finfo(torch.float32).tiny
+    return uniform.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
+
+
+class OneHot:
+    """Independent categoricals over the last axis of logits `[..., K]`, as one-hot vectors.
+
+    unimix mixes in that share of the uniform distribution (DreamerV3, section "Unimix").
+    """
+
+    def __init__(self, logits: Tensor, unimix: float = 0.0):
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        if unimix:
+            probs = (1 - unimix) * F.softmax(logits, -1) + unimix / logits.shape[-1]
+            self.logprob, self.probs = torch.log(probs), probs
+        else:
+            self.logprob = F.log_softmax(logits, -1)
+            self.probs = self.logprob.exp()
+
+    def pred(self) -> Tensor:
+        """The most likely class as a one-hot `[..., K]`."""
+        return F.one_hot(self.logprob.argmax(-1), self.logprob.shape[-1]).to(self.logprob.dtype)
+
+    def sample(self, gumbel: Tensor) -> Tensor:
+        """A one-hot sample `[..., K]` by the Gumbel-max rule; its gradient is that of the probs."""
+        index = (self.logprob.detach() + gumbel).argmax(-1, keepdim=True)
+        classes = torch.arange(self.logprob.shape[-1], device=index.device)
+        hard = (index == classes).to(self.probs.dtype)
+        if not torch.is_grad_enabled():
+            return hard
+        return hard + (self.probs - self.probs.detach())
+
+    def logp(self, event: Tensor) -> Tensor:
+        """Log-probability `[...]` of a one-hot event `[..., K]`."""
+        return (self.logprob * event).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy `[...]` in nats."""
+        return -(self.probs * self.logprob).sum(-1)
+
+    def kl(self, other: OneHot) -> Tensor:
+        """KL(self || other) `[...]` in nats."""
+        return (self.probs * (self.logprob - other.logprob)).sum(-1)
+
+    def detach(self) -> OneHot:
+        copy = object.__new__(OneHot)
+        copy.logprob, copy.probs = self.logprob.detach(), self.probs.detach()
+        return copy
+
+    def loss(self, event: Tensor) -> Tensor:
+        """Cross-entropy `[...]` with a one-hot event `[..., K]`."""
+        return -self.logp(event)
+
+
+class MultiOneHot:
+    """Several categoricals with their own class counts, concatenated: a discrete space.
+
+    logits `[..., sum(classes)]`; events are concatenated one-hots of the same shape.
+    """
+
+    def __init__(self, logits: Tensor, classes: tuple[int, ...]):
+        self.parts = [OneHot(part) for part in logits.split(classes, -1)]
+        self.classes = classes
+
+    def pred(self) -> Tensor:
+        return torch.cat([part.pred() for part in self.parts], -1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        pieces = zip(self.parts, noise.split(self.classes, -1), strict=True)
+        return torch.cat([part.sample(piece) for part, piece in pieces], -1)
+
+    def logp(self, event: Tensor) -> Tensor:
+        pieces = zip(self.parts, event.split(self.classes, -1), strict=True)
+        return torch.stack([part.logp(piece) for part, piece in pieces]).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def loss(self, event: Tensor) -> Tensor:
+        return -self.logp(event)
+
+
+class BoundedNormal:
+    """Normal with mean tanh(mean) and a bounded standard deviation (DreamerV3 actor).
+
+    stddev = (high - low) * sigmoid(raw + 2) + low, both `[..., A]`.
+    """
+
+    def __init__(self, mean: Tensor, stddev: Tensor, low: float = 0.1, high: float = 1.0):
+        self.mean = torch.tanh(mean)
+        self.stddev = (high - low) * torch.sigmoid(stddev + 2.0) + low
+
+    def pred(self) -> Tensor:
+        return self.mean
+
+    def sample(self, normal: Tensor) -> Tensor:
+        return normal * self.stddev + self.mean
+
+    def logp(self, event: Tensor) -> Tensor:
+        """Log-density `[...]`, summed over action dimensions."""
+        z = (event - self.mean) / self.stddev
+        return (-0.5 * z**2 - torch.log(self.stddev) - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy `[...]`, summed over action dimensions."""
+        return (torch.log(self.stddev) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+class TwoHot:
+    """Categorical over symexp bins `[K]` that stands for a real number (DreamerV3, eq. 8-10)."""
+
+    def __init__(self, logits: Tensor, bins: Tensor):
+        self.logits = logits.float() if logits.dtype != torch.float64 else logits
+        self.bins = bins
+
+    def pred(self) -> Tensor:
+        """Expected value `[...]`."""
+        return two_hot_mean(F.softmax(self.logits, -1), self.bins)
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Cross-entropy `[...]` with the two-hot code of target `[...]`.
+
+        Only the two bins that carry weight are read, so no code of width K is built.
+        """
+        below, above, weight = two_hot_neighbours(target, self.bins)
+        low = self.logits.gather(-1, below[..., None])[..., 0]
+        high = self.logits.gather(-1, above[..., None])[..., 0]
+        return torch.logsumexp(self.logits, -1) - (1 - weight) * low - weight * high
+
+
+class Binary:
+    """Bernoulli of a logit `[...]`."""
+
+    def __init__(self, logit: Tensor):
+        self.logit = logit.float() if logit.dtype != torch.float64 else logit
+
+    def prob(self) -> Tensor:
+        return torch.sigmoid(self.logit)
+
+    def pred(self) -> Tensor:
+        return self.logit > 0
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Cross-entropy `[...]`; the target may be soft."""
+        return -(target * F.logsigmoid(self.logit) + (1 - target) * F.logsigmoid(-self.logit))
+
+
+class SymlogMSE:
+    """Squared error in symlog space, summed over the last axis of mean `[..., D]`."""
+
+    def __init__(self, mean: Tensor, squash: bool = True):
+        self.mean = mean.float() if mean.dtype != torch.float64 else mean
+        self.squash = squash
+
+    def pred(self) -> Tensor:
+        """Prediction `[..., D]` in the units of the target."""
+        return symexp(self.mean) if self.squash else self.mean
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Loss `[...]`."""
+        return ((self.mean - (symlog(target) if self.squash else target)) ** 2).sum(-1)
+
+
+class ImageMSE:
+    """Squared error on images `[..., C, H, W]` in [0, 1], summed over pixels."""
+
+    def __init__(self, mean: Tensor):
+        self.mean = mean
+
+    def pred(self) -> Tensor:
+        return self.mean
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Loss `[...]`."""
+        return ((self.mean - target) ** 2).flatten(-3).sum(-1)

@@ -1,0 +1,103 @@
+"""Every scalar formula of both families, as pure functions of tensors and numbers.
+
+Letters for shapes: B batch, T time, K bins, `...` any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) ln(1 + |x|) (DreamerV3, eq. 9)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) (exp(|x|) - 1), the inverse of symlog (DreamerV3, eq. 9)."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def symexp_bins(count: int, high: float = 20.0) -> Tensor:
+    """Exponentially spaced bins, symmetric about zero, `[K]` float32 (DreamerV3, eq. 10).
+
+    An odd count has one exact zero in the middle, an even count two.
+    """
+    half = symexp(torch.linspace(-high, 0.0, (count + 1) // 2, dtype=torch.float32))
+    mirrored = -half.flip(0)
+    return torch.cat([half, mirrored[1:] if count % 2 else mirrored])
+
+
+def two_hot_neighbours(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The bins below and above x `[...]` and the weight of the one above (DreamerV3, eq. 8).
+
+    The weights are linear in the distance to each bin; values beyond an end get that end alone.
+    """
+    index = torch.searchsorted(bins, x.contiguous(), right=True)
+    below = (index - 1).clamp(min=0)
+    above = index.clamp(max=len(bins) - 1)
+    distance = torch.abs(x - bins[below])
+    total = distance + torch.abs(bins[above] - x)
+    weight = torch.where(below == above, torch.ones_like(x), distance / total)
+    return below, above, weight
+
+
+def two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """The two-hot code `[..., K]` of x `[...]` (DreamerV3, eq. 8)."""
+    below, above, weight = two_hot_neighbours(x, bins)
+    index = torch.arange(len(bins), device=x.device)
+    lower = (index == below[..., None]) * (1 - weight[..., None])
+    return lower + (index == above[..., None]) * weight[..., None]
+
+
+def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
+    """Expected bin `[...]` of probs `[..., K]`.
+
+    Bins are summed in pairs from the centre outwards, so that uniform probabilities give exactly
+    zero although the outer bins are astronomically large (DreamerV3, symexp two-hot loss).
+    """
+    count = len(bins)
+    half = count // 2
+    weighted = probs * bins
+    low = weighted[..., :half].flip(-1)
+    high = weighted[..., count - half :]
+    mean = (low + high).sum(-1)
+    return mean + weighted[..., half] if count % 2 else mean
+
+
+def lambda_return(
+    reward: Tensor, live: Tensor, keep: Tensor, value: Tensor, boot: Tensor
+) -> Tensor:
+    """Lambda-returns `[..., T-1]` of sequences `[..., T]` (DreamerV3, eq. 5).
+
+    ``R[t] = r[t+1] + live[t+1] * ((1 - keep[t+1]) * value[t+1] + keep[t+1] * R[t+1])`` with
+    ``R[T-1] = boot[..., T-1]``. live: discount, zero after a terminal step. keep: lambda, zero
+    where the sequence is cut and the value must be bootstrapped.
+    """
+    reward, live, keep, value = (x[..., 1:] for x in (reward, live, keep, value))
+    step = reward + live * (1 - keep) * value
+    decay = live * keep
+    returns = []
+    current = boot[..., -1]
+    for t in reversed(range(step.shape[-1])):
+        current = step[..., t] + decay[..., t] * current
+        returns.append(current)
+    return torch.stack(returns[::-1], -1)
+
+
+def linear_warmup(step: int, warmup: int) -> float:
+    """Factor of the learning rate at update `step` (from 0): 0 first, then linear up to 1."""
+    return min(1.0, step / warmup) if warmup else 1.0
+
+
+def percentile(x: Tensor, q: float) -> Tensor:
+    """The q-th percentile (0..100) of all elements, interpolated linearly. Works at any size."""
+    flat = x.flatten()
+    position = (flat.numel() - 1) * q / 100
+    below = int(position)
+    above = min(below + 1, flat.numel() - 1)
+    # kthvalue instead of quantile: quantile refuses more than 2^24 elements and sorts everything.
+    low = flat.kthvalue(below + 1).values
+    high = flat.kthvalue(above + 1).values
+    return low + (high - low) * (position - below)

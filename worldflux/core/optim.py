@@ -1,0 +1,111 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldflux.core.math import linear_warmup
+from worldflux.errors import ConfigurationError
+
+
+class LaProp(torch.optim.Optimizer):
+    """LaProp with adaptive gradient clipping (DreamerV3, section "Optimizer").
+
+    Per tensor: the gradient norm is clipped to agc * max(1e-3, |p|); the gradient is divided by its
+    running root mean square; the momentum is taken of the normalised gradient; weight decay is
+    decoupled and applies to matrices only. agc 0 switches the clipping off.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        agc: float = 0.3,
+        weight_decay: float = 0.0,
+    ):
+        defaults = dict(lr=lr, betas=betas, eps=eps, agc=agc, weight_decay=weight_decay)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Updates every parameter that has a gradient. Gradients are overwritten."""
+        if closure is not None:
+            raise ValueError("LaProp takes no closure")
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+
+    def _step_group(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = dict(nu=torch.zeros_like(p), mu=torch.zeros_like(p))
+        group["count"] = t = group.get("count", 0) + 1
+        beta1, beta2 = group["betas"]
+        grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
+        nus = [self.state[p]["nu"] for p in params]
+        mus = [self.state[p]["mu"] for p in params]
+        if group["agc"]:
+            adaptive_clip_(params, grads, group["agc"])
+        torch._foreach_mul_(nus, beta2)
+        torch._foreach_addcmul_(nus, grads, grads, 1 - beta2)
+        denominator = torch._foreach_div(nus, 1 - beta2**t)
+        torch._foreach_sqrt_(denominator)
+        torch._foreach_add_(denominator, group["eps"])
+        torch._foreach_div_(grads, denominator)
+        torch._foreach_lerp_(mus, grads, 1 - beta1)
+        step = torch._foreach_div(mus, 1 - beta1**t)
+        if group["weight_decay"]:
+            matrices = [i for i, p in enumerate(params) if p.ndim > 1]
+            torch._foreach_add_(
+                [step[i] for i in matrices],
+                [params[i] for i in matrices],
+                alpha=group["weight_decay"],
+            )
+        torch._foreach_add_(params, step, alpha=-group["lr"])
+
+
+@torch.no_grad()
+def adaptive_clip_(params: list[nn.Parameter], grads: list[Tensor], limit: float) -> None:
+    """Adaptive gradient clipping: |g| <= limit * max(1e-3, |p|) per tensor, in place."""
+    param_norms = torch._foreach_norm(params)
+    grad_norms = torch.stack(torch._foreach_norm(grads))
+    bounds = limit * torch.stack(param_norms).clamp(min=1e-3)
+    factors = 1 / (grad_norms / bounds).clamp(min=1.0)
+    torch._foreach_mul_(grads, list(factors.unbind()))
+
+
+def make_optimizer(params: Iterable[nn.Parameter], training: Any) -> torch.optim.Optimizer:
+    """The optimizer that a TrainingConfig names."""
+    name, lr, decay = training.optimizer, training.learning_rate, training.weight_decay
+    betas, eps = (training.beta1, training.beta2), training.optimizer_eps
+    if name == "laprop":
+        eps = 1e-20 if eps is None else eps
+        return LaProp(params, lr, betas=betas, eps=eps, agc=training.agc, weight_decay=decay)
+    if name in ("adam", "adamw"):
+        kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        return kind(params, lr, betas, eps=1e-8 if eps is None else eps, weight_decay=decay)
+    if name == "sgd":
+        return torch.optim.SGD(params, lr, momentum=training.beta1, weight_decay=decay)
+    raise ConfigurationError(f"training.optimizer: {name!r} is not laprop, adamw, adam or sgd")
+
+
+def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
+    """Factor of the learning rate at update `step` (from 0) of `total`, warm-up included."""
+    factor = linear_warmup(step, warmup)
+    progress = min(1.0, max(0, step - warmup) / max(1, total - warmup))
+    if name == "linear":
+        return factor * (1 - progress)
+    if name == "cosine":
+        return factor * 0.5 * (1 + math.cos(math.pi * progress))
+    if name in ("none", "constant"):
+        return factor
+    raise ConfigurationError(f"training.scheduler: {name!r} is not none, linear, cosine, constant")

@@ -1,0 +1,76 @@
+"""Mixed precision: autocast, and loss scaling where float16 needs it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldflux.errors import ConfigurationError
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Precision:
+    """How a forward and backward pass computes. Parameters stay in float32.
+
+    dtype None computes in the parameters' own type. float16 scales the loss and needs CUDA;
+    bfloat16 works on CUDA and CPU without scaling.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+    @staticmethod
+    def of(training: Any, device: torch.device) -> Precision:
+        """The precision that a TrainingConfig asks for on a device."""
+        if not training.mixed_precision:
+            return Precision(device)
+        dtype = DTYPES[training.mixed_precision_dtype]
+        if dtype is torch.bfloat16:
+            return Precision(device, dtype)
+        if device.type != "cuda":
+            raise ConfigurationError(
+                "training.mixed_precision_dtype=float16 needs a CUDA device, got"
+                f" {device.type!r}; use training.mixed_precision_dtype=bfloat16"
+            )
+        return Precision(device, dtype, torch.amp.GradScaler("cuda"))
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which the forward pass runs."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.scaler:
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Steps the optimizer; with loss scaling, skips it when a gradient overflowed."""
+        if self.scaler:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Loss scale and growth counter as a flat tensor, for the checkpoint."""
+        if not self.scaler:
+            return {}
+        state = self.scaler.state_dict()
+        return {"scaler": torch.tensor([state["scale"], state["_growth_tracker"]])}
+
+    def load_state_dict(self, state: Any) -> None:
+        if self.scaler and "scaler" in state:
+            scale, tracker = state["scaler"].tolist()
+            full = self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)}
+            self.scaler.load_state_dict(full)

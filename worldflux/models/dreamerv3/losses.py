@@ -1,0 +1,84 @@
+"""The losses of DreamerV3 as pure functions. B batch, T time, N imagined starts, H horizon.
+
+Each returns one value per element and changes nothing; scales and means are the caller's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldflux.core.distributions import OneHot, TwoHot
+from worldflux.core.math import lambda_return
+
+
+def kl_losses(posterior: OneHot, prior: OneHot, free_nats: float) -> tuple[Tensor, Tensor]:
+    """Dynamics and representation loss `[B, T]` with free nats (DreamerV3, eq. 4).
+
+    The KL of all stoch groups is summed first and clipped then.
+    """
+    dyn = posterior.detach().kl(prior).sum(-1).clamp(min=free_nats)
+    rep = posterior.kl(prior.detach()).sum(-1).clamp(min=free_nats)
+    return dyn, rep
+
+
+def continue_target(is_terminal: Tensor, discount: float) -> Tensor:
+    """What the continue head learns `[B, T]`: the discount, and zero after a terminal step."""
+    return (~is_terminal).float() * discount
+
+
+class Returns(NamedTuple):
+    """Lambda-returns `[N, H]` of imagined trajectories and the weights `[N, H+1]` of their steps."""
+
+    returns: Tensor
+    weight: Tensor
+
+
+def imagined_returns(reward: Tensor, con: Tensor, value: Tensor, lam: float) -> Returns:
+    """Returns of imagined trajectories from predictions `[N, H+1]` (DreamerV3, eq. 5).
+
+    con already holds the discount. The weight of a step is the probability of reaching it.
+    """
+    keep = torch.full_like(reward, lam)
+    returns = lambda_return(reward, con, keep, value, boot=value)
+    return Returns(returns, torch.cumprod(con, -1))
+
+
+def policy_loss(
+    logp: Tensor, entropy: Tensor, advantage: Tensor, weight: Tensor, entropy_scale: float
+) -> Tensor:
+    """REINFORCE with entropy bonus `[N, H]` (DreamerV3, eq. 6); all arguments `[N, H]`."""
+    return -weight * (logp * advantage.detach() + entropy_scale * entropy)
+
+
+def value_loss(
+    value: TwoHot, target: Tensor, slow_value: Tensor, weight: Tensor, slow_scale: float
+) -> Tensor:
+    """Two-hot regression to the returns and to the slow critic (DreamerV3, eq. 7).
+
+    value: over all steps `[..., L+1]`; target `[..., L]`; slow_value and weight `[..., L+1]`. The
+    last step has no return. Returns `[..., L]`.
+    """
+    padded = torch.cat([target, torch.zeros_like(target[..., :1])], -1)
+    loss = value.loss(padded.detach()) + slow_scale * value.loss(slow_value.detach())
+    return (weight * loss)[..., :-1]
+
+
+def replay_returns(
+    reward: Tensor,
+    is_last: Tensor,
+    is_terminal: Tensor,
+    boot: Tensor,
+    discount: float,
+    lam: float,
+) -> Tensor:
+    """Lambda-returns `[B, T-1]` of replayed sequences `[B, T]` with real rewards.
+
+    boot: imagined return from each state; it stands in wherever the sequence must be
+    bootstrapped: for the (1 - lambda) share, where an episode was cut, and at the end.
+    """
+    live = (~is_terminal).to(reward.dtype) * discount
+    keep = (~is_last).to(reward.dtype) * lam
+    return lambda_return(reward, live, keep, boot, boot)

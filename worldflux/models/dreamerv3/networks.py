@@ -1,0 +1,289 @@
+"""Encoder, decoder, scalar heads and actor of DreamerV3. B batch, T time, F feat, E embed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldflux.core.distributions import (
+    Binary,
+    BoundedNormal,
+    ImageMSE,
+    MultiOneHot,
+    SymlogMSE,
+    TwoHot,
+    gumbel_noise,
+)
+from worldflux.core.layers import (
+    MLP,
+    BlockLinear,
+    ChannelNorm,
+    Conv,
+    Linear,
+    NormedLinear,
+    RMSNorm,
+    one_hot_flat,
+)
+from worldflux.core.math import symexp_bins, symlog
+from worldflux.core.spaces import Space
+
+
+def flat_vector(x: Tensor, space: Space, squash: bool) -> Tensor:
+    """One vector observation `[..., *shape]` as floats `[..., flat_dim]`, symlog or one-hot."""
+    x = x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
+    if space.discrete:
+        return one_hot_flat(x, space.classes)
+    x = x if x.dtype == torch.float64 else x.float()
+    return symlog(x) if squash else x
+
+
+def as_image(x: Tensor) -> Tensor:
+    """Images as floats in [0, 1]: uint8 is scaled, floats are taken to be in [0, 1] already."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+class Encoder(nn.Module):
+    """Observations to embed `[B, T, E]`: an MLP for all vectors, a CNN for all images.
+
+    images are stacked on channels and vectors concatenated, both in sorted key order. Each stage of
+    the CNN is convolution, 2x2 max-pool, norm, SiLU.
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, Space],
+        images: Mapping[str, Space],
+        *,
+        units: int,
+        layers: int,
+        depth: int,
+        mults: tuple[int, ...],
+        kernel: int,
+        squash: bool = True,
+    ):
+        super().__init__()
+        self.vectors = {key: vectors[key] for key in sorted(vectors)}
+        self.images = {key: images[key] for key in sorted(images)}
+        self.squash = squash
+        self.embed_dim = 0
+        if self.vectors:
+            width = sum(space.flat_dim for space in self.vectors.values())
+            self.mlp = MLP(width, units, layers)
+            self.embed_dim += units
+        if self.images:
+            _, height, width = next(iter(self.images.values())).shape
+            channels = [sum(space.shape[0] for space in self.images.values())]
+            channels += [depth * mult for mult in mults]
+            pairs = list(zip(channels, channels[1:], strict=False))
+            self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
+            self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
+            self.embed_dim += (height >> len(mults)) * (width >> len(mults)) * channels[-1]
+
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """obs: keys `[..., *shape]`. Returns embed `[..., E]`."""
+        parts = []
+        if self.vectors:
+            columns = [flat_vector(obs[k], s, self.squash) for k, s in self.vectors.items()]
+            parts.append(self.mlp(torch.cat(columns, -1)))
+        if self.images:
+            parts.append(self.encode_images(obs))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def encode_images(self, obs: Mapping[str, Tensor]) -> Tensor:
+        x = torch.cat([as_image(obs[key]) for key in self.images], -3) - 0.5
+        lead = x.shape[:-3]
+        x = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)  # [N, C, H, W]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.silu(norm(F.max_pool2d(conv(x), 2)))
+        return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., H*W*C]
+
+
+class Decoder(nn.Module):
+    """deter `[..., D]` and stoch `[..., S*K]` to a distribution per observation key."""
+
+    def __init__(
+        self,
+        vectors: Mapping[str, Space],
+        images: Mapping[str, Space],
+        *,
+        deter: int,
+        stoch: int,
+        units: int,
+        layers: int,
+        depth: int,
+        mults: tuple[int, ...],
+        kernel: int,
+        blocks: int,
+        squash: bool = True,
+    ):
+        super().__init__()
+        self.vectors, self.images, self.squash = dict(vectors), dict(images), squash
+        if self.vectors:
+            self.mlp = MLP(deter + stoch, units, layers)
+            self.outs = nn.ModuleList(Linear(units, s.flat_dim) for s in vectors.values())
+        if self.images:
+            _, height, width = next(iter(self.images.values())).shape
+            channels = [depth * mult for mult in mults]
+            stages = len(mults)
+            self.grid = (height >> stages, width >> stages, channels[-1])  # h, w, c
+            flat = self.grid[0] * self.grid[1] * self.grid[2]
+            self.from_deter = BlockLinear(deter, flat, blocks)
+            self.from_stoch = nn.Sequential(NormedLinear(stoch, 2 * units), Linear(2 * units, flat))
+            self.grid_norm = RMSNorm(channels[-1])
+            pairs = list(zip(channels[::-1], channels[::-1][1:], strict=False))
+            self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
+            self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
+            self.out = Conv(channels[0], sum(s.shape[0] for s in images.values()), kernel)
+
+    def forward(
+        self, deter: Tensor, stoch: Tensor
+    ) -> dict[str, SymlogMSE | MultiOneHot | ImageMSE]:
+        dists: dict[str, SymlogMSE | MultiOneHot | ImageMSE] = {}
+        if self.vectors:
+            x = self.mlp(torch.cat([stoch, deter], -1))
+            for (key, space), out in zip(self.vectors.items(), self.outs, strict=True):
+                if space.discrete:
+                    dists[key] = MultiOneHot(out(x), space.classes)
+                else:
+                    dists[key] = SymlogMSE(out(x), self.squash)
+        if self.images:
+            mean = self.decode_images(deter, stoch)
+            depths = [space.shape[0] for space in self.images.values()]
+            for key, part in zip(self.images, mean.split(depths, -3), strict=True):
+                dists[key] = ImageMSE(part)
+        return dists
+
+    def decode_images(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        """Means of all images in [0, 1], stacked on channels `[..., C, H, W]`."""
+        lead = deter.shape[:-1]
+        height, width, channels = self.grid
+        blocks = self.from_deter.blocks
+        # Output is group-major [g, h, w, c/g]; channel index is g * (c/g) + its place inside.
+        x = self.from_deter(deter).reshape(-1, blocks, height, width, channels // blocks)
+        x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)
+        x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)
+        x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, C, h, w], channels last in memory
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.silu(norm(conv(F.interpolate(x, scale_factor=2, mode="nearest"))))
+        x = self.out(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = torch.sigmoid(x if x.dtype == torch.float64 else x.float())
+        return x.reshape(*lead, *x.shape[1:])
+
+    def targets(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What each key's distribution is compared with."""
+        result = {}
+        for key, space in self.vectors.items():
+            result[key] = flat_vector(obs[key], space, squash=False)
+        for key in self.images:
+            result[key] = as_image(obs[key])
+        return result
+
+
+class TwoHotHead(nn.Module):
+    """feat `[..., F]` to a two-hot distribution over symexp bins: reward, value, slow value."""
+
+    def __init__(self, feat: int, units: int, layers: int, bins: int, high: float):
+        super().__init__()
+        self.mlp = MLP(feat, units, layers)
+        self.out = Linear(units, bins, outscale=0.0)
+        self.bins: Tensor
+        self.register_buffer("bins", symexp_bins(bins, high), persistent=False)
+
+    def forward(self, feat: Tensor) -> TwoHot:
+        return TwoHot(self.out(self.mlp(feat)), self.bins)
+
+
+class ContinueHead(nn.Module):
+    """feat `[..., F]` to the probability that the episode goes on."""
+
+    def __init__(self, feat: int, units: int, layers: int):
+        super().__init__()
+        self.mlp = MLP(feat, units, layers)
+        self.out = Linear(units, 1)
+
+    def forward(self, feat: Tensor) -> Binary:
+        return Binary(self.out(self.mlp(feat))[..., 0])
+
+
+class ActionDist:
+    """Independent distributions per action key over one flat action `[..., A]`."""
+
+    def __init__(self, parts: dict[str, MultiOneHot | BoundedNormal], widths: list[int]):
+        self.parts, self.widths = parts, widths
+
+    def pred(self) -> Tensor:
+        return torch.cat([part.pred() for part in self.parts.values()], -1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        pieces = zip(self.parts.values(), noise.split(self.widths, -1), strict=True)
+        return torch.cat([part.sample(piece) for part, piece in pieces], -1)
+
+    def logp(self, action: Tensor) -> Tensor:
+        """Log-probability `[...]`, summed over keys."""
+        pieces = zip(self.parts.values(), action.split(self.widths, -1), strict=True)
+        return torch.stack([part.logp(piece) for part, piece in pieces]).sum(0)
+
+    def entropy(self) -> Tensor:
+        """Entropy `[...]`, summed over keys."""
+        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+
+
+class Actor(nn.Module):
+    """feat `[..., F]` to a distribution over the flat action; keys in sorted order.
+
+    Discrete keys get categorical logits, continuous keys a bounded normal.
+    """
+
+    def __init__(
+        self,
+        feat: int,
+        spaces: Mapping[str, Space],
+        *,
+        units: int,
+        layers: int,
+        min_std: float,
+        max_std: float,
+        outscale: float = 0.01,
+    ):
+        super().__init__()
+        self.spaces = {key: spaces[key] for key in sorted(spaces)}
+        self.widths = [space.flat_dim for space in self.spaces.values()]
+        self.min_std, self.max_std = min_std, max_std
+        self.mlp = MLP(feat, units, layers)
+        self.heads = nn.ModuleList()
+        for space in self.spaces.values():
+            outs = ["logits"] if space.discrete else ["mean", "stddev"]
+            head = {name: Linear(units, space.flat_dim, outscale) for name in outs}
+            self.heads.append(nn.ModuleDict(head))
+
+    def forward(self, feat: Tensor) -> ActionDist:
+        x = self.mlp(feat)
+        parts: dict[str, MultiOneHot | BoundedNormal] = {}
+        for (key, space), head in zip(self.spaces.items(), self.heads, strict=True):
+            assert isinstance(head, nn.ModuleDict)
+            outs = {n: o if o.dtype == torch.float64 else o.float() for n, o in self._outs(head, x)}
+            if space.discrete:
+                parts[key] = MultiOneHot(outs["logits"], space.classes)
+            else:
+                parts[key] = BoundedNormal(outs["mean"], outs["stddev"], self.min_std, self.max_std)
+        return ActionDist(parts, self.widths)
+
+    @staticmethod
+    def _outs(head: nn.ModuleDict, x: Tensor) -> list[tuple[str, Tensor]]:
+        return [(name, layer(x)) for name, layer in head.items()]
+
+    def noise(
+        self, lead: tuple[int, ...], generator: torch.Generator | None, device: torch.device
+    ) -> Tensor:
+        """Noise `[*lead, A]` for `ActionDist.sample`: Gumbel for discrete keys, else normal."""
+        parts = []
+        for space in self.spaces.values():
+            shape = (*lead, space.flat_dim)
+            if space.discrete:
+                parts.append(gumbel_noise(shape, generator, device))
+            else:
+                parts.append(torch.randn(shape, generator=generator, device=device))
+        return torch.cat(parts, -1)

@@ -1,0 +1,300 @@
+"""DreamerV3's whole objective on one batch of replayed sequences.
+
+Three parts, as in the paper: the world model on the replayed sequences, actor and critic on
+trajectories imagined from every replayed state, and the critic on the replayed states themselves.
+Each part is a method whose heavy section can be compiled; the short scalar recursions stay outside.
+B batch, T time, K starts per sequence, N = B*K imagined rows, H imagined steps, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from worldflux.core.distributions import TwoHot, gumbel_noise
+from worldflux.models.dreamerv3.losses import (
+    continue_target,
+    imagined_returns,
+    kl_losses,
+    policy_loss,
+    replay_returns,
+    value_loss,
+)
+from worldflux.models.dreamerv3.rssm import Latent
+
+if TYPE_CHECKING:
+    from worldflux.models.dreamerv3.world_model import DreamerV3
+
+
+@dataclass
+class Noise:
+    """Every random draw of one update.
+
+    observe `[T, B, S, K]` and imagine `[H, N, S, K]` are Gumbel; act `[H+1, N, A]` is Gumbel for
+    discrete and normal for continuous action keys.
+    """
+
+    observe: Tensor
+    imagine: Tensor | None = None
+    act: Tensor | None = None
+
+    @staticmethod
+    def draw(
+        model: DreamerV3,
+        batch: int,
+        length: int,
+        generator: torch.Generator | None,
+        device: torch.device,
+    ) -> Noise:
+        """Fresh noise for sequences `[B, T]`."""
+        config = model.config
+        groups = (config.stoch_discrete, config.stoch_classes)
+        observe = gumbel_noise((length, batch, *groups), generator, device)
+        if model.actor is None:
+            return Noise(observe)
+        steps = config.imagination_horizon
+        rows = batch * model.starts(length)
+        imagine = gumbel_noise((steps, rows, *groups), generator, device)
+        return Noise(observe, imagine, model.actor.noise((steps + 1, rows), generator, device))
+
+
+@dataclass
+class Imagined:
+    """Imagined trajectories, time first: feat `[H+1, N, F]` and action `[H+1, N, A]`."""
+
+    feat: Tensor
+    action: Tensor
+
+
+@dataclass
+class Step:
+    """What one pass over the objective gives."""
+
+    losses: dict[str, Tensor]  # per element, [B, T] or [B, T-1] or [B, K]
+    metrics: dict[str, Tensor]  # scalars
+    latent: Latent  # posterior states [B, T, ...]
+    logit: Tensor  # posterior logits [B, T, S, K]
+    arrays: dict[str, Tensor]  # detached intermediate results, by the official names
+
+
+class Objective:
+    """The objective of one model; `compile` replaces its heavy sections by compiled ones."""
+
+    def __init__(self, model: DreamerV3, compile: Callable[[Any], Any] | None = None):
+        self.model = model
+        wrap = compile or (lambda function: function)
+        self.prepare = wrap(self._prepare)
+        self.model_terms = wrap(self._model_terms)
+        self.imagine_step = wrap(self._imagine_step)
+        self.predict = wrap(self._predict)
+        self.behaviour_terms = wrap(self._behaviour_terms)
+        if compile:
+            model.rssm.observe_step = compile(model.rssm._observe_step)
+
+    def __call__(
+        self,
+        obs: Mapping[str, Tensor],
+        start: Latent,
+        prev_action: Tensor,
+        noise: Noise,
+    ) -> Step:
+        """Losses of sequences.
+
+        obs: observation keys, `reward`, `is_first`, `is_last`, `is_terminal` `[B, T, ...]`.
+        start: latent before the first step. prev_action `[B, T, A]`: the action that led to each
+        observation.
+        """
+        embed_share, action_embed = self.prepare(obs, prev_action)
+        latent, logit = self.model.rssm.observe(
+            start, embed_share, action_embed, obs["is_first"], noise.observe
+        )
+        if self.model.actor is None:
+            losses, _, arrays = self.model_terms(obs, latent, logit)
+            return Step(losses, {}, latent, logit, arrays)
+        imagined = self.imagine(latent, noise)
+        behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
+        losses, value_logits, model_arrays = self.model_terms(obs, latent, logit)
+        losses |= behaviour
+        slow_value = model_arrays["rep/slowval"]
+        losses["repval"], replay_arrays = self.replay_value(obs, value_logits, boot, slow_value)
+        metrics |= model_metrics(model_arrays)
+        return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The scalar to differentiate: the sum over losses of scale times mean."""
+        scales = self.model.scales
+        return torch.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+
+    # === World model on replayed sequences =========================================
+
+    def _prepare(self, obs: Mapping[str, Tensor], prev_action: Tensor) -> tuple[Tensor, Tensor]:
+        embed = self.model.encoder(obs)
+        return self.model.rssm.prepare(embed, prev_action, obs["is_first"])
+
+    def _model_terms(
+        self, obs: Mapping[str, Tensor], latent: Latent, logit: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
+        """World-model losses `[B, T]`, critic logits on the replayed states and details."""
+        model, config = self.model, self.model.config
+        posterior = model.rssm.dist(logit)
+        prior = model.rssm.dist(model.rssm.prior(latent.deter))
+        dyn, rep = kl_losses(posterior, prior, config.kl_free)
+        losses = {"dyn": dyn, "rep": rep}
+        targets = model.decoder.targets(obs)
+        decoded = model.decoder(latent.deter, latent.stoch.flatten(-2))
+        for key, dist in decoded.items():
+            losses[key] = dist.loss(targets[key])
+        feat = latent.feat()
+        reward, con = model.reward(feat), model.con(feat)
+        losses["rew"] = reward.loss(obs["reward"])
+        losses["con"] = con.loss(continue_target(obs["is_terminal"], config.discount))
+        arrays = {
+            "dyn_ent": prior.entropy().sum(-1).detach(),
+            "rep_ent": posterior.entropy().sum(-1).detach(),
+        }
+        if model.critic is None:
+            return losses, None, arrays
+        arrays["rep/slowval"] = self._slow_value(feat)
+        return losses, model.critic(feat).logits, arrays
+
+    def _slow_value(self, feat: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model.slow_critic(feat.detach()).pred()
+
+    # === Actor and critic in imagination ============================================
+
+    def _imagine_step(
+        self,
+        deter: Tensor,
+        stoch: Tensor,
+        action: Tensor,
+        gumbel: Tensor,
+        act_noise: Tensor,
+        weights: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The next state under an action and the action sampled in it."""
+        deter, stoch, _ = self.model.rssm._imagine_step(deter, stoch, action, gumbel, weights)
+        feat = Latent(deter, stoch).feat()
+        return deter, stoch, feat, self.model.actor(feat).sample(act_noise)
+
+    @torch.no_grad()
+    def imagine(self, latent: Latent, noise: Noise) -> Imagined:
+        """Rolls the policy out from the last K states of every sequence (DreamerV3, eq. 3).
+
+        Nothing here is differentiated: the actor learns by REINFORCE on the features as given.
+        """
+        assert noise.imagine is not None and noise.act is not None
+        starts = self.model.starts(latent.deter.shape[1])
+        deter = latent.deter[:, -starts:].detach().flatten(0, 1)  # [N, D]
+        stoch = latent.stoch[:, -starts:].detach().flatten(0, 1)  # [N, S, K]
+        weights = self.model.rssm.hoisted()
+        feats = [Latent(deter, stoch).feat()]
+        actions = [self.model.actor(feats[0]).sample(noise.act[0])]
+        for t in range(len(noise.imagine)):
+            deter, stoch, feat, action = self.imagine_step(
+                deter, stoch, actions[-1], noise.imagine[t], noise.act[t + 1], weights
+            )
+            feats.append(feat)
+            actions.append(action)
+        return Imagined(torch.stack(feats), torch.stack(actions))
+
+    def _predict(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic logits `[H+1, N, bins]` with gradient and predictions `[N, H+1]` without."""
+        logits = self.model.critic(feat).logits
+        with torch.no_grad():
+            predictions = {
+                "rew": self.model.reward(feat).pred(),
+                "con": self.model.con(feat).prob(),
+                "val": TwoHot(logits.detach(), self.model.critic.bins).pred(),
+                "slowval": self._slow_value(feat),
+            }
+        return logits, {key: value.T.contiguous() for key, value in predictions.items()}
+
+    def _behaviour_terms(
+        self,
+        imagined_feat: Tensor,
+        imagined_action: Tensor,
+        value_logits: Tensor,
+        returns: Tensor,
+        advantage: Tensor,
+        slow_value: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Actor and critic loss `[N, H]`; the other arguments are `[N, H]` or `[N, H+1]`."""
+        config = self.model.config
+        dist = self.model.actor(imagined_feat[:-1])
+        logp, entropy = dist.logp(imagined_action[:-1]).T, dist.entropy().T  # [N, H]
+        actor = policy_loss(logp, entropy, advantage, weight[:, :-1], config.actor_entropy_coef)
+        value = TwoHot(value_logits.transpose(0, 1), self.model.critic.bins)
+        critic = value_loss(value, returns, slow_value, weight, config.slow_critic_scale)
+        return actor, critic, {"imag/logp": logp.detach(), "imag/entropy": entropy.detach()}
+
+    def behaviour(
+        self, imagined: Imagined, batch: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """Losses `[B, K]`, metrics, the imagined return of every start `[B, K]` and details."""
+        config = self.model.config
+        value_logits, preds = self.predict(imagined.feat)
+        rew, con, val = preds["rew"], preds["con"], preds["val"]
+        returns, weight = imagined_returns(rew, con, val, config.lambda_)
+        self.model.return_norm.update(returns)
+        offset, scale = self.model.return_norm.offset_scale()
+        advantage = (returns - val[:, :-1]) / scale  # [N, H]
+        actor, critic, arrays = self.behaviour_terms(
+            imagined.feat, imagined.action, value_logits, returns, advantage,
+            preds["slowval"], weight,
+        )  # fmt: skip
+        arrays |= {f"imag/{key}": value for key, value in preds.items()}
+        arrays |= {"imag/weight": weight, "imag/ret": returns}
+        arrays |= {"imag/policy_loss": actor.detach(), "imag/value_loss": critic.detach()}
+        metrics = behaviour_metrics(arrays, advantage, offset, scale)
+        losses = {
+            "policy": actor.mean(-1).unflatten(0, (batch, -1)),
+            "value": critic.mean(-1).unflatten(0, (batch, -1)),
+        }
+        return losses, metrics, returns[:, 0].unflatten(0, (batch, -1)), arrays
+
+    # === Critic on replayed states ===================================================
+
+    def replay_value(
+        self, obs: Mapping[str, Tensor], value_logits: Tensor, boot: Tensor, slow_value: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Replay-value loss `[B, K-1]`; its gradient reaches the world model."""
+        config, starts = self.model.config, boot.shape[1]
+        reward, last, terminal = (
+            obs[key][:, -starts:] for key in ("reward", "is_last", "is_terminal")
+        )
+        returns = replay_returns(reward, last, terminal, boot, config.discount, config.lambda_)
+        value = TwoHot(value_logits[:, -starts:], self.model.critic.bins)
+        slow = slow_value[:, -starts:]
+        weight = (~last).float()
+        loss = value_loss(value, returns, slow, weight, config.slow_critic_scale)
+        return loss, {"rep/boot": boot, "rep/ret": returns, "rep/val": value.pred().detach()}
+
+
+def model_metrics(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars of the world model, by the official names."""
+    return {name: arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
+
+
+def behaviour_metrics(
+    arrays: Mapping[str, Tensor], advantage: Tensor, offset: Tensor, scale: Tensor
+) -> dict[str, Tensor]:
+    """Scalars of imagination, by the official names."""
+    returns = (arrays["imag/ret"] - offset) / scale
+    metrics = {
+        "adv": advantage.mean(),
+        "adv_std": advantage.std(correction=0),
+        "adv_mag": advantage.abs().mean(),
+        "ret": returns.mean(),
+        "ret_min": returns.min(),
+        "ret_max": returns.max(),
+        "ret_rate": (returns.abs() >= 1.0).float().mean(),
+        "entropy": arrays["imag/entropy"].mean(),
+    }
+    names = {"rew": "rew", "con": "con", "val": "val", "slowval": "slowval", "weight": "weight"}
+    return metrics | {name: arrays[f"imag/{key}"].mean() for name, key in names.items()}
