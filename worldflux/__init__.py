@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from worldflux.errors import ConfigurationError, WorldFluxError
     from worldflux.factory import create_world_model, get_config, get_model_info, list_models
-    from worldflux.seeding import set_seed
+    from worldflux.training.seed import set_seed
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ _HOME = {
     ),
     "worldflux.errors": ("ConfigurationError", "WorldFluxError"),
     "worldflux.factory": ("create_world_model", "get_config", "get_model_info", "list_models"),
-    "worldflux.seeding": ("set_seed",),
+    "worldflux.training.seed": ("set_seed",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

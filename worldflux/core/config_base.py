@@ -1,4 +1,4 @@
-"""Construction, checking, copying, saving and loading that every model configuration shares."""
+"""Checking, copying, saving and loading that every configuration dataclass shares."""
 
 from __future__ import annotations
 
@@ -19,34 +19,26 @@ from worldflux.core.fields import (
 )
 from worldflux.errors import ConfigurationError
 
-C = TypeVar("C", bound="ConfigBase")
-DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps")
-# Fields that others are computed from: overriding the first makes the second stale.
-_DERIVED = {
-    "obs_shape": "observation_modalities",
-    "observation_modalities": "obs_shape",
-    "action_dim": "action_spec",
-    "action_type": "action_spec",
-}
-_DERIVED_SPEC = ("action_dim", "action_type")
+C = TypeVar("C", bound="CheckedConfig")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
-class ConfigBase:
-    """A dataclass that knows which of its fields were given and refuses values that cannot act."""
+class CheckedConfig:
+    """A dataclass that checks its fields, and knows which of them were given.
+
+    Unknown names raise UnknownParameterError with a near miss; values that are wrong, or that would
+    do nothing, raise ConfigurationError.
+    """
 
     removed: ClassVar[dict[str, str]] = {}  # names that are no field, and why
-    legacy: ClassVar[dict[str, Any]] = {}  # values that old config files hold without having meant
-    families: ClassVar[Mapping[str, type[Any]]] = {}
-    model_type: str
-    model_name: str
-    device: str
+    legacy: ClassVar[dict[str, Any]] = {}  # values that old files hold without having meant them
     _given: ClassVar[frozenset[str]] = frozenset()
 
     def __new__(cls: type[C], *args: Any, **given: Any) -> C:
-        name = given.get("model_name", "unnamed")
-        check_names(cls, given, cls.removed, f"[{name}] ")
+        check_names(cls, given, cls.removed, cls._label(given))
         self = object.__new__(cls)
-        # Not a field: what the user named, so that an environment may fill in the rest.
+        # Not a field: what the caller named, so that others (an environment) may fill in the rest.
         self.__dict__["_given"] = frozenset([*field_types(cls)][: len(args)]) | frozenset(given)
         return self
 
@@ -54,71 +46,67 @@ class ConfigBase:
         coerce_fields(self, self.refuse)
         self._validate()
 
-    def refuse(self, text: str) -> ConfigurationError:
-        """The error to raise, with this configuration's name in front."""
-        return ConfigurationError(f"[{self.model_name}] {text}")
-
     def _validate(self) -> None:
-        raise NotImplementedError
+        """Checks all fields against each other; raises `refuse(text)`."""
 
-    def _derive(self) -> None:
-        """Recomputes fields that always follow from others."""
+    @classmethod
+    def _label(cls, values: Mapping[str, Any]) -> str:
+        """What stands in front of every complaint."""
+        return ""
 
-    def _at_least(self, name: str, least: float) -> None:
-        if getattr(self, name) < least:
-            raise self.refuse(f"{name} must be >= {least:g}, got {getattr(self, name):g}")
+    def refuse(self, text: str) -> ConfigurationError:
+        """The error to raise for a wrong value."""
+        return ConfigurationError(self._label(vars(self)) + text)
 
-    def _above(self, name: str, bound: float) -> None:
-        if getattr(self, name) <= bound:
-            raise self.refuse(f"{name} must be > {bound:g}, got {getattr(self, name):g}")
+    def _at_least(self, least: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise self.refuse(f"{name} must be >= {least:g}, got {getattr(self, name):g}")
+
+    def _above(self, bound: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) <= bound:
+                raise self.refuse(f"{name} must be > {bound:g}, got {getattr(self, name):g}")
 
     def _between(self, name: str, low: float, high: float, ends: str) -> None:
+        """The value must lie in the interval whose brackets are `ends`; None passes."""
         value = getattr(self, name)
-        inside = (low <= value if ends[0] == "[" else low < value) and (
-            value <= high if ends[1] == "]" else value < high
-        )
-        if not inside:
-            raise self.refuse(
-                f"{name} must be in {ends[0]}{low:g}, {high:g}{ends[1]}, got {value:g}"
-            )
+        if value is None:
+            return
+        above = low <= value if ends[0] == "[" else low < value
+        below = value <= high if ends[1] == "]" else value < high
+        if not (above and below):
+            interval = f"{ends[0]}{low:g}, {high:g}{ends[1]}"
+            raise self.refuse(f"{name} must be in {interval}, got {value:g}")
 
     def _one_of(self, name: str, options: Sequence[str]) -> None:
         value = getattr(self, name)
         if value not in options:
-            raise self.refuse(
-                f"{name} must be one of {', '.join(options)}; got {value!r}.{near_miss(value, options)}"
-            )
+            text = f"{name} must be one of {', '.join(options)}; got {value!r}."
+            raise self.refuse(text + near_miss(value, options))
 
-    def _refuse_inert(self, name: str, reason: str) -> None:
-        default = type(self).__dataclass_fields__[name].default  # type: ignore[attr-defined]
-        if getattr(self, name) != default:
-            raise self.refuse(f"{name} does nothing in {type(self).__name__}: {reason}")
-
-    def _check_device(self) -> None:
-        if self.device != "auto" and not DEVICE.fullmatch(self.device):
-            close = near_miss(self.device, ("auto", "cpu", "cuda", "mps"))
-            raise self.refuse(
-                f"device must be auto, cpu, cuda, cuda:N or mps; got {self.device!r}.{close}"
-            )
+    def _check_device(self, name: str = "device") -> None:
+        value = getattr(self, name)
+        if not _DEVICE.fullmatch(value):
+            text = f"{name} must be auto, cpu, cuda, cuda:N or mps; got {value!r}."
+            raise self.refuse(text + near_miss(value, DEVICES))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: enumerations as text, tuples as lists."""
-        self._derive()
         return {name: plain(getattr(self, name)) for name in field_types(type(self))}
 
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
         """The inverse of `to_dict`; an unknown key raises UnknownParameterError (a TypeError).
 
-        Values that configurations of other versions hold by default and that do nothing here are
-        left out with one warning.
+        Values that files of other versions hold by default and that do nothing here are left out
+        with one warning.
         """
-        dropped = [
-            key for key, value in cls.legacy.items() if key in data and plain(data[key]) == value
-        ]
-        if dropped:
-            warnings.warn(f"{cls.__name__} ignores {', '.join(dropped)} of this file", stacklevel=2)
-        return cls(**{key: value for key, value in data.items() if key not in dropped})
+        idle = [key for key, value in cls.legacy.items() if plain(data.get(key, ...)) == value]
+        if idle:
+            text = f"{cls.__name__} ignores the unused {', '.join(idle)}"
+            warnings.warn(text, stacklevel=2)
+        return cls(**{key: value for key, value in data.items() if key not in idle})
 
     def save(self, path: str | Path) -> None:
         """Writes indented JSON."""
@@ -126,88 +114,51 @@ class ConfigBase:
 
     @classmethod
     def load(cls: type[C], path: str | Path) -> C:
-        """The configuration in a model folder or a JSON file, as its family's own class.
+        """Reads a JSON file.
 
-        Raises FileNotFoundError, or ConfigurationError for a file that is no configuration.
+        Raises FileNotFoundError, or ConfigurationError for a file that is no such configuration.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / "config.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"no model configuration at {file}")
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{file} is not valid JSON: {error}") from None
-        return cls._from_saved(data, str(file))
-
-    @classmethod
-    def _from_saved(cls: type[C], data: Any, where: str) -> C:
-        if not isinstance(data, dict) or "model_type" not in data:
-            raise ConfigurationError(f"{where} has no model_type, so it is no model configuration")
-        kind = data["model_type"]
-        if kind not in cls.families:
-            hint = near_miss(str(kind), cls.families)
-            raise ConfigurationError(
-                f"{where} has the unknown model_type {kind!r}; there are {', '.join(cls.families)}.{hint}"
-            )
-        family = cls.families[kind]
-        if not issubclass(family, cls):
-            raise ConfigurationError(
-                f"{where} is a {kind!r} configuration, not one for {cls.__name__}"
-            )
-        try:
-            return family.from_dict(data)
-        except ConfigurationError as error:
-            raise type(error)(f"{where}: {error}") from None
+        return cls._from_file(read_json(Path(path)), str(path))
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
-        """Like `load`, from a YAML file; without model_type it is one of this class."""
-        from omegaconf import OmegaConf
-        from yaml import YAMLError
-
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no model configuration at {path}")
-        try:
-            data = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        except YAMLError as error:
-            raise ConfigurationError(
-                f"{path} is not valid YAML: {' '.join(str(error).split())}"
-            ) from None
-        default = cls.__dataclass_fields__["model_type"].default  # type: ignore[attr-defined]
-        if isinstance(data, dict) and "model_type" not in data:
-            data = {"model_type": default, **data}
-        return cls._from_saved(data, str(path))
-
-    def with_overrides(self: C, **overrides: Any) -> C:
-        """A checked copy with other values; None keeps the present one."""
-        check_names(type(self), overrides, self.removed, f"[{self.model_name}] ")
-        changed = {key: value for key, value in overrides.items() if value is not None}
-        kept = {name: getattr(self, name) for name in field_types(type(self))}
-        for name in changed:
-            if _DERIVED.get(name) not in changed:
-                kept.pop(_DERIVED.get(name, ""), None)
-        if "action_spec" in changed:
-            kept = {name: value for name, value in kept.items() if name not in _DERIVED_SPEC}
-        if "stoch_dim" not in changed:
-            kept.pop("stoch_dim", None) if self._stoch_is_derived() else None
-        copy = type(self)(**{**kept, **changed})
-        copy.__dict__["_given"] = self._given | frozenset(changed)
-        return copy
-
-    def _stoch_is_derived(self) -> bool:
-        return "stoch_discrete" in field_types(type(self))
+        """Like `load`, from a YAML file."""
+        return cls._from_file(read_yaml(Path(path)), str(path))
 
     @classmethod
-    def merge(cls: type[C], base: C | Mapping[str, Any], *others: Mapping[str, Any]) -> C:
-        """`base` with the entries of `others` over it, the last one winning."""
-        config = base if isinstance(base, ConfigBase) else cls.from_dict(base)
-        for other in others:
-            config = config.with_overrides(**other)
-        return config  # type: ignore[return-value]
+    def _from_file(cls: type[C], data: Any, where: str) -> C:
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"{where} holds no configuration of names and values")
+        try:
+            return cls.from_dict(data)
+        except ConfigurationError as error:
+            raise type(error)(f"{where}: {error}") from None
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema (Draft 2020-12) of this class's fields."""
         return json_schema(cls, cls.__name__)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; FileNotFoundError or ConfigurationError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file as Hydra reads it; FileNotFoundError or ConfigurationError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}")
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid: {' '.join(str(error).split())}") from None

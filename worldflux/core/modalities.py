@@ -39,10 +39,10 @@ def _entry(name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     space = Space(shape, str(given.get("dtype", _DTYPE.get(kind, "float32"))), classes)
     if classes and len(classes) != space.size:
-        raise ConfigurationError(
-            f"{where}.{name}.classes must have one entry for each of the {space.size} entries of shape"
-            f" {shape}, got {len(classes)}"
+        text = (
+            f"{where}.{name}.classes must have {space.size} entries, one for each of shape {shape}"
         )
+        raise ConfigurationError(f"{text}, got {len(classes)}")
     return _describe(space)
 
 

@@ -1,0 +1,50 @@
+"""Schema of the `data` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worldflux.core.config_base import CheckedConfig
+
+
+@dataclass
+class DataConfig(CheckedConfig):
+    """Where experience comes from and how much of it each update uses.
+
+    source: `gym` collects in the environment while training; `random` is noise of the
+        environment's shapes, to test machinery.
+    capacity: replay capacity in environment steps over all environments.
+    prefill_steps: environment steps with random actions before the first update.
+    collect_steps_per_update: environment steps per gradient update (may be below 1), or
+    train_ratio: replayed steps per environment step; one of the two, not both.
+    online: hand each newest sequence to training once, first come first served.
+    on_env_failure: `error` stops the run; `degrade` goes on with what was collected and says so.
+    """
+
+    source: str = "gym"
+    capacity: int = 1_000_000
+    prefill_steps: int = 1_000
+    collect_steps_per_update: float | None = None
+    train_ratio: float | None = None
+    online: bool = True
+    on_env_failure: str = "error"
+
+    def env_steps_per_update(self, batch_size: int, sequence_length: int) -> float:
+        """Environment steps that each gradient update is owed; may be below 1."""
+        if self.collect_steps_per_update is not None:
+            return self.collect_steps_per_update
+        if self.train_ratio is None:
+            raise self.refuse("collect_steps_per_update or train_ratio must be given")
+        return batch_size * sequence_length / self.train_ratio
+
+    def _validate(self) -> None:
+        self._one_of("source", ("gym", "random"))
+        self._one_of("on_env_failure", ("error", "degrade"))
+        self._at_least(1, "capacity")
+        self._at_least(0, "prefill_steps")
+        for name in ("collect_steps_per_update", "train_ratio"):
+            if getattr(self, name) is not None:
+                self._above(0, name)
+        if self.collect_steps_per_update is not None and self.train_ratio is not None:
+            text = "collect_steps_per_update and train_ratio are both given"
+            raise self.refuse(f"{text}; set one of them to null")

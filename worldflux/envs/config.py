@@ -1,0 +1,51 @@
+"""Schema of the `env` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldflux.core.config_base import CheckedConfig
+
+SUITES = ("gym",)
+
+
+@dataclass
+class EnvConfig(CheckedConfig):
+    """Which environment, and how its observations and actions are prepared.
+
+    id: any Gymnasium id. suite: who makes it (`gym`; more suites come with their extras).
+    import_module: a Python module to import first, so that it can register its environments;
+        written `import` in YAML and on the command line.
+    kwargs: passed to `gymnasium.make`.
+    obs: `state` takes the observation as it is, `pixels` render() frames instead of it.
+    action_repeat: environment frames per agent step.
+    time_limit: agent steps after which an episode is truncated; None leaves it to the environment.
+    image_size: images are resized to this height and width; None leaves them.
+    rescale_actions: the agent's [-1, 1] is mapped to the bounds of continuous actions.
+    """
+
+    suite: str = "gym"
+    id: str = "CartPole-v1"
+    import_module: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    obs: str = "state"
+    action_repeat: int = 1
+    time_limit: int | None = None
+    image_size: tuple[int, int] | None = None
+    grayscale: bool = False
+    clip_reward: bool = False
+    rescale_actions: bool = True
+
+    def _validate(self) -> None:
+        self._one_of("suite", SUITES)
+        self._one_of("obs", ("state", "pixels"))
+        self._at_least(1, "action_repeat")
+        if self.time_limit is not None:
+            self._at_least(1, "time_limit")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise self.refuse(
+                f"image_size must be two whole numbers above 0, got {self.image_size}"
+            )
+        if not self.id.strip():
+            raise self.refuse("id must name an environment, for example CartPole-v1")
