@@ -1,0 +1,160 @@
+"""One training run: builds environments, model, agent and source, trains, evaluates."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from worldflux.core.agent import Agent
+from worldflux.core.config import WorldModelConfig
+from worldflux.data.sources import Source, make_source, try_envs, updates_per_step
+from worldflux.envs.make import make_envs
+from worldflux.envs.vector import VectorEnv
+from worldflux.errors import ConfigurationError
+from worldflux.report.curves import draw_run
+from worldflux.training.config import TrainingConfig
+from worldflux.training.evaluate import Evaluation, evaluate
+from worldflux.training.manifest import plain
+from worldflux.training.progress import Progress
+from worldflux.training.seed import set_seed
+from worldflux.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from worldflux.cli.schema import RunConfig
+
+log = logging.getLogger("worldflux.run")
+
+
+def run(config: RunConfig, run_dir: Path) -> float:
+    """Trains one agent as the configuration says and returns its final evaluation score, the mean
+    return of ``training.eval_episodes`` greedy episodes (NaN where there is no environment).
+
+    run_dir: where everything the run is goes; with ``config.resume`` the run continues in that
+    folder instead. A stop signal ends it with SystemExit(0), Ctrl-C with KeyboardInterrupt, each
+    after a checkpoint and a line that says how to continue.
+    """
+    folder = Path(config.resume) if config.resume else Path(run_dir)
+    training = config.training
+    set_seed(training.seed)
+    model_config, envs = config.model, training_envs(config)
+    if envs is not None:
+        model_config = model_config.with_spaces(envs.obs_spaces, envs.action_spaces)
+    source: Source | None = None
+    try:
+        agent = make_agent(model_config, training)
+        source = make_source(
+            config.data,
+            envs,
+            obs_spaces=model_config.obs_spaces(),
+            action_spaces=model_config.action_spaces(),
+            entry_spaces=agent.entry_spaces,
+            batch_size=training.effective_batch_size(),
+            sequence_length=training.sequence_length,
+            replay_context=agent.replay_context,
+            seed=training.seed,
+        )
+        trainer = Trainer(
+            agent,
+            training,
+            run_dir=folder,
+            evaluator=None if envs is None else make_evaluator(config),
+            facts=run_facts(config, agent.model.config),
+            tensorboard=config.logger.tensorboard,
+            progress=Progress(config.env.id),
+        )
+        _train(trainer, source, folder, bool(config.resume))
+    finally:
+        if envs is not None:
+            envs.close()
+    log.info("%s", final_line(trainer, folder))
+    return math.nan if trainer.state.last_score is None else trainer.state.last_score
+
+
+def training_envs(config: RunConfig) -> VectorEnv | None:
+    """The environments to train in; None where they cannot be made and the run may degrade."""
+    training = config.training
+    return try_envs(
+        lambda: make_envs(
+            config.env, num_envs=training.num_envs, mode=training.env_mode, seed=training.seed
+        ),
+        config.data,
+    )
+
+
+def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None:
+    try:
+        trainer.train(source, resume_from=folder if resume else None)
+    except (KeyboardInterrupt, SystemExit):
+        log.info("continue with: worldflux-run resume=%s", folder)
+        raise
+    finally:
+        draw_run(folder)
+
+
+def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
+    """A fresh agent of the configured family."""
+    device = torch.device(training.resolve_device())
+    if config.model_type == "dreamer":
+        from worldflux.models import dreamerv3
+
+        return dreamerv3.make_agent(config, training, device=device)
+    raise ConfigurationError(
+        f"model: training of the family {config.model_type!r} is not available yet; use dreamerv3"
+    )
+
+
+def make_evaluator(
+    config: RunConfig,
+) -> Callable[[Agent, int, Callable[[], bool]], Evaluation | None]:
+    """Greedy evaluation as configured, in environments made anew for each evaluation."""
+    mode = "async" if config.training.env_mode == "async" else "sync"
+
+    def fresh_envs(num_envs: int, seed: int, render: bool = False) -> Any:
+        return make_envs(config.env, num_envs=num_envs, mode=mode, seed=seed, render=render)
+
+    def evaluator(agent: Agent, seed: int, should_stop: Callable[[], bool]) -> Evaluation | None:
+        return evaluate(
+            agent,
+            fresh_envs,
+            episodes=config.training.eval_episodes,
+            seed=seed,
+            should_stop=should_stop,
+        )
+
+    return evaluator
+
+
+def run_facts(config: RunConfig, model_config: WorldModelConfig) -> dict[str, Any]:
+    """Manifest content that only the runner knows."""
+    training = config.training
+    rows = training.effective_batch_size()
+    updates = updates_per_step(config.data, rows, training.sequence_length)
+    return {
+        "config": plain(config),
+        "model_config": plain(model_config),
+        "train_ratio": float(updates * rows * training.sequence_length),
+        "collect_steps_per_update": float(1 / updates),
+        "env": {
+            "id": config.env.id,
+            "suite": config.env.suite,
+            "action_repeat": config.env.action_repeat,
+            "num_envs": config.training.num_envs,
+        },
+    }
+
+
+def final_line(trainer: Trainer, folder: Path) -> str:
+    """The last line a person sees."""
+    state = trainer.state
+    progress = f"{state.global_step:,} updates, {state.env_steps:,} env steps · {folder}"
+    if state.last_score is None:
+        return f"no evaluation: there is no environment · {progress}"
+    text = f"evaluation return {state.last_score:.4g} over {trainer.config.eval_episodes} episodes"
+    if state.best_step not in (None, state.last_eval_step):
+        text += f" (best {state.best_score:.4g} at update {state.best_step:,})"
+    return f"{text} · {progress}"

@@ -1,0 +1,132 @@
+"""Greedy evaluation in environments of its own, and the interval of a mean return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
+
+import numpy as np
+
+from worldflux.core.agent import Agent
+from worldflux.training.seed import isolated_rng
+
+MAX_ENVS = 10
+
+
+class StepEnvs(Protocol):
+    """What evaluation needs of a vector environment (worldflux/envs/make.py)."""
+
+    num_envs: int
+    raw_reward: np.ndarray  # [N], before any clipping
+
+    def reset(self) -> dict[str, np.ndarray]: ...
+    def step(self, action: np.ndarray) -> dict[str, np.ndarray]: ...
+    def render(self) -> np.ndarray | None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Evaluation:
+    """Finished evaluation episodes, in the order (environment, episode)."""
+
+    returns: list[float]
+    lengths: list[int]
+    frames: list[np.ndarray] = field(default_factory=list, repr=False)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    def interval(self) -> tuple[float, float]:
+        return bootstrap_interval(self.returns)
+
+    def metrics(self) -> dict[str, float]:
+        low, high = self.interval()
+        return {
+            "eval/return": self.mean,
+            "eval/return_low": low,
+            "eval/return_high": high,
+            "eval/return_std": float(np.std(self.returns)),
+            "eval/length": float(np.mean(self.lengths)),
+            "eval/episodes": float(len(self.returns)),
+        }
+
+
+def bootstrap_interval(
+    values: list[float], confidence: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron 1979), the same for the same values."""
+    sample = np.asarray(values, np.float64)
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(sample), (resamples, len(sample)))
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(sample[picks].mean(1), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def quotas(episodes: int, num_envs: int) -> np.ndarray:
+    """Episodes that each environment contributes `[N]`, as equal as possible."""
+    return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
+
+
+def evaluate(
+    agent: Agent,
+    make_envs: Callable[[int, int], StepEnvs],
+    *,
+    episodes: int,
+    seed: int,
+    record: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    explore: bool = False,
+) -> Evaluation | None:
+    """Plays whole episodes with the agent's greedy policy.
+
+    Every environment contributes its first episodes, a number fixed beforehand: taking whichever
+    end first would favour short ones. The global random streams are left as they were.
+
+    make_envs: `(num_envs, seed)` to a vector environment, which is closed at the end.
+    record: keep the frames of environment 0's first episode. should_stop: asked at every step;
+    when it says so the evaluation ends without a result (None).
+    """
+    envs = make_envs(min(episodes, MAX_ENVS), seed)
+    try:
+        with isolated_rng(seed, getattr(agent, "generator", None)):
+            return _play(agent, envs, episodes, record, should_stop, explore)
+    finally:
+        envs.close()
+
+
+def _play(
+    agent: Agent,
+    envs: StepEnvs,
+    episodes: int,
+    record: bool,
+    should_stop: Callable[[], bool],
+    explore: bool,
+) -> Evaluation | None:
+    quota = quotas(episodes, envs.num_envs)
+    returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
+    lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
+    score = np.zeros(envs.num_envs)
+    length = np.zeros(envs.num_envs, np.int64)
+    frames: list[np.ndarray] = []
+    carry = agent.initial_carry(envs.num_envs)
+    step: Mapping[str, Any] = envs.reset()
+    while True:
+        first, last = step["is_first"], step["is_last"]
+        score = np.where(first, 0.0, score + envs.raw_reward)
+        length = np.where(first, 0, length + 1)
+        if record and not returns[0] and (frame := envs.render()) is not None:
+            frames.append(frame)
+        for index in np.flatnonzero(last):
+            if len(returns[index]) < quota[index]:
+                returns[index].append(float(score[index]))
+                lengths[index].append(int(length[index]))
+        if all(len(done) == wanted for done, wanted in zip(returns, quota, strict=True)):
+            return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames)
+        if should_stop():
+            return None
+        carry, action, _ = agent.act(carry, step, explore)
+        step = envs.step(action)

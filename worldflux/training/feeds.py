@@ -1,0 +1,130 @@
+"""What the Python API accepts as data, as sources of step sequences.
+
+The runner's own sources (environments, files, random) are in worldflux/data/sources.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldflux.core.agent import Agent
+from worldflux.core.state import Batch
+from worldflux.data.collect import Episode
+from worldflux.data.sources import Source
+from worldflux.errors import ConfigurationError, TrainingError
+from worldflux.training.config import TrainingConfig
+
+BATCH_FIELDS = {field.name for field in fields(Batch)}
+
+
+class Feed:
+    """Data that is there already: objects with ``sample``, or iterables of batches.
+
+    model: turns a Batch into a step dict. sequence_length: T, no replay context: such data holds no
+    latents. The data stays the caller's: it is not saved with a run, and a finite iterable is
+    started over when it ends (one epoch).
+    """
+
+    env_steps = 0
+
+    def __init__(self, data: Any, model: Any, sequence_length: int) -> None:
+        self.data = data
+        self.model = model
+        self.length = sequence_length
+        self.degraded_modes: list[str] = []
+        self.data_mode = str(getattr(data, "data_mode", "offline"))
+        self.data_provenance = getattr(data, "data_provenance", None)
+        self.epoch = 0
+        self.position = 0
+        self._iterator: Iterator[Any] | None = None
+
+    def advance(self, agent: Agent, updates: int) -> list[Episode]:
+        return []
+
+    def batch(self, batch_size: int) -> dict[str, Any]:
+        """The next batch as step sequences `[B, T, ...]`."""
+        batch = self.raw(batch_size)
+        return batch if isinstance(batch, dict) else self.model.step_dict(batch)
+
+    def raw(self, batch_size: int) -> Batch | dict[str, Any]:
+        """The next batch: a Batch, or a step dict where the data gives those."""
+        if hasattr(self.data, "sample"):
+            batch = self.data.sample(batch_size=batch_size, seq_len=self.length)
+        else:
+            batch = self._next()
+        if isinstance(batch, Mapping) and "is_first" in batch:
+            return dict(batch)
+        if isinstance(batch, Mapping):
+            unknown = sorted(set(batch) - BATCH_FIELDS)
+            missing = sorted({"obs", "actions", "rewards"} - set(batch))
+            if unknown or missing:
+                raise TrainingError(
+                    f"training batch: missing keys {missing}, unknown keys {unknown}; "
+                    "expected obs, actions, rewards, terminations"
+                )
+            batch = Batch(**{key: as_tensors(value) for key, value in batch.items()})
+        if not isinstance(batch, Batch):
+            raise TrainingError(f"training batch: expected a Batch or a dict, got {type(batch)}")
+        return batch
+
+    def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def save(self, folder: Path, tag: str = "latest") -> None:
+        pass
+
+    def load(self, folder: Path, tag: str | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Skips the batches of the epoch that were used before."""
+        if not hasattr(self.data, "sample"):
+            for _ in range(state["position"]):
+                self._next()
+        self.epoch = state["epoch"]
+
+    def _next(self) -> Any:
+        for _ in range(2):
+            if self._iterator is None:
+                self._iterator = iter(self.data)
+            try:
+                item = next(self._iterator)
+            except StopIteration:
+                self._iterator = None
+                self.epoch += 1
+                self.position = 0
+                continue
+            self.position += 1
+            return item
+        raise TrainingError(f"the training data ended after {self.epoch} passes")
+
+
+def as_tensors(value: Any) -> Any:
+    """Arrays, also inside a mapping, as tensors; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: as_tensors(item) for key, item in value.items()}
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def as_source(data: Any, agent: Agent, config: TrainingConfig) -> Source:
+    """The source that `data` is or stands for."""
+    if hasattr(data, "advance") and hasattr(data, "batch"):
+        return data
+    if hasattr(data, "sample") or isinstance(data, Iterable):
+        return Feed(data, agent.model, config.sequence_length)
+    raise ConfigurationError(
+        "data: expected an object with sample(batch_size=, seq_len=, device=) or an iterable of "
+        f"batches, got {type(data).__name__}"
+    )

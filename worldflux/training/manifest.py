@@ -1,0 +1,193 @@
+"""run_manifest.json: what a run is, what it used and how far it came."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldflux.errors import CheckpointError
+from worldflux.training.checkpoint import disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    from worldflux.training.trainer import Trainer
+
+log = logging.getLogger("worldflux.training")
+
+SCHEMA = "worldflux.training.run_manifest.v1"
+FILE = "run_manifest.json"
+RUN_FILES = (
+    FILE,
+    "checkpoints",
+    "replay",
+    "metrics.jsonl",
+    "events.out.tfevents.*",
+    "pictures",
+    "videos",
+    "report",
+)
+PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf")
+
+
+def plain(value: Any) -> Any:
+    """JSON content of a value: dataclasses and mappings as objects, numbers that are not finite as
+    null (JSON has none), enums as their values, anything unknown as text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Sequence | set | frozenset | np.ndarray):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def classification(data_mode: str, degraded_modes: Sequence[str], steps: int) -> str:
+    """What a run may be cited as: `meaningful_local_training` only for updates on real data with
+    nothing degraded, else `contract_smoke`."""
+    real = data_mode in ("online", "offline") and not degraded_modes and steps > 0
+    return "meaningful_local_training" if real else "contract_smoke"
+
+
+def environment_facts() -> dict[str, Any]:
+    """Versions, machine and source state, constant over a process."""
+    return {
+        "versions": {
+            "worldflux": package_version("worldflux"),
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in PACKAGES},
+        },
+        "git_commit": git_commit(),
+        "host": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpu_count": os.cpu_count(),
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Commit of the working directory's checkout, with ``-dirty`` when files differ; None outside
+    one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def run_manifest(
+    trainer: Trainer, status: str, ended: float | None, error: str | None
+) -> dict[str, Any]:
+    """The manifest of a run as it stands. status: running, completed, stopped or failed."""
+    state, source, store = trainer.state, trainer.source, trainer.store
+    data_mode = getattr(source, "data_mode", "unknown")
+    degraded = list(getattr(source, "degraded_modes", ()))
+    if store.damaged:
+        degraded.append("damaged_checkpoint_skipped")
+    degraded = list(dict.fromkeys(degraded))
+    profile = trainer.runtime_profile()
+    content = {
+        **trainer.facts,
+        "schema_version": SCHEMA,
+        "checkpoint_schema_version": 1,
+        "status": status,
+        "error": error,
+        "backend": trainer.config.backend,
+        "device": str(trainer.device),
+        "global_step": state.global_step,
+        "env_steps": state.env_steps,
+        "episodes": state.episodes,
+        "best_loss": state.best_loss,
+        "scores": {
+            "last": state.last_score,
+            "last_step": state.last_eval_step if state.last_eval_step >= 0 else None,
+            "best": state.best_score,
+            "best_step": state.best_step,
+            "last_training_return": state.last_return,
+        },
+        "seed": trainer.config.seed,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "training_config": trainer.config,
+        "runtime_profile": profile,
+        "train_start_time": state.started,
+        "train_end_time": ended,
+        "ttfi_sec": profile["ttfi_sec"],
+        "support_surface": "supported",
+        "data_mode": data_mode,
+        "degraded_modes": degraded,
+        "run_classification": classification(data_mode, degraded, state.global_step),
+        "damaged_checkpoints": store.damaged,
+    }
+    provenance = getattr(source, "data_provenance", None)
+    if provenance is not None:
+        content["data_provenance"] = provenance
+    return content
+
+
+def set_aside(folder: Path) -> None:
+    """Moves the run that a folder holds, if any, to ``previous/<time>`` inside it, so that a new
+    one can start there and nothing is lost."""
+    if not (folder / FILE).exists() and not (folder / "checkpoints").exists():
+        return
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    target = folder / "previous" / stamp
+    with disk_errors("run folder", folder):
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        target.mkdir(parents=True)
+        for pattern in RUN_FILES:
+            for path in folder.glob(pattern):
+                path.rename(target / path.name)
+    log.warning("%s held a run already; it is now in %s", folder, target)
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes ``run_manifest.json`` atomically; valid JSON whatever the values."""
+    text = json.dumps(plain(content), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with disk_errors("run manifest", folder / FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / FILE, text)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder; CheckpointError says what is missing or wrong."""
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is not a run folder: it has no {FILE}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
+        raise CheckpointError(f"{path}: not a manifest of schema {SCHEMA!r}")
+    return content
