@@ -18,7 +18,8 @@ class DataConfig(CheckedConfig):
     collect_steps_per_update: environment steps per gradient update (may be below 1), or
     train_ratio: replayed steps per environment step; one of the two, not both.
     online: hand each newest sequence to training once, first come first served.
-    on_env_failure: `error` stops the run; `degrade` goes on with what was collected and says so.
+    on_env_failure: `error` stops the run; `degrade` goes on with what was collected, with random
+        noise if that is not enough for a batch, and says so.
     """
 
     source: str = "gym"

@@ -22,6 +22,10 @@ class EnvConfig(CheckedConfig):
     action_repeat: environment frames per agent step.
     time_limit: agent steps after which an episode is truncated; None leaves it to the environment.
     image_size: images are resized to this height and width; None leaves them.
+    clip_reward: the agent learns from the sign of each step's reward (the Atari convention);
+        returns are told unclipped.
+    noop_max: Atari's random start, up to so many frames of action 0 after a reset.
+    frame_pool: with action_repeat, the observation is the maximum of the last so many frames.
     rescale_actions: the agent's [-1, 1] is mapped to the bounds of continuous actions.
     """
 
@@ -36,11 +40,18 @@ class EnvConfig(CheckedConfig):
     grayscale: bool = False
     clip_reward: bool = False
     rescale_actions: bool = True
+    noop_max: int = 0
+    frame_pool: int = 1
 
     def _validate(self) -> None:
         self._one_of("suite", SUITES)
         self._one_of("obs", ("state", "pixels"))
-        self._at_least(1, "action_repeat")
+        self._at_least(1, "action_repeat", "frame_pool")
+        self._at_least(0, "noop_max")
+        if self.frame_pool > self.action_repeat:
+            raise self.refuse(
+                f"frame_pool must be <= action_repeat ({self.action_repeat}), got {self.frame_pool}"
+            )
         if self.time_limit is not None:
             self._at_least(1, "time_limit")
         if self.image_size is not None and min(self.image_size) < 1:

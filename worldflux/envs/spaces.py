@@ -1,0 +1,301 @@
+"""Gymnasium spaces to the house's: named observation arrays in, one flat action out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces as gs
+from PIL import Image
+
+from worldflux.core.spaces import Space
+from worldflux.errors import ConfigurationError
+
+STEP_KEYS = ("action", "reward", "is_first", "is_last", "is_terminal", "stepid", "consec")
+SINGLE_KEY = "obs"  # name of an observation that is not a Dict
+SMALLEST_IMAGE = 16  # uint8 grids below this are symbols (MiniGrid's 7x7x3), not pictures
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array inside a (possibly nested) gymnasium space."""
+
+    name: str
+    path: tuple[Any, ...]
+    space: gs.Space[Any]
+
+    def take(self, value: Any) -> Any:
+        for key in self.path:
+            value = value[key]
+        return value
+
+
+def leaves(space: gs.Space[Any], name: str, path: tuple[Any, ...] = ()) -> Iterator[Leaf]:
+    """Arrays of a nested Dict/Tuple space; nested names are joined with ``/``."""
+    items: list[tuple[Any, gs.Space[Any]]]
+    if isinstance(space, gs.Dict):
+        items = list(space.spaces.items())
+    elif isinstance(space, gs.Tuple):
+        items = list(enumerate(space.spaces))
+    else:
+        yield Leaf(name, path, space)
+        return
+    named = bool(path) or isinstance(space, gs.Tuple)
+    for key, child in items:
+        child_name = f"{name}/{key}" if named else str(key)
+        yield from leaves(child, child_name, (*path, key))
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How a picture becomes ``(C, H, W)`` uint8.
+
+    size: (height, width) to resize to, None to keep. grayscale: one luma channel.
+    """
+
+    size: tuple[int, int] | None = None
+    grayscale: bool = False
+
+
+class ObservationEncoder:
+    """Turns one environment's observation into named arrays of the house.
+
+    Pictures (uint8, or float with bounds 0..1 or 0..255, at least 16 pixels a side) become
+    ``(C, H, W)`` uint8; discrete spaces int64 counted from 0; everything else a flat float32
+    vector. Raises ConfigurationError for a space that has no such form or a reserved name.
+    """
+
+    def __init__(self, space: gs.Space[Any], image: ImageFormat) -> None:
+        self.spaces: dict[str, Space] = {}
+        self._parts: list[tuple[Leaf, Callable[[Any], np.ndarray]]] = []
+        for leaf in leaves(space, SINGLE_KEY):
+            if leaf.name in STEP_KEYS:
+                raise ConfigurationError(
+                    f"observation key {leaf.name!r} is reserved for the step itself "
+                    f"({', '.join(STEP_KEYS)}): rename it in the environment"
+                )
+            if leaf.name in self.spaces:
+                raise ConfigurationError(f"two observation keys are named {leaf.name!r}")
+            self.spaces[leaf.name], convert = _observation(leaf, image)
+            self._parts.append((leaf, convert))
+        if not self._parts:
+            raise ConfigurationError("the environment has an empty observation space")
+
+    def __call__(self, observation: Any) -> dict[str, np.ndarray]:
+        return {leaf.name: convert(leaf.take(observation)) for leaf, convert in self._parts}
+
+    def gym_space(self) -> gs.Dict:
+        """The encoded observation as a gymnasium space, for the vector environments."""
+        return gs.Dict([(name, _plain_box(space)) for name, space in self.spaces.items()])
+
+
+def _plain_box(space: Space) -> gs.Box:
+    if space.dtype == "float32":
+        return gs.Box(-np.inf, np.inf, space.shape, np.float32)
+    high = 255 if space.dtype == "uint8" else np.iinfo(np.int64).max
+    return gs.Box(0, high, space.shape, np.dtype(space.dtype).type)
+
+
+def _observation(leaf: Leaf, image: ImageFormat) -> tuple[Space, Callable[[Any], np.ndarray]]:
+    space = leaf.space
+    if isinstance(space, gs.Discrete):
+        start = int(space.start)
+        return Space((), "int64", (int(space.n),)), lambda x: np.asarray(x - start, np.int64)
+    if isinstance(space, gs.MultiDiscrete):
+        classes, start_each = _multi_discrete(space)
+        return (
+            Space((len(classes),), "int64", classes),
+            lambda x: (np.asarray(x).reshape(-1) - start_each).astype(np.int64),
+        )
+    if isinstance(space, gs.MultiBinary):
+        size = int(np.prod(space.shape))
+        return (
+            Space((size,), "int64", (2,) * size),
+            lambda x: np.asarray(x).reshape(-1).astype(np.int64),
+        )
+    if isinstance(space, gs.Box):
+        if _is_picture(space):
+            encoder = PictureEncoder(space, image, leaf.name)
+            return encoder.space, encoder
+        size = int(np.prod(space.shape))
+        return (
+            Space((size,), "float32"),
+            lambda x: np.asarray(x, np.float32).reshape(size),
+        )
+    raise ConfigurationError(
+        f"observation key {leaf.name!r} is a {type(space).__name__} space; Box, Discrete, "
+        "MultiDiscrete, MultiBinary and Dict/Tuple of them can be learned from"
+    )
+
+
+def _multi_discrete(space: gs.MultiDiscrete) -> tuple[tuple[int, ...], np.ndarray]:
+    classes = tuple(int(n) for n in np.asarray(space.nvec).reshape(-1))
+    return classes, np.asarray(space.start).reshape(-1)
+
+
+def _is_picture(space: gs.Box) -> bool:
+    if len(space.shape) not in (2, 3):
+        return False
+    if sorted(space.shape)[-2] < SMALLEST_IMAGE:
+        return False
+    if space.dtype == np.uint8:
+        return True
+    unit = np.all(space.low == 0) and (np.all(space.high == 1) or np.all(space.high == 255))
+    return bool(len(space.shape) == 3 and np.issubdtype(space.dtype, np.floating) and unit)
+
+
+class PictureEncoder:
+    """``[H, W, C]``, ``[C, H, W]`` or ``[H, W]`` to ``[C, H, W]`` uint8, gray and resized.
+
+    The channel axis is the shorter of the first and the last one. Resizing is Pillow's
+    antialiased bilinear filter; gray is the ITU-R 601 luma that Pillow computes.
+    """
+
+    def __init__(self, space: gs.Box, image: ImageFormat, name: str) -> None:
+        shape = space.shape
+        self._flat = len(shape) == 2
+        self._first = not self._flat and shape[0] < shape[2]
+        self._scale = 255.0 if space.dtype != np.uint8 and np.all(space.high == 1) else 1.0
+        self._float = space.dtype != np.uint8
+        height, width = shape[1:] if self._first else shape[:2]
+        channels = 1 if self._flat else shape[0] if self._first else shape[2]
+        self._gray = image.grayscale and channels != 1
+        if self._gray and channels != 3:
+            raise ConfigurationError(
+                f"env.grayscale=true: observation key {name!r} has {channels} channels, not 3"
+            )
+        self._size = None if image.size in (None, (height, width)) else image.size
+        channels = 1 if self._gray else channels
+        self.space = Space((channels, *(image.size or (height, width))), "uint8")
+
+    def __call__(self, picture: Any) -> np.ndarray:
+        x = np.asarray(picture)
+        if self._float:
+            x = np.clip(np.rint(x * self._scale), 0, 255).astype(np.uint8)
+        if self._flat:
+            x = x[:, :, None]
+        elif self._first:
+            x = x.transpose(1, 2, 0)
+        if self._gray:
+            x = np.asarray(Image.fromarray(np.ascontiguousarray(x)).convert("L"))[:, :, None]
+        if self._size is not None:
+            x = resize(x, self._size)
+        return np.ascontiguousarray(x.transpose(2, 0, 1))
+
+
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Picture `[H, W, C]` uint8 resized to `[size[0], size[1], C]`."""
+    width_height = (size[1], size[0])
+    x = np.ascontiguousarray(picture)
+    if x.shape[2] == 3:
+        return np.asarray(Image.fromarray(x).resize(width_height, Image.Resampling.BILINEAR))
+    planes = [
+        Image.fromarray(np.ascontiguousarray(x[:, :, c])).resize(
+            width_height, Image.Resampling.BILINEAR
+        )
+        for c in range(x.shape[2])
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=2)
+
+
+class ActionDecoder:
+    """Turns the flat action `[A]` into what the environment's `step` takes.
+
+    Keys are sorted by name. A discrete entry is the argmax of its one-hot (an offset `start` is
+    honoured); a continuous value in [-1, 1] is rescaled to the bounds where both are finite and
+    passed through where they are not. rescale=False: values are the environment's own, clipped
+    to its bounds.
+    """
+
+    def __init__(self, space: gs.Space[Any], rescale: bool = True) -> None:
+        parts = sorted(leaves(space, "action"), key=lambda leaf: leaf.name)
+        if not parts:
+            raise ConfigurationError("the environment has an empty action space")
+        self.spaces = {leaf.name: _action_space(leaf) for leaf in parts}
+        self._space = space
+        self._decoders: list[tuple[Leaf, slice, Callable[[np.ndarray], Any]]] = []
+        begin = 0
+        for leaf in parts:
+            end = begin + self.spaces[leaf.name].flat_dim
+            self._decoders.append((leaf, slice(begin, end), _decoder(leaf.space, rescale)))
+            begin = end
+        self.flat_dim = begin
+
+    def __call__(self, flat: np.ndarray) -> Any:
+        values = {leaf.path: decode(flat[part]) for leaf, part, decode in self._decoders}
+        return _nest(self._space, values, ())
+
+
+def _nest(
+    space: gs.Space[Any], values: Mapping[tuple[Any, ...], Any], path: tuple[Any, ...]
+) -> Any:
+    if isinstance(space, gs.Dict):
+        return {k: _nest(child, values, (*path, k)) for k, child in space.spaces.items()}
+    if isinstance(space, gs.Tuple):
+        return tuple(_nest(child, values, (*path, i)) for i, child in enumerate(space.spaces))
+    return values[path]
+
+
+def _action_space(leaf: Leaf) -> Space:
+    space = leaf.space
+    if isinstance(space, gs.Discrete):
+        return Space((), "int64", (int(space.n),))
+    if isinstance(space, gs.MultiDiscrete):
+        classes, _ = _multi_discrete(space)
+        return Space((len(classes),), "int64", classes)
+    if isinstance(space, gs.MultiBinary):
+        size = int(np.prod(space.shape))
+        return Space((size,), "int64", (2,) * size)
+    if isinstance(space, gs.Box):
+        return Space((int(np.prod(space.shape)),), "float32")
+    raise ConfigurationError(
+        f"action key {leaf.name!r} is a {type(space).__name__} space; Box, Discrete, "
+        "MultiDiscrete, MultiBinary and Dict/Tuple of them can be acted in"
+    )
+
+
+def _decoder(space: gs.Space[Any], rescale: bool) -> Callable[[np.ndarray], Any]:
+    if isinstance(space, gs.Discrete):
+        start = int(space.start)
+        return lambda x: int(np.argmax(x)) + start
+    if isinstance(space, gs.MultiDiscrete):
+        classes, start_each = _multi_discrete(space)
+        return _entry_decoder(classes, start_each, space)
+    if isinstance(space, gs.MultiBinary):
+        size = int(np.prod(space.shape))
+        return _entry_decoder((2,) * size, np.zeros(size, np.int64), space)
+    assert isinstance(space, gs.Box)
+    return _box_decoder(space, rescale)
+
+
+def _entry_decoder(
+    classes: tuple[int, ...], start: np.ndarray, space: gs.Space[Any]
+) -> Callable[[np.ndarray], Any]:
+    edges = np.concatenate([[0], np.cumsum(classes)])
+    parts = [slice(a, b) for a, b in pairwise(edges)]
+    shape, dtype = space.shape, space.dtype
+
+    def decode(x: np.ndarray) -> np.ndarray:
+        entries = np.array([np.argmax(x[part]) for part in parts]) + start
+        return entries.astype(dtype).reshape(shape)
+
+    return decode
+
+
+def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
+    low = space.low.astype(np.float64).reshape(-1)
+    high = space.high.astype(np.float64).reshape(-1)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    middle = np.where(bounded, (high + low) / 2, 0.0) if rescale else 0.0
+    half = np.where(bounded, (high - low) / 2, 1.0) if rescale else 1.0
+    whole = np.issubdtype(space.dtype, np.integer)
+    shape, dtype = space.shape, space.dtype
+
+    def decode(x: np.ndarray) -> np.ndarray:
+        value = np.clip(x.astype(np.float64) * half + middle, low, high)
+        return (np.rint(value) if whole else value).astype(dtype).reshape(shape)
+
+    return decode

@@ -1,0 +1,188 @@
+"""Several environments stepped together, as the step dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+from worldflux.core.spaces import Space, flat_action_dim
+from worldflux.errors import TrainingError
+
+FLAGS = ("is_first", "is_last", "is_terminal")
+
+
+class VectorEnv:
+    """N environments in gymnasium's NEXT_STEP autoreset: one row for each per call.
+
+    A row has the observation keys `[N, ...]`, `reward [N]` float32 (arrived with the observation)
+    and `is_first`, `is_last`, `is_terminal` `[N]` bool. After a row with is_last that
+    environment's next action is ignored and its next row begins a new episode.
+
+    raw_reward `[N]` is the last reward before clipping; env_steps counts the executed
+    environment steps; last is the newest row.
+    """
+
+    def __init__(
+        self,
+        envs: SyncVectorEnv | AsyncVectorEnv,
+        obs_spaces: dict[str, Space],
+        action_spaces: dict[str, Space],
+        *,
+        name: str,
+        seed: int,
+        clip_reward: bool = False,
+    ) -> None:
+        self.num_envs = envs.num_envs
+        self.obs_spaces = obs_spaces
+        self.action_spaces = action_spaces
+        self.action_dim = flat_action_dim(action_spaces)
+        self.raw_reward = np.zeros(self.num_envs, np.float32)
+        self.env_steps = 0
+        self.last: dict[str, np.ndarray] = {}
+        self._envs = envs
+        self._name = name
+        self._seed = seed
+        self._clip = clip_reward
+        self._episodes = np.zeros(self.num_envs, np.int64)
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+        self._closed = False
+
+    def reset(self) -> dict[str, np.ndarray]:
+        """Begins a new episode in every environment. Returns their first rows."""
+        obs, _ = self._guard(self._envs.reset)
+        self._begin(np.ones(self.num_envs, bool))
+        none = np.zeros(self.num_envs, bool)
+        return self._row(obs, np.zeros(self.num_envs), ~none, none, none)
+
+    def step(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        """Takes flat actions `[N, A]`, one-hot or in [-1, 1]. Returns the next rows.
+
+        Raises TrainingError when an environment raises or its process dies.
+        """
+        if action.shape != (self.num_envs, self.action_dim):
+            raise TrainingError(
+                f"environment {self._name}: actions have shape {action.shape}, "
+                f"expected {(self.num_envs, self.action_dim)}"
+            )
+        is_first = self.last["is_last"]
+        for index in np.flatnonzero(~is_first):
+            self._actions[index].append(action[index].astype(np.float32))
+        obs, reward, terminated, truncated, _ = self._guard(self._envs.step, action)
+        self._begin(is_first)
+        self.env_steps += self.num_envs - int(is_first.sum())
+        return self._row(obs, reward, is_first, terminated | truncated, terminated)
+
+    def reset_where(self, mask: np.ndarray) -> dict[str, np.ndarray]:
+        """Abandons the episodes of the environments in `mask [N]`; their rows become first ones."""
+        obs, _ = self._guard(self._envs.reset, options={"reset_mask": mask.copy()})
+        self._begin(mask)
+        row = {key: value.copy() for key, value in self.last.items()}
+        for key in self.obs_spaces:
+            row[key][mask] = obs[key][mask]
+        for key in ("reward", "is_last", "is_terminal"):
+            row[key][mask] = 0
+        row["is_first"][mask] = True
+        self.raw_reward[mask] = 0
+        self.last = row
+        return row
+
+    def render(self) -> np.ndarray | None:
+        """Frame `[H, W, 3]` uint8 of environment 0, None where it draws none."""
+        frames = self._guard(self._envs.call, "render")
+        return frames[0] if isinstance(frames[0], np.ndarray) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to bring every environment back to this moment.
+
+        The size grows with the length of the running episodes: one flat action for each step.
+        """
+        return {
+            "seed": self._seed,
+            "env_steps": self.env_steps,
+            "episodes": self._episodes.copy(),
+            "raw_reward": self.raw_reward.copy(),
+            "row": {key: value.copy() for key, value in self.last.items()},
+            "actions": {
+                str(index): np.array(taken, np.float32).reshape(len(taken), self.action_dim)
+                for index, taken in enumerate(self._actions)
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Resets every environment with its episode's seed and replays the actions since.
+
+        Returns `[N]` bool: whether the environment came back with the stored observation, reward
+        and flags. Where it did not, its episode cannot go on: call `reset_where(~restored)`.
+        """
+        row = {key: np.array(value) for key, value in state["row"].items()}
+        actions = [np.array(state["actions"][str(i)]) for i in range(self.num_envs)]
+        self._seed, self.env_steps = int(state["seed"]), int(state["env_steps"])
+        self._episodes = np.array(state["episodes"], np.int64)
+        self._actions = [list(taken) for taken in actions]
+        places = [(int(n), taken) for n, taken in zip(self._episodes, actions, strict=True)]
+        self._guard(self._envs.call, "resume_at", self._seed, places)
+        self._guard(self._envs.reset)
+        last = np.stack([a[-1] if len(a) else np.zeros(self.action_dim) for a in actions])
+        obs, reward, terminated, truncated, _ = self._guard(
+            self._envs.step, last.astype(np.float32)
+        )
+        now = self._row(obs, reward, row["is_first"], terminated | truncated, terminated)
+        self.last, self.raw_reward = row, np.array(state["raw_reward"], np.float32)
+        return np.logical_and.reduce(
+            [_same(now[key], row[key]).reshape(self.num_envs, -1).all(axis=1) for key in row]
+        )
+
+    def close(self) -> None:
+        """Ends the environments and their processes. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        processes = getattr(self._envs, "processes", [])
+        if all(process.is_alive() for process in processes):
+            self._envs.close()
+            return
+        for process in processes:
+            process.kill()
+            process.join()
+
+    def _begin(self, mask: np.ndarray) -> None:
+        for index in np.flatnonzero(mask):
+            self._episodes[index] += 1
+            self._actions[index] = []
+
+    def _row(
+        self,
+        obs: Mapping[str, np.ndarray],
+        reward: np.ndarray,
+        is_first: np.ndarray,
+        is_last: np.ndarray,
+        is_terminal: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        self.raw_reward = reward.astype(np.float32)
+        self.last = {key: obs[key].copy() for key in self.obs_spaces}
+        self.last["reward"] = np.sign(self.raw_reward) if self._clip else self.raw_reward
+        self.last.update(is_first=is_first, is_last=is_last, is_terminal=is_terminal)
+        return self.last
+
+    def _guard(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Turns whatever an environment raises into one line that names it and the step."""
+        try:
+            return call(*args, **kwargs)
+        except (EOFError, ConnectionError) as error:
+            reason = "its process died (killed, or out of memory)"
+            raise self._failure(reason) from error
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise self._failure(reason) from error
+
+    def _failure(self, reason: str) -> TrainingError:
+        return TrainingError(
+            f"environment {self._name} failed after {self.env_steps} environment steps: {reason}"
+        )
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a == b) | ((a != a) & (b != b))

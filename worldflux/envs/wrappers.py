@@ -1,0 +1,171 @@
+"""Wrappers around one environment, in the order `make` puts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces as gs
+
+from worldflux.envs.spaces import ActionDecoder, ImageFormat, ObservationEncoder
+from worldflux.errors import ConfigurationError
+
+
+class RenderObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """The `rgb_array` frame `[H, W, 3]` uint8 is the only observation."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        env.reset(seed=0)
+        frame = self._frame()
+        self.observation_space = gs.Box(0, 255, frame.shape, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._frame(), info
+
+    def step(self, action: Any) -> Any:
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._frame(), reward, terminated, truncated, info
+
+    def _frame(self) -> np.ndarray:
+        frame: Any = self.env.render()
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+            raise ConfigurationError(
+                "env.obs=pixels: the environment's render() gives no rgb_array picture"
+            )
+        return frame
+
+
+class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
+    """Repeats each action, sums the rewards and stops where the episode ends.
+
+    pool: the observation is the element-wise maximum of the last `pool` frames of the repeat,
+    Atari's remedy against flickering sprites (1: the last frame as it is).
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], repeat: int, pool: int = 1) -> None:
+        super().__init__(env)
+        self._repeat = repeat
+        self._pool = pool
+
+    def step(self, action: Any) -> Any:
+        total = 0.0
+        frames: list[np.ndarray] = []
+        for _ in range(self._repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if self._pool > 1:
+                frames.append(np.array(obs))
+            if terminated or truncated:
+                break
+        if len(frames) > 1:
+            obs = np.max(np.stack(frames[-self._pool :]), axis=0)
+        return obs, total, terminated, truncated, info
+
+
+class NoopStart(gym.Wrapper[Any, Any, Any, Any]):
+    """Begins each episode with up to `most` frames of action 0, drawn from the reset seed."""
+
+    def __init__(self, env: gym.Env[Any, Any], most: int) -> None:
+        super().__init__(env)
+        self._most = most
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        obs, info = self.env.reset(seed=seed, options=options)
+        frames = int(np.random.default_rng(seed).integers(self._most + 1))
+        for _ in range(frames):
+            obs, _, terminated, truncated, info = self.env.step(0)
+            if terminated or truncated:
+                obs, info = self.env.reset(options=options)
+        return obs, info
+
+
+class StepLimit(gym.Wrapper[Any, Any, Any, Any]):
+    """Truncates an episode after `steps` agent steps."""
+
+    def __init__(self, env: gym.Env[Any, Any], steps: int) -> None:
+        super().__init__(env)
+        self._limit = steps
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._steps = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        return obs, reward, terminated, truncated or self._steps >= self._limit, info
+
+
+class HouseStep(gym.Wrapper[Any, Any, Any, Any]):
+    """Flat actions in, named observation arrays out, no infos."""
+
+    def __init__(self, env: gym.Env[Any, Any], image: ImageFormat, rescale: bool) -> None:
+        super().__init__(env)
+        self.encode = ObservationEncoder(env.observation_space, image)
+        self.decode = ActionDecoder(env.action_space, rescale)
+        self.observation_space = self.encode.gym_space()
+        self.action_space = gs.Box(-np.inf, np.inf, (self.decode.flat_dim,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        obs, _ = self.env.reset(seed=seed, options=options)
+        return self.encode(obs), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        obs, reward, terminated, truncated, _ = self.env.step(self.decode(action))
+        return self.encode(obs), float(reward), bool(terminated), bool(truncated), {}
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """Reset seed of one episode of one environment: the same run sees the same episodes."""
+    return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 1)
+
+
+class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives every episode its own seed, so that one can be repeated from its actions alone.
+
+    After `resume_at(states)` the next `reset` returns to a recorded place: it resets with that
+    episode's seed and replays all its actions but the last, which the caller then takes through
+    `step`. An episode without actions is already in place, so that one `step` changes nothing.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
+        super().__init__(env)
+        self._seed = seed
+        self._index = index
+        self._episodes = 0
+        self._resume: list[np.ndarray] | None = None
+        self._hold: Any = None
+
+    def resume_at(self, seed: int, places: list[tuple[int, np.ndarray]]) -> None:
+        """Places of all environments: (episodes begun, flat actions `[n, A]` since)."""
+        self._seed = seed
+        self._episodes, actions = places[self._index]
+        self._resume = list(actions)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._hold = None
+        if self._resume is None:
+            self._episodes += 1
+        obs, info = self.env.reset(
+            seed=episode_seed(self._seed, self._index, self._episodes), options=options
+        )
+        if self._resume is not None:
+            ended = not self._resume
+            for action in self._resume[:-1]:
+                obs, _, terminated, truncated, _ = self.env.step(action)
+                # An episode that ends earlier than it did before is not the same one any more.
+                if ended := bool(terminated or truncated):
+                    break
+            self._hold = obs if ended else None
+            self._resume = None
+        return obs, info
+
+    def step(self, action: np.ndarray) -> Any:
+        if self._hold is not None:
+            obs, self._hold = self._hold, None
+            return obs, 0.0, False, False, {}
+        return self.env.step(action)
