@@ -1,0 +1,1 @@
+"""Data: collection, sequence replay, recorded episodes, and the sources the trainer sees."""

@@ -1,0 +1,1 @@
+"""Environments: from an EnvConfig to vector environments that yield the step dict."""
