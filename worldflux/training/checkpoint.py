@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldflux.errors import CheckpointError, TrainingError
+from worldflux.errors import CheckpointError, TrainingError, WorldFluxError
 
 SCHEMA = "worldflux.checkpoint.v1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -195,22 +195,29 @@ class CheckpointStore:
         """All complete checkpoint folders, oldest first."""
         return sorted(path for path in self.folder.glob("step_*") if path.is_dir())
 
-    def load_latest(self) -> tuple[Path, Checkpoint]:
+    def load_latest(
+        self, accept: Callable[[Path, Checkpoint], None] | None = None
+    ) -> tuple[Path, Checkpoint]:
         """The newest resumable checkpoint that is not damaged.
 
+        accept: called with folder and checkpoint; it may refuse by raising a WorldFluxError.
         Damaged ones are named in a warning and in ``damaged``. CheckpointError if none is left.
         """
         self._tidy()
+        reason = "it holds none"
         for folder in reversed(self.folders()):
             try:
                 if not read_state(folder)["state"].get("resumable"):
                     continue
-                return folder, read_checkpoint(folder)
-            except CheckpointError as error:
+                checkpoint = read_checkpoint(folder)
+                if accept is not None:
+                    accept(folder, checkpoint)
+                return folder, checkpoint
+            except WorldFluxError as error:
                 self.damaged.append(folder.name)
+                reason = str(error)
                 log.warning("%s; trying the checkpoint before it", error)
-        detail = f" ({', '.join(self.damaged)} damaged)" if self.damaged else ""
-        raise CheckpointError(f"no usable checkpoint in {self.folder}{detail}")
+        raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
 
     def forget_after(self, step: int) -> None:
         """Removes checkpoints newer than a step, when a run continues from that step."""
@@ -271,20 +278,13 @@ class CheckpointStore:
                 temporary.unlink(missing_ok=True)
 
 
-def find_checkpoint(path: Path, store: CheckpointStore | None = None) -> tuple[Path, Checkpoint]:
-    """The checkpoint a path means: a checkpoint folder, or the newest good one of a run folder.
-
-    store: where damaged checkpoints that were passed over are noted.
-    """
+def find_checkpoint(path: Path) -> tuple[Path, Checkpoint]:
+    """The checkpoint a path means: a checkpoint folder, or the newest good one of a run folder."""
     if (path / STATE).exists():
         return path, read_checkpoint(path)
     if not (path / "checkpoints").is_dir():
         raise CheckpointError(f"{path} is neither a run folder with checkpoints nor a checkpoint")
-    of_run = CheckpointStore(path / "checkpoints")
-    found = of_run.load_latest()
-    if store is not None:
-        store.damaged += of_run.damaged
-    return found
+    return CheckpointStore(path / "checkpoints").load_latest()
 
 
 def _swap(temporary: Path, folder: Path) -> None:

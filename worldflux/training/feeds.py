@@ -1,10 +1,11 @@
-"""What the Python API accepts as data, as sources of step sequences.
+"""What the Python API accepts as model and data, as agents and sources of step sequences.
 
 The runner's own sources (environments, files, random) are in worldflux/data/sources.py.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -73,13 +74,27 @@ class Feed:
             raise TrainingError(f"training batch: expected a Batch or a dict, got {type(batch)}")
         return batch
 
+    def loss_batch(self, batch_size: int) -> Batch:
+        """The next batch as `WorldModel.loss` takes it."""
+        batch = self.raw(batch_size)
+        if isinstance(batch, Batch):
+            return batch
+        return Batch(
+            obs={key: as_tensors(batch[key]) for key in self.model.obs_spaces},
+            actions=as_tensors(batch["action"]),
+            rewards=as_tensors(batch["reward"]),
+            terminations=as_tensors(batch["is_terminal"]),
+            extras={key: as_tensors(batch[key]) for key in ("is_first", "is_last")},
+            reward_convention="arrival",
+        )
+
     def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
         pass
 
-    def save(self, folder: Path, tag: str = "latest") -> None:
+    def save(self, folder: Path) -> None:
         pass
 
-    def load(self, folder: Path, tag: str | None = None) -> None:
+    def load(self, folder: Path) -> None:
         pass
 
     def close(self) -> None:
@@ -116,6 +131,28 @@ def as_tensors(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: as_tensors(item) for key, item in value.items()}
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def as_agent(
+    model: Any, config: TrainingConfig, device: torch.device, optimizer: Any, scheduler: Any
+) -> Agent:
+    """The agent of a world model; an agent is returned as it is."""
+    given = {"optimizer": optimizer, "scheduler": scheduler}
+    given = {name: value for name, value in given.items() if value is not None}
+    make = getattr(model, "make_agent", None)
+    taken = inspect.signature(make).parameters if make else {}
+    for name in given:
+        if name not in taken:
+            raise ConfigurationError(
+                f"{name}: this agent makes its own; set TrainingConfig.{name} and its fields"
+            )
+    if make is not None:
+        return make(config, device, **given)
+    if not (hasattr(model, "update") and hasattr(model, "act")):
+        raise ConfigurationError(
+            f"model: expected a world model or an agent, got {type(model).__name__}"
+        )
+    return model
 
 
 def as_source(data: Any, agent: Agent, config: TrainingConfig) -> Source:

@@ -58,7 +58,7 @@ class MetricLogger:
         with disk_errors("metrics", self.path):
             folder.mkdir(parents=True, exist_ok=True)
             if resume_at is not None and self.path.exists():
-                os.truncate(self.path, resume_at)
+                os.truncate(self.path, min(resume_at, self.path.stat().st_size))
             self._file = open(self.path, "w" if resume_at is None else "a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from importlib import metadata
@@ -25,20 +23,8 @@ from worldflux.training.checkpoint import disk_errors, write_atomic
 if TYPE_CHECKING:
     from worldflux.training.trainer import Trainer
 
-log = logging.getLogger("worldflux.training")
-
 SCHEMA = "worldflux.training.run_manifest.v1"
 FILE = "run_manifest.json"
-RUN_FILES = (
-    FILE,
-    "checkpoints",
-    "replay",
-    "metrics.jsonl",
-    "events.out.tfevents.*",
-    "pictures",
-    "videos",
-    "report",
-)
 PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf")
 
 
@@ -109,10 +95,10 @@ def run_manifest(
     trainer: Trainer, status: str, ended: float | None, error: str | None
 ) -> dict[str, Any]:
     """The manifest of a run as it stands. status: running, completed, stopped or failed."""
-    state, source, store = trainer.state, trainer.source, trainer.store
+    state, source = trainer.state, trainer.source
     data_mode = getattr(source, "data_mode", "unknown")
     degraded = list(getattr(source, "degraded_modes", ()))
-    if store.damaged:
+    if state.damaged_checkpoints:
         degraded.append("damaged_checkpoint_skipped")
     degraded = list(dict.fromkeys(degraded))
     profile = trainer.runtime_profile()
@@ -146,29 +132,12 @@ def run_manifest(
         "data_mode": data_mode,
         "degraded_modes": degraded,
         "run_classification": classification(data_mode, degraded, state.global_step),
-        "damaged_checkpoints": store.damaged,
+        "damaged_checkpoints": state.damaged_checkpoints,
     }
     provenance = getattr(source, "data_provenance", None)
     if provenance is not None:
         content["data_provenance"] = provenance
     return content
-
-
-def set_aside(folder: Path) -> None:
-    """Moves the run that a folder holds, if any, to ``previous/<time>`` inside it, so that a new
-    one can start there and nothing is lost."""
-    if not (folder / FILE).exists() and not (folder / "checkpoints").exists():
-        return
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    target = folder / "previous" / stamp
-    with disk_errors("run folder", folder):
-        while target.exists():
-            target = target.with_name(target.name + "_")
-        target.mkdir(parents=True)
-        for pattern in RUN_FILES:
-            for path in folder.glob(pattern):
-                path.rename(target / path.name)
-    log.warning("%s held a run already; it is now in %s", folder, target)
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:

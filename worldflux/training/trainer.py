@@ -6,7 +6,6 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from worldflux.core.agent import Agent
-from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
-from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.errors import CheckpointError, TrainingError
 from worldflux.training.callbacks import Callback
-from worldflux.training.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    disk_errors,
-    find_checkpoint,
-    write_checkpoint,
-)
+from worldflux.training.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation
-from worldflux.training.feeds import Feed, as_source
-from worldflux.training.logger import MetricLogger
-from worldflux.training.manifest import (
-    environment_facts,
-    plain,
-    run_manifest,
-    set_aside,
-    write_manifest,
-)
-from worldflux.training.meter import TOTAL_LOSS, Meter
-from worldflux.training.progress import Clock, Progress, Status
+from worldflux.training.feeds import Feed, as_agent, as_source
+from worldflux.training.manifest import environment_facts, run_manifest
+from worldflux.training.meter import Meter
+from worldflux.training.progress import Progress, Status
+from worldflux.training.record import Record, TrainerState
+from worldflux.training.run_folder import RunFolder, restore_from
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state, set_seed
 from worldflux.training.signals import StopSignals
 
@@ -48,27 +35,6 @@ EVALUATION, TRAINING = 0, 1  # paths of derived seeds
 
 # (agent, seed, should_stop) -> result, or None when it was told to stop
 Evaluator = Callable[[Agent, int, Callable[[], bool]], Evaluation | None]
-
-
-@dataclass
-class TrainerState:
-    """Counters and results of a run; everything here survives a resume."""
-
-    global_step: int = 0
-    env_steps: int = 0
-    episodes: int = 0
-    epoch: int = 0
-    best_loss: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    metrics_step: int = -1
-    should_stop: bool = False
-    last_return: float | None = None
-    last_score: float | None = None
-    last_eval_step: int = -1
-    best_score: float | None = None
-    best_step: int | None = None
-    elapsed: float = 0.0
-    started: float | None = None
 
 
 class Trainer:
@@ -101,24 +67,21 @@ class Trainer:
         self.device = torch.device(self.config.resolve_device())
         self.agent = as_agent(model, self.config, self.device, optimizer, scheduler)
         self.callbacks = list(callbacks or ())
-        self.run_dir = Path(run_dir or self.config.output_dir)
         self.evaluator = evaluator
         self.facts = dict(facts or {})
-        self.tensorboard = tensorboard
-        self.state = TrainerState()
-        self.store = CheckpointStore(self.run_dir / "checkpoints")
+        self.folder = RunFolder(Path(run_dir or self.config.output_dir), tensorboard=tensorboard)
         half = self.config.mixed_precision and self.config.mixed_precision_dtype == "float16"
-        self.meter = Meter(check_gradients=not half)
+        self.record = Record(check_gradients=not half)
         self.source: Source | None = None
-        self.logger: MetricLogger | None = None
         self._progress = progress
         self._target = self.config.total_steps
         self._stop = StopSignals()
-        self._saved_step = -1
-        self._marked_step = -1
+        self._begun = False
         self._batch: dict[str, Tensor] = {}
-        self._error: str | None = None
-        self._clock = Clock()
+
+    @property
+    def state(self) -> TrainerState:
+        return self.record.state
 
     @property
     def model(self) -> nn.Module:
@@ -142,22 +105,26 @@ class Trainer:
         self._target = self.config.total_steps if num_steps is None else num_steps
         self.source = as_source(data, self.agent, self.config)
         status = "failed"
+        error: Exception | None = None
+        self._begun = False
         with StopSignals() as self._stop:
             try:
-                self._open(resume_from)
+                self._open(self.source, resume_from)
+                self._begun = True
                 self._call("on_train_begin")
                 self._loop(self.source)
                 self._finish()
                 status = "stopped" if self._stop.received else "completed"
-                self._call("on_train_end")
             except KeyboardInterrupt:
                 status = "stopped"
                 raise
-            except Exception as error:
-                self._error = f"{type(error).__name__}: {error}"
+            except Exception as caught:
+                error = out_of_memory(caught) or caught
+                if error is not caught:
+                    raise error from caught
                 raise
             finally:
-                self._close(status)
+                self._close(status, error)
         if self._stop.received:
             self._leave(self._stop.received)
         return self.model
@@ -171,8 +138,10 @@ class Trainer:
         self._call("on_epoch_begin")
         while not self._done():
             self._call("on_step_begin")
-            self._note_episodes(source.advance(self.agent, state.global_step))
+            episodes = source.advance(self.agent, state.global_step + 1)
+            self.record.note_episodes(episodes, source.env_steps, self.folder.logger)
             arrays = source.batch(rows)
+            self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
             self._batch = self._to_device(arrays)
             metrics, entries = self.agent.update(self._batch)
@@ -180,10 +149,10 @@ class Trainer:
                 fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
                 source.write_back(stepid[:, context:], fresh)
             state.global_step += 1
-            self.meter.add(metrics, state.global_step)
-            self._clock.first_update()
+            self.record.meter.add(metrics, state.global_step)
+            self.record.clock.first_update()
             if due(state.global_step, config.log_interval):
-                self._log()
+                self.record.log(self.folder.logger)
             self._call("on_step_end")
             self._evaluate_if_due()
             if due(state.global_step, config.save_interval):
@@ -203,64 +172,31 @@ class Trainer:
         """Saves first: the last log record and evaluation of a run whose end falls between two
         intervals belong to this end, and a run that is continued shall not know of them."""
         state = self.state
-        if self._saved_step != state.global_step and state.global_step:
+        if state.global_step:
             self._save()
         if not self._stop.received:
             if state.metrics_step != state.global_step and state.global_step:
-                self._log()
+                self.record.log(self.folder.logger)
             if self.evaluator is not None and state.last_eval_step != state.global_step:
                 self._evaluate()
         self._keep_best()
 
     # Logging
 
-    def _note_episodes(self, episodes: Iterable[Episode]) -> None:
-        assert self.source is not None and self.logger is not None
-        state = self.state
-        state.env_steps = self.source.env_steps
-        for episode in episodes:
-            state.episodes += 1
-            state.last_return = float(episode.return_)
-            values = {"episode/return": state.last_return, "episode/length": episode.length}
-            at = getattr(episode, "env_steps", state.env_steps)
-            self.logger.scalars(values, step=state.global_step, env_steps=at)
+    def _note_epoch(self, source: Source) -> None:
+        epoch = getattr(source, "epoch", 0)
+        if epoch != self.state.epoch:
+            self._call("on_epoch_end")
+            self.state.epoch = epoch
+            self._call("on_epoch_begin")
 
     def sync_metrics(self) -> dict[str, float]:
-        """Means of the training metrics since the last log (or those logged last, if no update was
-        done since), brought to the CPU now."""
-        means = self.meter.means()
-        if self.meter.best_loss is not None:
-            self.state.best_loss = float(self.meter.best_loss)
-        return {f"train/{k}": v for k, v in means.items()} if means else dict(self.state.metrics)
-
-    def _log(self) -> None:
-        assert self.logger is not None
-        state = self.state
-        state.metrics, state.metrics_step = self.sync_metrics(), state.global_step
-        self.meter.clear()
-        metrics = dict(state.metrics)
-        updates, env = self._clock.rates(state.global_step, state.env_steps)
-        metrics["counters/updates"] = state.global_step
-        metrics["counters/env_steps"] = state.env_steps
-        metrics["fps/update"], metrics["fps/env"] = updates, env
-        self.logger.scalars(
-            metrics, step=state.global_step, env_steps=state.env_steps, speed=updates
-        )
+        """Means of the training metrics since the last log, brought to the CPU now."""
+        return self.record.sync()
 
     def progress(self) -> Status:
-        """How far the run is, from numbers that are on the CPU already."""
-        state = self.state
-        status = Status(
-            step=state.global_step,
-            total_steps=self._target,
-            env_steps=state.env_steps,
-            total_env_steps=self.config.env_steps,
-            rate=self._clock.throughput(state.global_step),
-            episode_return=state.last_return,
-            loss=state.metrics.get(f"train/{TOTAL_LOSS}"),
-        )
-        status.eta = self._clock.eta(status.fraction)
-        return status
+        """How far the training is."""
+        return self.record.status(self._target, self.config.env_steps)
 
     # Evaluation
 
@@ -271,12 +207,12 @@ class Trainer:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        assert self.evaluator is not None and self.logger is not None
+        assert self.evaluator is not None
         state = self.state
-        self.meter.check()
+        self.record.meter.check()
         if self._stop.received:
             return
-        with self._clock.pause():
+        with self.record.clock.pause():
             if self._progress is not None:
                 status = self.progress()
                 status.phase = "evaluating"
@@ -285,15 +221,13 @@ class Trainer:
             result = self.evaluator(self.agent, seed, lambda: self._stop.received is not None)
             if result is None:
                 return
-            state.last_eval_step, state.last_score = state.global_step, result.mean
-            if state.best_score is None or result.mean >= state.best_score:
-                state.best_score, state.best_step = result.mean, state.global_step
+            self.record.note_score(result.mean)
             at = {"step": state.global_step, "env_steps": state.env_steps}
-            self.logger.scalars(result.metrics(), **at)
+            self.folder.logger.scalars(result.metrics(), **at)
             if self._batch:
                 with isolated_rng(seed, getattr(self.agent, "generator", None)):
                     pictures = self.agent.report(self._batch)
-                self.logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
+                self.folder.logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
         log.info(
             "update %d, %d env steps: evaluation return %.4g over %d episodes",
             state.global_step,
@@ -305,10 +239,11 @@ class Trainer:
     def evaluate(self, data: Any, num_batches: int = 10) -> dict[str, float]:
         """Mean losses of the world model over batches of data, without training on them."""
         feed = Feed(data, self.model, self.config.sequence_length)
+        loss: Any = self.model.loss
         meter = Meter()
         with isolated_rng(self.config.seed), torch.no_grad():
             for _ in range(num_batches):
-                output = self.model.loss(feed.raw(self.config.batch_size))
+                output = loss(feed.loss_batch(self.config.batch_size))
                 meter.add({"loss": output.loss, **output.components}, self.state.global_step)
         return meter.means()
 
@@ -316,15 +251,9 @@ class Trainer:
 
     def checkpoint(self, resumable: bool = True) -> Checkpoint:
         """Everything that a run needs to continue; without the source's part if not `resumable`."""
-        self.sync_metrics()
-        self.state.elapsed = self._clock.elapsed()
-        state: dict[str, Any] = {
-            "trainer": plain(self.state),
-            "meter": self.meter.state_dict(),
-            "rng": rng_state(),
-        }
-        if self.logger is not None:
-            state["metrics_bytes"] = self.logger.position()
+        state: dict[str, Any] = {**self.record.state_dict(), "rng": rng_state()}
+        if self.folder.is_open:
+            state["metrics_bytes"] = self.folder.logger.position()
         if resumable and self.source is not None:
             state["source"] = self.source.state_dict()
         return Checkpoint(self.agent.state_dict(), state)
@@ -340,89 +269,75 @@ class Trainer:
 
     def _save(self) -> None:
         assert self.source is not None
-        step = self.state.global_step
-        if step == self._saved_step:
-            return
-        with self._clock.pause():
-            self.meter.check()
-            with disk_errors("replay", self.run_dir / "replay"):
-                self.source.save(self.run_dir / "replay", self.store.name(step))
-            self.store.save(step, self.checkpoint())
-            self._saved_step = step
+        with self.record.clock.pause():
+            self.record.meter.check()
+            self.folder.save(self.state.global_step, self.source, self.checkpoint)
             self._write_manifest("running")
 
     def _keep_best(self) -> None:
-        state = self.state
-        if state.best_step != state.global_step or self._marked_step == state.global_step:
+        step = self.state.global_step
+        if self.state.best_step != step or self.folder.best_step == step:
             return
-        with self._clock.pause():
-            if self._saved_step != state.global_step:
-                checkpoint = self.checkpoint(resumable=False)
-                self.store.save(state.global_step, checkpoint, resumable=False)
-            self.store.mark_best(state.global_step)
-            self._marked_step = state.global_step
+        with self.record.clock.pause():
+            self.folder.keep_best(step, lambda: self.checkpoint(resumable=False))
             self._write_manifest("running")
 
-    def _open(self, resume_from: str | Path | None) -> None:
-        assert self.source is not None
-        config, state = self.config, self.state
-        resume_at = purge_from = None
-        x_axis = "env_steps" if self.source.data_mode == "online" else "updates"
-        if resume_from is None:
-            set_aside(self.run_dir)
-            set_seed(derive_seed(config.seed, TRAINING))
-            state.started = time.time()
-        else:
-            folder, checkpoint = find_checkpoint(Path(resume_from), self.store)
-            run = folder.parent.parent
-            if "source" in checkpoint.state:
-                self.source.load(run / "replay", folder.name)
-                self.source.load_state_dict(checkpoint.state["source"])
-            self._restore(checkpoint)
-            state.env_steps = self.source.env_steps
-            if run.resolve() == self.run_dir.resolve():
-                resume_at = checkpoint.state.get("metrics_bytes")
-                purge_from = getattr(state, "env_steps" if x_axis == "env_steps" else "global_step")
-                self.store.forget_after(state.global_step)
-                self._saved_step = state.global_step
-            log.info("resumed from %s at update %d", folder, state.global_step)
-        self.logger = MetricLogger(
-            self.run_dir,
-            x_axis=x_axis,
-            tensorboard=self.tensorboard,
-            resume_at=resume_at,
-            purge_from=None if purge_from is None else purge_from + 1,
-        )
+    # Beginning and end
+
+    def _open(self, source: Source, resume_from: str | Path | None) -> None:
+        x_axis = "env_steps" if source.data_mode == "online" else "updates"
         if resume_from is not None:
-            # Again, last: building sources and writers may have drawn numbers.
-            set_rng_state(checkpoint.state["rng"])
+            self._resume(source, Path(resume_from), x_axis)
+        elif self.state.global_step:
+            self.folder.extend(x_axis)
+        else:
+            set_seed(derive_seed(self.config.seed, TRAINING))
+            self.state.started = time.time()
+            self.folder.start(x_axis)
+        state = self.state
         self.facts = {**environment_facts(), **self.facts}
-        self._clock.start(state.global_step, state.env_steps, self.progress().fraction)
+        self.record.clock.start(state.global_step, state.env_steps, self.progress().fraction)
         self._write_manifest("running")
         if self._progress is not None:
             self._progress.start()
 
+    def _resume(self, source: Source, path: Path, x_axis: str) -> None:
+        run, checkpoint = restore_from(path, source, self.folder.store)
+        self._restore(checkpoint)
+        self.state.damaged_checkpoints += self.folder.store.damaged
+        self.state.env_steps = source.env_steps
+        step = self.state.global_step
+        if run == self.folder.path.resolve():
+            x = source.env_steps if x_axis == "env_steps" else step
+            self.folder.resume(x_axis, step, x, checkpoint.state)
+        else:
+            self.folder.start(x_axis)
+        log.info("resumed %s at update %d, %d env steps", path, step, source.env_steps)
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
-        self.agent.load_state_dict(checkpoint.agent)
-        known = vars(TrainerState())
-        values = {key: value for key, value in saved["trainer"].items() if key in known}
-        self.state = TrainerState(**values)
-        self.state.should_stop = False
-        self.meter.load_state_dict(saved["meter"], self.device)
-        self._clock = Clock(self.state.elapsed)
+        try:
+            self.agent.load_state_dict(checkpoint.agent)
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
+        self.record.load_state_dict(saved, self.device)
         set_rng_state(saved["rng"])
 
-    def _close(self, status: str) -> None:
+    def _close(self, status: str, error: BaseException | None) -> None:
         if self._progress is not None:
             self._progress.stop()
         try:
-            self._write_manifest(status)
-            if self.logger is not None:
-                self.logger.close()
-        except CheckpointError as error:
-            # The error that ends the run, if there is one, matters more than this one.
-            log.error("%s", error)
+            self._write_manifest(status, error)
+            self.folder.close()
+        except CheckpointError as second:
+            if error is None:
+                raise
+            # The error that ends the run matters more than this one.
+            log.error("%s", second)
+        finally:
+            if self._begun:
+                self._call("on_train_end")
 
     def _leave(self, received: signal.Signals) -> None:
         log.info("stopped by %s at update %d", received.name, self.state.global_step)
@@ -430,28 +345,26 @@ class Trainer:
             raise KeyboardInterrupt
         raise SystemExit(0)
 
-    def _write_manifest(self, status: str) -> None:
-        self.state.elapsed = self._clock.elapsed()
+    def _write_manifest(self, status: str, error: BaseException | None = None) -> None:
+        self.state.elapsed = self.record.clock.elapsed()
         ended = None if status == "running" else time.time()
-        content = run_manifest(self, status, ended, self._error)
-        write_manifest(self.run_dir, content)
+        text = None if error is None else f"{type(error).__name__}: {error}"
+        self.folder.write_manifest(run_manifest(self, status, ended, text))
 
     def runtime_profile(self) -> dict[str, float | None]:
         """Seconds to the first finished update, seconds in all, updates per second."""
         return {
-            "ttfi_sec": self._clock.ttfi,
-            "elapsed_sec": self._clock.elapsed(),
-            "throughput_steps_per_sec": self._clock.throughput(self.state.global_step),
+            "ttfi_sec": self.record.clock.ttfi,
+            "elapsed_sec": self.record.clock.elapsed(),
+            "throughput_steps_per_sec": self.record.clock.throughput(self.state.global_step),
         }
 
     def _to_device(self, arrays: Mapping[str, np.ndarray | Tensor]) -> dict[str, Tensor]:
         tensors = {key: torch.as_tensor(value) for key, value in arrays.items()}
-        if self.device.type != "cuda":
-            return {key: value.to(self.device) for key, value in tensors.items()}
-        return {
-            key: value.pin_memory().to(self.device, non_blocking=True)
-            for key, value in tensors.items()
-        }
+        if self.device.type == "cuda":
+            # From pinned memory the copy runs beside the computation.
+            tensors = {k: v if v.is_cuda else v.pin_memory() for k, v in tensors.items()}
+        return {key: value.to(self.device, non_blocking=True) for key, value in tensors.items()}
 
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
@@ -462,22 +375,12 @@ def due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def as_agent(
-    model: Any, config: TrainingConfig, device: torch.device, optimizer: Any, scheduler: Any
-) -> Agent:
-    """The agent of a world model; an agent is returned as it is."""
-    given = {"optimizer": optimizer, "scheduler": scheduler}
-    given = {name: value for name, value in given.items() if value is not None}
-    if hasattr(model, "make_agent"):
-        return model.make_agent(config, device, **given)
-    if given:
-        names = " and ".join(given)
-        raise ConfigurationError(f"{names}: the agent has its own; give a world model instead")
-    if not (hasattr(model, "update") and hasattr(model, "act")):
-        raise ConfigurationError(
-            f"model: expected a world model or an agent, got {type(model).__name__}"
-        )
-    return model
+def out_of_memory(error: Exception) -> TrainingError | None:
+    """The one line for an error that means no memory is left; None for any other."""
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({text})")
+    return None
 
 
 def train(
