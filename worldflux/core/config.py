@@ -42,6 +42,9 @@ class DreamerV3Config(WorldModelConfig):
     """
 
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
+    inert: ClassVar[dict[str, str]] = {
+        "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",
+    }
     removed: ClassVar[dict[str, str]] = {
         "cnn_kernels": "all image stages have one kernel size, cnn_kernel",
         "reference_tier": "there is one DreamerV3, the official one",
@@ -132,8 +135,6 @@ class DreamerV3Config(WorldModelConfig):
             text = f"stoch_dim is stoch_discrete * stoch_classes = {product}; leave it out"
             raise self.refuse(f"{text}, got {self.stoch_dim}")
         self.stoch_dim = product
-        reason = "its latent is deter_dim and stoch_discrete * stoch_classes"
-        self._refuse_inert(reason, "latent_dim")
         super()._validate()
         self._check_networks()
         self._check_heads()
@@ -235,6 +236,10 @@ class TDMPC2Config(WorldModelConfig):
         discount_denom, within [discount_min, discount_max].
     """
 
+    inert: ClassVar[dict[str, str]] = {
+        "deter_dim": "its latent is latent_dim wide",
+        "stoch_dim": "its latent is latent_dim wide",
+    }
     removed: ClassVar[dict[str, str]] = {
         "task_dim": "multi-task training is not built",
         "num_tasks": "multi-task training is not built",
@@ -290,7 +295,6 @@ class TDMPC2Config(WorldModelConfig):
     episodic: bool = False
 
     def _validate(self) -> None:
-        self._refuse_inert("its latent is latent_dim wide", "deter_dim", "stoch_dim")
         super()._validate()
         self._at_least(1, "simnorm_dim", "num_hidden_layers", "encoder_dim", "encoder_layers")
         self._at_least(2, "num_q_networks", "num_bins")  # two Q networks are drawn for a target

@@ -33,13 +33,13 @@ class CheckedConfig:
 
     removed: ClassVar[dict[str, str]] = {}  # names that are no field, and why
     legacy: ClassVar[dict[str, Any]] = {}  # values that old files hold without having meant them
-    _given: ClassVar[frozenset[str]] = frozenset()
+    _given: frozenset[str]
 
     def __new__(cls: type[C], *args: Any, **given: Any) -> C:
         check_names(cls, given, cls.removed, cls._label(given))
         self = object.__new__(cls)
-        # Not a field: what the caller named, so that others (an environment) may fill in the rest.
-        self.__dict__["_given"] = frozenset([*field_types(cls)][: len(args)]) | frozenset(given)
+        # What the caller named, so that others (an environment) may fill in the rest.
+        self._given = frozenset([*field_types(cls)][: len(args)]) | frozenset(given)
         return self
 
     def __post_init__(self) -> None:

@@ -82,7 +82,7 @@ class MultiOneHot:
 
     def __init__(self, logits: Tensor, classes: tuple[int, ...]):
         self.parts = [OneHot(part) for part in logits.split(classes, -1)]
-        self.classes = classes
+        self.logits, self.classes = logits, classes
 
     def pred(self) -> Tensor:
         return torch.cat([part.pred() for part in self.parts], -1)
@@ -98,6 +98,10 @@ class MultiOneHot:
     def entropy(self) -> Tensor:
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
+    def entropy_range(self) -> tuple[float, float]:
+        """Least and largest possible entropy."""
+        return 0.0, sum(math.log(count) for count in self.classes)
+
     def loss(self, event: Tensor) -> Tensor:
         return -self.logp(event)
 
@@ -111,6 +115,7 @@ class BoundedNormal:
     def __init__(self, mean: Tensor, stddev: Tensor, low: float = 0.1, high: float = 1.0):
         self.mean = torch.tanh(mean)
         self.stddev = (high - low) * torch.sigmoid(stddev + 2.0) + low
+        self.low, self.high = low, high
 
     def pred(self) -> Tensor:
         return self.mean
@@ -126,6 +131,12 @@ class BoundedNormal:
     def entropy(self) -> Tensor:
         """Differential entropy `[...]`, summed over action dimensions."""
         return (torch.log(self.stddev) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def entropy_range(self) -> tuple[float, float]:
+        """Least and largest possible entropy of all action dimensions together."""
+        unit = 0.5 * math.log(2 * math.pi * math.e)
+        dims = self.mean.shape[-1]
+        return dims * (math.log(self.low) + unit), dims * (math.log(self.high) + unit)
 
 
 class TwoHot:

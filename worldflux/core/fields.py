@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import numbers
@@ -21,18 +20,39 @@ Refuse = Callable[[str], Exception]
 
 def near_miss(name: str, options: Iterable[str]) -> str:
     """` Did you mean: 'a', 'b'?` for the options that look like `name`, else an empty text."""
-    by_folded = {option.lower(): option for option in options}
-    close = difflib.get_close_matches(name.lower(), by_folded, n=3, cutoff=0.6)
-    if not close:
+    scores = {option: _likeness(name.lower(), option.lower()) for option in options}
+    best = max(scores.values(), default=0.0)
+    if best < 0.6:
         return ""
-    likeness = {key: difflib.SequenceMatcher(None, key, name.lower()).ratio() for key in close}
-    best = [key for key in close if likeness[key] >= likeness[close[0]] - 0.1]
-    return " Did you mean: " + ", ".join(f"'{by_folded[key]}'" for key in best) + "?"
+    close = [option for option, score in scores.items() if score >= max(0.6, best - 0.1)]
+    close.sort(key=lambda option: -scores[option])
+    return " Did you mean: " + ", ".join(f"'{option}'" for option in close[:3]) + "?"
+
+
+def _likeness(name: str, option: str) -> float:
+    """1 for equal texts; a name that looks like one word of the option counts a little less."""
+    whole = 1 - _edits(name, option) / max(len(name), len(option), 1)
+    words = (1 - _edits(name, word) / max(len(name), len(word), 1) for word in option.split("_"))
+    return max(whole, 0.85 * max(words))
+
+
+def _edits(a: str, b: str) -> int:
+    """Levenshtein distance: letters to insert, delete or replace."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (letter != other))
+    return row[-1]
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Resolved type hint of every dataclass field of `cls`, in order of definition."""
+    return _field_types(cls)
 
 
 @functools.cache
-def field_types(cls: type) -> dict[str, Any]:
-    """Resolved type hint of every dataclass field of `cls`, in order of definition."""
+def _field_types(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

@@ -66,6 +66,8 @@ class WorldModelConfig(CheckedConfig):
     families: ClassVar[dict[str, type[WorldModelConfig]]] = {}  # by model_type
     # Fields whose value follows from others unless it is given.
     derived: ClassVar[tuple[str, ...]] = ()
+    # Fields of the common set that do nothing in a family, and why: other values are refused.
+    inert: ClassVar[dict[str, str]] = {}
 
     model_type: str = "base"
     model_name: str = "unnamed"
@@ -140,7 +142,7 @@ class WorldModelConfig(CheckedConfig):
             stale |= {"action_dim", "action_type"}
         kept = {n: getattr(self, n) for n in field_types(type(self)) if n not in stale}
         copy = type(self)(**{**kept, **changed})
-        copy.__dict__["_given"] = given
+        copy._given = given
         return copy
 
     @classmethod
@@ -208,9 +210,7 @@ class WorldModelConfig(CheckedConfig):
             if value != fixed:
                 value, fixed = getattr(value, "value", value), getattr(fixed, "value", fixed)
                 raise self.refuse(f"{name} of {type(self).__name__} is {fixed!r}, got {value!r}")
-
-    def _refuse_inert(self, reason: str, *names: str) -> None:
-        for name in names:
+        for name, reason in self.inert.items():
             if getattr(self, name) != self._default(name):
                 raise self.refuse(f"{name} does nothing in {type(self).__name__}: {reason}")
 
@@ -218,6 +218,8 @@ class WorldModelConfig(CheckedConfig):
         shape = self.obs_shape
         if not shape or min(shape) < 1:
             raise self.refuse(f"obs_shape must hold whole numbers above 0, got {shape}")
+        if not self.observation_modalities:
+            self._given -= {"observation_modalities"}
         try:
             given = self.observation_modalities or {"obs": {"shape": shape}}
             self.observation_modalities = complete_modalities(given)
@@ -236,6 +238,8 @@ class WorldModelConfig(CheckedConfig):
             options = ", ".join(ACTION_TYPES)
             raise self.refuse(f"action_type {self.action_type!r} is not built; there are {options}")
         self._one_of("action_type", ACTION_TYPES)
+        if not self.action_spec:
+            self._given -= {"action_spec"}
         if not self.action_spec and self.action_type == "hybrid":
             raise self.refuse("action_type 'hybrid' needs action_spec.keys, one entry for each key")
         try:

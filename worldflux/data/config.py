@@ -30,14 +30,6 @@ class DataConfig(CheckedConfig):
     online: bool = True
     on_env_failure: str = "error"
 
-    def env_steps_per_update(self, batch_size: int, sequence_length: int) -> float:
-        """Environment steps that each gradient update is owed; may be below 1."""
-        if self.collect_steps_per_update is not None:
-            return self.collect_steps_per_update
-        if self.train_ratio is None:
-            raise self.refuse("collect_steps_per_update or train_ratio must be given")
-        return batch_size * sequence_length / self.train_ratio
-
     def _validate(self) -> None:
         self._one_of("source", ("gym", "random"))
         self._one_of("on_env_failure", ("error", "degrade"))

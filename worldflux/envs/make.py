@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import os
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +14,8 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from worldflux.envs.config import EnvConfig
-from worldflux.envs.spaces import ImageFormat
+from worldflux.envs.failures import make_error, missing
+from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.vector import VectorEnv
 from worldflux.envs.wrappers import (
     ActionRepeat,
@@ -24,7 +25,7 @@ from worldflux.envs.wrappers import (
     ResumableEpisodes,
     StepLimit,
 )
-from worldflux.errors import ConfigurationError, MissingDependencyError, WorldFluxError
+from worldflux.errors import ConfigurationError, WorldFluxError
 
 MODES = ("auto", "sync", "async")
 
@@ -34,8 +35,6 @@ REGISTERED_BY = {
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
 }
-# Packages that gymnasium's own environments need: word in its error -> extra of ours.
-NEEDS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "pygame": "render"}
 
 
 def make_envs(
@@ -70,7 +69,7 @@ def make_envs(
     except WorldFluxError:
         raise
     except Exception as error:
-        raise _make_error(config, error) from error
+        raise make_error(config.id, dict(config.kwargs), error) from error
     return VectorEnv(
         envs,
         obs_spaces,
@@ -86,6 +85,8 @@ def _vectorize(
 ) -> SyncVectorEnv | AsyncVectorEnv:
     if mode == "async":
         first.close()
+        # What a worker raised is told by VectorEnv in one line; gymnasium would also warn thrice.
+        warnings.filterwarnings("ignore", module=r"gymnasium\.vector\.async_vector_env")
         return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
     made = [lambda: first, *makers[1:]]
     return SyncVectorEnv(made, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -99,8 +100,8 @@ def _make_one(
         # update, for which it needs these processes; they end when their pipe closes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-    env = _gym_make(config, render or config.obs == "pixels")
-    if config.obs == "pixels":
+    env = _gym_make(config, render)
+    if config.obs == "pixels" and not is_picture(env.observation_space):
         env = RenderObservation(env)
     if config.noop_max:
         env = NoopStart(env, config.noop_max)
@@ -122,7 +123,7 @@ def _gym_make(config: EnvConfig, render: bool) -> gym.Env[Any, Any]:
     kwargs = dict(config.kwargs)
     if config.time_limit is not None:
         kwargs.setdefault("max_episode_steps", -1)
-    if render:
+    if render or config.obs == "pixels":
         kwargs.setdefault("render_mode", "rgb_array")
     if config.id.startswith("ALE/") and config.action_repeat > 1:
         kwargs.setdefault("frameskip", 1)
@@ -140,42 +141,10 @@ def _import_extra(module: str, extra: str, env_id: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise _missing(env_id, module, extra) from error
-
-
-def _missing(env_id: str, what: str, extra: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"env.id={env_id}: {what} is not installed; run: pip install 'worldflux[{extra}]'"
-    )
+        raise missing(env_id, module, extra) from error
 
 
 def _find(env: gym.Env[Any, Any], kind: type[HouseStep]) -> HouseStep:
     while not isinstance(env, kind):
         env = env.env  # type: ignore[attr-defined]
     return env
-
-
-def _make_error(config: EnvConfig, error: Exception) -> WorldFluxError:
-    """One line for what gymnasium, or the environment, raised while being made."""
-    said = " ".join(str(error).split())
-    if isinstance(error, gym.error.DependencyNotInstalled):
-        for word, extra in NEEDS.items():
-            if word in said.lower():
-                return _missing(config.id, word, extra)
-        return MissingDependencyError(f"env.id={config.id}: {said}")
-    if isinstance(error, gym.error.UnregisteredEnv):
-        return ConfigurationError(f"env.id={config.id}: no such environment{_near(config.id)}")
-    if isinstance(error, ModuleNotFoundError) and ":" in config.id:
-        return ConfigurationError(f"env.id={config.id}: cannot import module {error.name!r}")
-    if isinstance(error, TypeError) and config.kwargs:
-        return ConfigurationError(f"env.kwargs={dict(config.kwargs)}: {said}")
-    return ConfigurationError(f"env.id={config.id} cannot be made: {type(error).__name__}: {said}")
-
-
-def _near(env_id: str) -> str:
-    known = {known_id.lower(): known_id for known_id in gym.registry}
-    bare = env_id.rpartition(":")[2].lower()
-    close = difflib.get_close_matches(bare, known, n=1, cutoff=0.75)
-    if close:
-        return f"; did you mean {known[close[0]]!r}?"
-    return "; if your own package registers it, name the package in env.import"

@@ -117,7 +117,7 @@ def _observation(leaf: Leaf, image: ImageFormat) -> tuple[Space, Callable[[Any],
             lambda x: np.asarray(x).reshape(-1).astype(np.int64),
         )
     if isinstance(space, gs.Box):
-        if _is_picture(space):
+        if is_picture(space):
             encoder = PictureEncoder(space, image, leaf.name)
             return encoder.space, encoder
         size = int(np.prod(space.shape))
@@ -136,8 +136,9 @@ def _multi_discrete(space: gs.MultiDiscrete) -> tuple[tuple[int, ...], np.ndarra
     return classes, np.asarray(space.start).reshape(-1)
 
 
-def _is_picture(space: gs.Box) -> bool:
-    if len(space.shape) not in (2, 3):
+def is_picture(space: gs.Space[Any]) -> bool:
+    """Whether the array is one that image encoders are for, see ObservationEncoder."""
+    if not isinstance(space, gs.Box) or len(space.shape) not in (2, 3):
         return False
     if sorted(space.shape)[-2] < SMALLEST_IMAGE:
         return False

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from worldflux.core.spaces import Space, flat_action_dim
+from worldflux.envs.failures import EnvironmentFailed, dependency_error
 from worldflux.errors import TrainingError
 
 FLAGS = ("is_first", "is_last", "is_terminal")
@@ -91,8 +93,13 @@ class VectorEnv:
 
     def render(self) -> np.ndarray | None:
         """Frame `[H, W, 3]` uint8 of environment 0, None where it draws none."""
-        frames = self._guard(self._envs.call, "render")
-        return frames[0] if isinstance(frames[0], np.ndarray) else None
+        if self._envs.render_mode is None:
+            return None
+        if isinstance(self._envs, SyncVectorEnv):
+            frame = self._guard(self._envs.envs[0].render)
+        else:
+            frame = self._guard(self._envs.call, "render")[0]
+        return frame if isinstance(frame, np.ndarray) else None
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to bring every environment back to this moment.
@@ -171,12 +178,14 @@ class VectorEnv:
         """Turns whatever an environment raises into one line that names it and the step."""
         try:
             return call(*args, **kwargs)
+        except DependencyNotInstalled as error:
+            raise dependency_error(self._name, error) from error
         except (EOFError, ConnectionError) as error:
-            reason = "its process died (killed, or out of memory)"
-            raise self._failure(reason) from error
+            raise self._failure("its process died (killed, or out of memory)") from error
+        except EnvironmentFailed as error:
+            raise self._failure(str(error)) from error
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise self._failure(reason) from error
+            raise self._failure(str(EnvironmentFailed.of(error))) from error
 
     def _failure(self, reason: str) -> TrainingError:
         return TrainingError(

@@ -8,8 +8,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces as gs
 
+from worldflux.envs.failures import EnvironmentFailed
 from worldflux.envs.spaces import ActionDecoder, ImageFormat, ObservationEncoder
-from worldflux.errors import ConfigurationError
+from worldflux.errors import ConfigurationError, WorldFluxError
 
 
 class RenderObservation(gym.Wrapper[Any, Any, Any, Any]):
@@ -147,6 +148,14 @@ class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._resume = list(actions)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        try:
+            return self._reset(options)
+        except WorldFluxError:
+            raise
+        except Exception as error:
+            raise EnvironmentFailed.of(error) from error
+
+    def _reset(self, options: dict[str, Any] | None) -> Any:
         self._hold = None
         if self._resume is None:
             self._episodes += 1
@@ -168,4 +177,7 @@ class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         if self._hold is not None:
             obs, self._hold = self._hold, None
             return obs, 0.0, False, False, {}
-        return self.env.step(action)
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            raise EnvironmentFailed.of(error) from error

@@ -1,0 +1,83 @@
+"""The command line of `worldflux-run`: Hydra's flags, checked before Hydra sees them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from worldflux.core.fields import near_miss
+from worldflux.errors import ConfigurationError
+
+# Every flag with the number of values it takes; `--info` takes one or none.
+_FLAGS: dict[tuple[str, ...], int | str] = {
+    ("--help", "-h"): 0,
+    ("--hydra-help",): 0,
+    ("--version", "-V"): 0,
+    ("--resolve",): 0,
+    ("--run", "-r"): 0,
+    ("--multirun", "-m"): 0,
+    ("--shell-completion", "-sc"): 0,
+    ("--cfg", "-c"): 1,
+    ("--package", "-p"): 1,
+    ("--config-path", "-cp"): 1,
+    ("--config-name", "-cn"): 1,
+    ("--config-dir", "-cd"): 1,
+    ("--experimental-rerun",): 1,
+    ("--info", "-i"): "?",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was asked for. overrides: everything that is no flag, in order."""
+
+    overrides: tuple[str, ...]
+    help: bool
+    version: bool
+    completion: bool
+    multirun: bool
+    show: bool  # only prints (--cfg, --info, --hydra-help): no job is started
+    config: bool  # prints the configuration (--cfg job or all), so it must be a valid one
+    config_dir: str | None
+    config_path: str | None
+    config_name: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(message)
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Reads the command line; ConfigurationError for a flag that does not exist."""
+    known = [name for names in _FLAGS for name in names]
+    parser = _Parser(prog="worldflux-run", add_help=False, allow_abbrev=False)
+    for names, values in _FLAGS.items():
+        if values == 0:
+            parser.add_argument(*names, action="store_true")
+        elif values == "?":
+            parser.add_argument(*names, nargs="?", const="all")
+        else:
+            parser.add_argument(*names)
+    parser.add_argument("overrides", nargs="*")
+    found, unknown = parser.parse_known_intermixed_args(list(argv))
+    for word in unknown:
+        if word.startswith("-"):
+            flag = word.split("=")[0]
+            raise ConfigurationError(f"unknown flag {flag}.{near_miss(flag, known)}")
+    if found.cfg not in (None, "job", "hydra", "all"):
+        raise ConfigurationError(f"--cfg takes job, hydra or all; got {found.cfg!r}")
+    return Arguments(
+        overrides=(*found.overrides, *unknown),
+        help=found.help,
+        version=found.version,
+        completion=found.shell_completion,
+        multirun=found.multirun,
+        show=bool(found.cfg or found.info or found.hydra_help),
+        config=found.cfg in ("job", "all"),
+        config_dir=found.config_dir,
+        config_path=found.config_path,
+        config_name=found.config_name or "config",
+    )

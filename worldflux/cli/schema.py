@@ -1,0 +1,217 @@
+"""The typed shape of one run: what Hydra composes, and what a run is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from worldflux.core.config import DreamerV3Config, TDMPC2Config, WorldModelConfig
+from worldflux.core.config_base import CheckedConfig
+from worldflux.core.fields import field_types, near_miss
+from worldflux.core.presets import GROUP_OF_TYPE
+from worldflux.data.config import DataConfig
+from worldflux.envs.config import EnvConfig
+from worldflux.errors import ConfigurationError
+from worldflux.training.config import LoggerConfig, TrainingConfig
+
+# Python cannot name a field `import`; YAML and the command line can.
+SPELLING = {"import_module": "import"}
+# What the environment decides unless the user does.
+FROM_ENVIRONMENT = ("obs_shape", "action_dim", "action_type")
+# The training group's values, which the model group only repeats.
+OF_TRAINING = ("learning_rate", "grad_clip", "device")
+# Mappings whose keys are the user's own.
+FREE = ("env.kwargs", "model.observation_modalities", "model.action_spec", "model.loss_scales")
+
+
+@dataclass
+class RunConfig:
+    """One run, checked and typed."""
+
+    model: WorldModelConfig
+    env: EnvConfig
+    data: DataConfig
+    training: TrainingConfig
+    logger: LoggerConfig
+    resume: str | None = None
+
+
+GROUPS: dict[str, type[CheckedConfig]] = {
+    "env": EnvConfig,
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "logger": LoggerConfig,
+}
+
+
+@dataclass
+class _Composed:
+    """The composed configuration as Hydra knows it; the groups bring their own schemas."""
+
+    model: Any = MISSING
+    env: Any = MISSING
+    data: Any = MISSING
+    training: Any = MISSING
+    logger: Any = MISSING
+    resume: str | None = None
+
+
+def keys_of(cls: type) -> list[str]:
+    """Keys that a group of this class has in YAML and on the command line."""
+    hidden: set[str] = set()
+    if issubclass(cls, WorldModelConfig):
+        hidden = {"latent_type", "dynamics_type", *cls.inert, *cls.derived}
+    return [SPELLING.get(name, name) for name in field_types(cls) if name not in hidden]
+
+
+def hydra_schema(cls: type, missing: tuple[str, ...] = ()) -> DictConfig:
+    """`cls` as a typed node, with its keys spelled as in YAML; `missing` ones have no default."""
+    annotations: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    keys = keys_of(cls)
+    for item in dataclasses.fields(cls):
+        key = SPELLING.get(item.name, item.name)
+        if key not in keys:
+            continue
+        annotations[key] = field_types(cls)[item.name]
+        factory = item.default_factory
+        if factory is not dataclasses.MISSING:
+            defaults[key] = field(default_factory=factory)
+        else:
+            defaults[key] = MISSING if key in missing else item.default
+    made = type(cls.__name__, (), {"__annotations__": annotations, **defaults})
+    # No generated methods: their source could not name the keyword `import`.
+    return OmegaConf.structured(dataclass(init=False, repr=False, eq=False)(made))
+
+
+def model_schema(cls: type[WorldModelConfig]) -> DictConfig:
+    """The schema of a family's `model` group."""
+    return hydra_schema(cls, missing=FROM_ENVIRONMENT)
+
+
+def composed_schema() -> DictConfig:
+    """The schema of the whole configuration; the model's family is still open."""
+    schema = OmegaConf.structured(_Composed)
+    schema.env = hydra_schema(EnvConfig, missing=("id",))
+    for name in ("data", "training", "logger"):
+        schema[name] = hydra_schema(GROUPS[name])
+    return schema
+
+
+def register() -> None:
+    """Tells Hydra the schemas that `conf/` refers to."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=composed_schema())
+    store.store(name="base_dreamerv3", node=model_schema(DreamerV3Config))
+    store.store(name="base_tdmpc2", node=model_schema(TDMPC2Config))
+
+
+def run_config(cfg: DictConfig) -> RunConfig:
+    """The composed configuration, checked and typed.
+
+    Raises ConfigurationError for keys the schema lacks, values that are missing, out of range or
+    contradict each other; OmegaConf's own errors for interpolations that lead nowhere.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    _check_keys("", values, [*(f.name for f in dataclasses.fields(RunConfig))])
+    for name, value in values.items():
+        if name != "resume" and not isinstance(value, dict):
+            raise ConfigurationError(f"{name} must be a group of options, got {value!r}")
+    kind = str(values["model"].get("model_type"))
+    if kind not in WorldModelConfig.families:
+        families = ", ".join(WorldModelConfig.families)
+        raise ConfigurationError(f"model.model_type must be one of {families}; got {kind!r}")
+    family = WorldModelConfig.families[kind]
+    declared = OmegaConf.get_type(cfg.model).__name__
+    if declared not in (family.__name__, "dict"):
+        raise ConfigurationError(f"model.model_type cannot be {kind!r} in a {declared}: set model=")
+    classes = {**GROUPS, "model": family}
+    groups = {name: _typed(name, cls, values[name]) for name, cls in classes.items()}
+    config = RunConfig(**groups, resume=values["resume"])  # type: ignore[arg-type]
+    _check_together(config)
+    return config
+
+
+def _check_keys(group: str, values: Mapping[str, Any], known: list[str]) -> None:
+    prefix = f"{group}." if group else ""
+    for key in values:
+        if key not in known:
+            raise ConfigurationError(unknown_key(f"{prefix}{key}", known))
+    for key in known:
+        if key not in values:
+            text = f"{prefix}{key} is missing: '~' cannot remove what the schema has"
+            raise ConfigurationError(text)
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The line for a key that no schema has."""
+    group, _, name = key.rpartition(".")
+    text = f"unknown key '{key}'"
+    close = near_miss(name, known)
+    if close:
+        return f"{text}.{close}"
+    elsewhere = [f"{g}.{name}" for g, cls in all_groups().items() if name in keys_of(cls)]
+    if elsewhere:
+        return f"{text}. Did you mean: '{elsewhere[0]}'?"
+    if len(known) > 12:
+        return f"{text}; worldflux-run --cfg job shows all there are"
+    return f"{text}; {group or 'the top level'} has {', '.join(known)}"
+
+
+def all_groups() -> dict[str, type[CheckedConfig]]:
+    """Every group with its class; of the families the first."""
+    return {"model": DreamerV3Config, **GROUPS}
+
+
+def _typed(group: str, cls: type[CheckedConfig], values: dict[str, Any]) -> CheckedConfig:
+    _check_keys(group, values, keys_of(cls))
+    given = {}
+    for key, value in values.items():
+        if value == MISSING:
+            if group == "model" and key in FROM_ENVIRONMENT:
+                continue
+            raise ConfigurationError(f"{group}.{key} must be given, e.g. {group}.{key}=...")
+        given[{v: k for k, v in SPELLING.items()}.get(key, key)] = value
+    try:
+        return cls(**given)
+    except ConfigurationError as error:
+        raise ConfigurationError(in_group(group, cls, str(error))) from None
+
+
+def in_group(group: str, cls: type, text: str) -> str:
+    """A class's complaint with the key as the user writes it."""
+    text = re.sub(r"^\[[^\]]*\] ", "", text)
+    first = re.match(r"\w+", text)
+    if first and first.group() in field_types(cls):
+        text = SPELLING.get(first.group(), first.group()) + text[first.end() :]
+        return f"{group}.{text}"
+    return f"{group}: {text}"
+
+
+def _check_together(config: RunConfig) -> None:
+    model, training, data = config.model, config.training, config.data
+    for name in OF_TRAINING:
+        if getattr(model, name) != getattr(training, name):
+            text = f"model.{name} follows training.{name} in a run; set training.{name}"
+            raise ConfigurationError(text)
+    if getattr(model, "actor_critic", True) is False:
+        raise ConfigurationError("model.actor_critic must be true in a run: it is what acts")
+    if data.train_ratio is None and data.collect_steps_per_update is None:
+        raise ConfigurationError("data.train_ratio or data.collect_steps_per_update must be given")
+    try:
+        training.check_supported()
+    except ConfigurationError as error:
+        raise ConfigurationError(in_group("training", TrainingConfig, str(error))) from None
+
+
+def family_name(model_type: str) -> str:
+    """What `model=` calls a family."""
+    return GROUP_OF_TYPE.get(model_type, model_type)

@@ -1,0 +1,62 @@
+"""What goes wrong with environments, told as one line."""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from typing import Any
+
+import gymnasium as gym
+
+from worldflux.errors import ConfigurationError, MissingDependencyError, WorldFluxError
+
+# Packages that gymnasium's own environments need: word in its error -> extra of ours.
+NEEDS = {"box2d": "box2d", "mujoco": "mujoco", "pygame": "video"}
+
+
+class EnvironmentFailed(RuntimeError):
+    """An environment raised; the text says where, as tracebacks do not cross processes."""
+
+    @classmethod
+    def of(cls, error: Exception) -> EnvironmentFailed:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())
+        return cls(f"{type(error).__name__}: {said} ({where.filename}:{where.lineno})")
+
+
+def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"env.id={env_id}: {package} is not installed; run: pip install 'worldflux[{extra}]'"
+    )
+
+
+def dependency_error(env_id: str, error: Exception) -> MissingDependencyError:
+    """For gymnasium's own complaint about a package that is not installed."""
+    said = " ".join(str(error).split())
+    for word, extra in NEEDS.items():
+        if word in said.lower():
+            return missing(env_id, word, extra)
+    return MissingDependencyError(f"env.id={env_id}: {said}")
+
+
+def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFluxError:
+    """For what gymnasium, or the environment itself, raised while being made."""
+    said = " ".join(str(error).split())
+    if isinstance(error, gym.error.DependencyNotInstalled):
+        return dependency_error(env_id, error)
+    if isinstance(error, gym.error.UnregisteredEnv):
+        return ConfigurationError(f"env.id={env_id}: no such environment{_near(env_id)}")
+    if isinstance(error, ModuleNotFoundError) and ":" in env_id:
+        return ConfigurationError(f"env.id={env_id}: cannot import module {error.name!r}")
+    if isinstance(error, TypeError) and kwargs:
+        return ConfigurationError(f"env.kwargs={kwargs}: {said}")
+    return ConfigurationError(f"env.id={env_id} cannot be made: {type(error).__name__}: {said}")
+
+
+def _near(env_id: str) -> str:
+    known = {known_id.lower(): known_id for known_id in gym.registry}
+    bare = env_id.rpartition(":")[2].lower()
+    close = difflib.get_close_matches(bare, known, n=1, cutoff=0.75)
+    if close:
+        return f"; did you mean {known[close[0]]!r}?"
+    return "; if a package of yours registers it, name the package in env.import"
