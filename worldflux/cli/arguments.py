@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from worldflux.core.fields import near_miss
@@ -43,6 +43,10 @@ class Arguments:
     config_dir: str | None
     config_path: str | None
     config_name: str
+
+    def with_overrides(self, overrides: Sequence[str], config_name: str) -> Arguments:
+        """The same flags with other overrides and another primary configuration."""
+        return replace(self, overrides=tuple(overrides), config_name=config_name)
 
 
 class _Parser(argparse.ArgumentParser):

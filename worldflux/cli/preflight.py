@@ -55,11 +55,11 @@ def jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
         yield list(job)
 
 
-def check(arguments: Arguments, config_name: str) -> list[RunConfig]:
+def check(arguments: Arguments) -> list[RunConfig]:
     """Composes and checks every job that the command line asks for; raises the first mistake."""
     if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
         raise ConfigurationError(f"--config-dir {arguments.config_dir} is no folder")
-    overrides = parse_overrides(arguments.overrides)
+    overrides, config_name = parse_overrides(arguments.overrides), arguments.config_name
     folder = Path(arguments.config_path).resolve() if arguments.config_path else conf_dir()
     search = []
     if arguments.config_dir is not None:

@@ -1,0 +1,61 @@
+"""What `worldflux-run --help` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldflux.core.presets import GROUP_OF_TYPE, conf_dir, size_names
+
+_TEXT = """\
+worldflux-run trains a world-model agent in an environment.
+
+usage: worldflux-run [GROUP=OPTION ...] [KEY=VALUE ...] [flags]
+
+Groups (GROUP=OPTION):
+{groups}
+
+Values (KEY=VALUE): any key that worldflux-run --cfg job shows. +KEY=VALUE adds to a free mapping
+such as env.kwargs. KEY=??? leaves it to the environment where that is the default.
+
+Examples:
+  worldflux-run                                          train the default agent on CartPole
+  worldflux-run env=gym env.id=LunarLander-v3            any Gymnasium environment
+  worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
+  worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
+  worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
+  worldflux-run +experiment=dmc_proprio                  a recipe
+  worldflux-run resume=outputs/2026-11-22/10-00-00       continue a stopped run
+  worldflux-run --cfg job --resolve                      show what would run
+
+Flags:
+  -m, --multirun        sweep over values separated by commas, range() and choice()
+  -c, --cfg job         print the configuration instead of running; with --resolve, filled in
+  -cd, --config-dir D   add the YAML files of folder D to the groups
+  -i, --info            print how the configuration is put together
+  -sc install=SHELL     shell completion: eval "$(worldflux-run -sc install=bash)"
+  -V, --version         print the version
+  -h, --help            print this; --hydra-help prints Hydra's own flags
+
+Exit codes: 0 fine, 2 wrong input, 3 training stopped itself, 130 Ctrl-C.
+"""
+
+
+def help_text(config_dir: str | None) -> str:
+    """The help, with the options of `conf/` and of the user's own folder."""
+    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    rows = {group: _options(folders, group) for group in ("model", "model/size")}
+    for kind, family in GROUP_OF_TYPE.items():
+        own = size_names(kind)
+        rows[f"  {family}"] = own
+        rows["model/size"] = [name for name in rows["model/size"] if name not in own]
+    for group in ("env", "data", "training", "logger", "experiment"):
+        rows[f"+{group}" if group == "experiment" else group] = _options(folders, group)
+    return _TEXT.format(groups="\n".join(_row(name, options) for name, options in rows.items()))
+
+
+def _options(folders: list[Path], group: str) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _row(name: str, options: list[str]) -> str:
+    return f"  {name:<14}{', '.join(options)}".rstrip()

@@ -1,0 +1,137 @@
+"""`worldflux-run`: the one entry point that trains.
+
+Hydra composes and runs the jobs. Around it stands what a person needs: every configuration is
+checked before anything is created on disk, and every mistake is told in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from worldflux import __version__
+from worldflux.cli import arguments, preflight, resume, schema
+from worldflux.cli.explain import explain
+from worldflux.cli.help import help_text
+from worldflux.core.presets import conf_dir
+from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.factory import available
+
+PROGRAM = "worldflux-run"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code.
+
+    0 fine, 2 the user's input is wrong, 3 training stopped itself, 130 Ctrl-C. A bug keeps its
+    traceback and gives 1. HYDRA_FULL_ERROR=1 gives every traceback in full.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if os.environ.get(FULL_ERROR):
+        return _run(words)
+    os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return report(error)
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+
+
+def report(error: Exception) -> int:
+    """Tells an error, in one line if it is a user's mistake, and returns its exit code."""
+    line = explain(error)
+    if line is None:
+        error.__traceback__ = _without_hydra(error.__traceback__)
+        traceback.print_exception(error)
+        return 1
+    print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+    return error.exit_code if isinstance(error, WorldFluxError) else WorldFluxError.exit_code
+
+
+def _run(words: list[str]) -> int:
+    schema.register()
+    asked = arguments.parse(words)
+    if asked.version:
+        print(f"worldflux {__version__}")
+        return 0
+    if asked.help:
+        print(help_text(asked.config_dir), end="")
+        return 0
+    if asked.completion:
+        return _hydra(words, asked.config_name)
+    overrides = preflight.parse_overrides(asked.overrides)
+    run = resume.requested(overrides)
+    if run is not None:
+        flags = [word for word in words if word not in asked.overrides]
+        asked = asked.with_overrides(
+            resume.prepare(run, overrides, asked.multirun), resume.CONFIG_NAME
+        )
+        words = [*flags, *asked.overrides]
+    if asked.config or not asked.show:
+        for config in preflight.check(asked):
+            if not asked.show and not available(config.model.model_type):
+                family = schema.family_name(config.model.model_type)
+                text = f"model={family} cannot be trained: it is not available yet"
+                raise ConfigurationError(f"{text} in this version; use model=dreamerv3")
+    return _hydra(words, asked.config_name)
+
+
+def _hydra(words: list[str], config_name: str) -> int:
+    failures: list[WorldFluxError] = []
+
+    def job(cfg: DictConfig) -> float | None:
+        try:
+            return train(cfg)
+        except WorldFluxError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweep goes on, and Hydra reports the first failure at its end
+            failures.append(error)  # a single run: told by `report`, in one line
+            return None
+
+    start = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
+    before, sys.argv = sys.argv, [PROGRAM, *words]
+    try:
+        start(job)()
+    finally:
+        sys.argv = before
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def train(cfg: DictConfig) -> float:
+    """One job: the checked configuration goes to the runner. Returns the evaluation score."""
+    from worldflux.cli.run import run
+
+    return run(schema.run_config(cfg), Path(HydraConfig.get().runtime.output_dir))
+
+
+def _without_hydra(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from the job on, without the frames of Hydra that led to it."""
+    last: Any = None
+    frame = frames
+    while frame is not None:
+        if "hydra" in Path(frame.tb_frame.f_code.co_filename).parts:
+            last = frame
+        frame = frame.tb_next
+    return frames if last is None or last.tb_next is None else last.tb_next
+
+
+if __name__ == "__main__":
+    sys.exit(main())
