@@ -64,7 +64,6 @@ class DreamerV3Agent:
         self, carry: Carry, obs: Mapping[str, np.ndarray], explore: bool
     ) -> tuple[Carry, np.ndarray, Entries]:
         """Actions `[N, A]` for observations `[N, ...]`; see core/agent.py."""
-        assert self.model.actor is not None
         is_first = torch.as_tensor(obs["is_first"], device=self.device)
         steps = {k: torch.as_tensor(obs[k], device=self.device) for k in self.model.obs_spaces}
         groups = carry["stoch"].shape
@@ -90,23 +89,25 @@ class DreamerV3Agent:
         deter, stoch = (reset_rows(carry[key], is_first) for key in ("deter", "stoch"))
         deter = rssm.core(deter, stoch, action[:, 0], rssm.hoisted()).to(self.model.dtype)
         stoch = rssm.dist(rssm.posterior(deter, share[:, 0])).sample(gumbel)
-        assert self.model.actor is not None
         dist = self.model.actor(Latent(deter, stoch).feat())
         chosen = dist.pred() if act_noise is None else dist.sample(act_noise)
         return {"deter": deter, "stoch": stoch, "action": chosen.to(self.model.dtype)}
 
     # === Learning ==========================================================================
 
-    def update(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(
+        self, batch: Mapping[str, Tensor], noise: Noise | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One optimizer update; see core/agent.py.
 
-        With gradient accumulation the rows are split into that many equal parts.
+        With gradient accumulation the rows are split into that many equal parts. noise replays
+        given random draws, for all rows at once.
         """
         parts = self.training.gradient_accumulation_steps
         chunks = [{k: v.chunk(parts)[i] for k, v in batch.items()} for i in range(parts)]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.updates)
-        results = [self._accumulate(chunk, 1 / parts) for chunk in chunks]
+        results = [self._accumulate(chunk, 1 / parts, noise) for chunk in chunks]
         metrics = {
             key: torch.stack([metrics[key] for metrics, _ in results]).mean()
             for key in results[0][0]
@@ -128,13 +129,17 @@ class DreamerV3Agent:
         return training.learning_rate * factor
 
     def _accumulate(
-        self, batch: Mapping[str, Tensor], share: float
+        self, batch: Mapping[str, Tensor], share: float, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Adds this part's gradients; returns its metrics and fresh entries `[B, T, ...]`."""
         obs, start, previous = self.context(batch)
         rows, length = obs["is_first"].shape
-        noise = Noise.draw(self.model, rows, length, self.generator, self.device)
-        return self.differentiate(obs, start, previous, noise, share)
+        if noise is None:
+            noise = Noise.draw(self.model, rows, length, self.generator, self.device)
+        results = self.differentiate(obs, start, previous, noise, share)
+        assert self.train_carry is not None
+        self.train_carry["action"] = batch["action"][:, -1].to(self.model.dtype)
+        return results
 
     def differentiate(
         self,
@@ -171,16 +176,18 @@ class DreamerV3Agent:
         """Splits `[B, C+T]` rows into trained steps, the latent before them and previous actions.
 
         The first chunk of a sequence starts from the replayed latent at index C-1; a later chunk
-        (`consec` above 0) from the end of the update before it.
+        (`consec` above 0) from the end of the update before it. Without context, so does every
+        chunk of a batch that has `consec`.
         """
         keys = (*self.model.obs_spaces, *FLAGS)
         skip = self.replay_context if ENTRIES[0] in batch else 0
         obs = {key: batch[key][:, skip:] for key in keys}
         action = batch["action"].to(self.model.dtype)
         if not skip:
-            start = self.model.rssm.initial(len(action), self.device, self.model.dtype)
-            first = torch.zeros_like(action[:, :1])
-            return obs, start, torch.cat([first, action[:, :-1]], 1)
+            carry = self.train_carry if "consec" in batch else None
+            carry = carry or self.initial_carry(len(action))
+            previous = torch.cat([carry["action"][:, None], action[:, :-1]], 1)
+            return obs, Latent(carry["deter"], carry["stoch"]), previous
         start = Latent(*(batch[key][:, skip - 1].to(self.model.dtype) for key in ENTRIES))
         if "consec" in batch and self.train_carry is not None:
             later = batch["consec"][:, 0] > 0
@@ -206,7 +213,7 @@ class DreamerV3Agent:
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Flat tensors: `model` (weights and normaliser), `optimizer` (moments, counters, RNG)."""
         state: dict[str, Tensor] = {}
-        names = {p: name for name, p in self.model.named_parameters()}
+        names: dict[Any, str] = {p: name for name, p in self.model.named_parameters()}
         for param, values in self.optimizer.state.items():
             for key, value in values.items():
                 state[f"{names[param]}.{key}"] = torch.as_tensor(value)

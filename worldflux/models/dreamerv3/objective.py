@@ -27,6 +27,7 @@ from worldflux.models.dreamerv3.losses import (
 from worldflux.models.dreamerv3.rssm import Latent
 
 if TYPE_CHECKING:
+    from worldflux.models.dreamerv3.networks import ActionDist
     from worldflux.models.dreamerv3.world_model import DreamerV3
 
 
@@ -54,7 +55,7 @@ class Noise:
         config = model.config
         groups = (config.stoch_discrete, config.stoch_classes)
         observe = gumbel_noise((length, batch, *groups), generator, device)
-        if model.actor is None:
+        if not model.has_actor:
             return Noise(observe)
         steps = config.imagination_horizon
         rows = batch * model.starts(length)
@@ -112,7 +113,7 @@ class Objective:
         latent, logit = self.model.rssm.observe(
             start, embed_share, action_embed, obs["is_first"], noise.observe
         )
-        if self.model.actor is None:
+        if not self.model.has_actor:
             losses, _, arrays = self.model_terms(obs, latent, logit)
             return Step(losses, {}, latent, logit, arrays)
         imagined = self.imagine(latent, noise)
@@ -156,7 +157,7 @@ class Objective:
             "dyn_ent": prior.entropy().sum(-1).detach(),
             "rep_ent": posterior.entropy().sum(-1).detach(),
         }
-        if model.critic is None:
+        if not model.has_actor:
             return losses, None, arrays
         arrays["rep/slowval"] = self._slow_value(feat)
         return losses, model.critic(feat).logits, arrays
@@ -231,7 +232,8 @@ class Objective:
         actor = policy_loss(logp, entropy, advantage, weight[:, :-1], config.actor_entropy_coef)
         value = TwoHot(value_logits.transpose(0, 1), self.model.critic.bins)
         critic = value_loss(value, returns, slow_value, weight, config.slow_critic_scale)
-        return actor, critic, {"imag/logp": logp.detach(), "imag/entropy": entropy.detach()}
+        arrays = {"imag/logp": logp.detach(), "imag/entropy": entropy.detach()}
+        return actor, critic, arrays | entropy_metrics(dist)
 
     def behaviour(
         self, imagined: Imagined, batch: int
@@ -290,6 +292,7 @@ def behaviour_metrics(
         "adv": advantage.mean(),
         "adv_std": advantage.std(correction=0),
         "adv_mag": advantage.abs().mean(),
+        "tar": arrays["imag/ret"].mean(),
         "ret": returns.mean(),
         "ret_min": returns.min(),
         "ret_max": returns.max(),
@@ -297,4 +300,15 @@ def behaviour_metrics(
         "entropy": arrays["imag/entropy"].mean(),
     }
     names = {"rew": "rew", "con": "con", "val": "val", "slowval": "slowval", "weight": "weight"}
+    metrics |= {key: value for key, value in arrays.items() if key.startswith(("ent/", "rand/"))}
     return metrics | {name: arrays[f"imag/{key}"].mean() for name, key in names.items()}
+
+
+def entropy_metrics(dist: ActionDist) -> dict[str, Tensor]:
+    """Mean entropy of each action key, and where it lies between its bounds (0 to 1)."""
+    metrics = {}
+    for key, part in dist.parts.items():
+        low, high = part.entropy_range()
+        metrics[f"ent/{key}"] = part.entropy().detach().mean()
+        metrics[f"rand/{key}"] = (metrics[f"ent/{key}"] - low) / (high - low)
+    return metrics
