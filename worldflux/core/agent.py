@@ -30,9 +30,9 @@ class Agent(Protocol):
     ) -> tuple[Carry, np.ndarray, Entries]:
         """One action per environment.
 
-        obs: observation keys `[N, ...]` and `is_first [N]`. explore: sample the policy; else its mode.
-        Returns the carry, the flat action `[N, A]` float32 (one-hot or in [-1, 1]; action keys
-        sorted by name) and the entries to store with this step.
+        obs: observation keys `[N, ...]` and `is_first [N]`. explore: sample the policy; else its
+        mode. Returns the carry, the flat action `[N, A]` float32 (one-hot, or values that the
+        environment clips to [-1, 1]; keys sorted by name) and the entries to store with this step.
         """
         ...
 
@@ -50,7 +50,7 @@ class Agent(Protocol):
         ...
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Groups of flat name-to-tensor dicts: `model`, `optimizer` (optimizer, normalisers, RNG)."""
+        """Groups of flat name-to-tensor dicts: `model`, `optimizer` (moments, counters, RNG)."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -75,7 +76,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, in_features: int, units: int, layers: int):
         widths = [in_features] + [units] * layers
-        super().__init__(*(NormedLinear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        super().__init__(*(NormedLinear(a, b) for a, b in itertools.pairwise(widths)))
 
 
 class BlockLinear(nn.Module):

@@ -54,16 +54,11 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
 def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
     """Expected bin `[...]` of probs `[..., K]`.
 
-    Bins are summed in pairs from the centre outwards, so that uniform probabilities give exactly
-    zero although the outer bins are astronomically large (DreamerV3, symexp two-hot loss).
+    The bins are symmetric, so opposite bins are paired: uniform probabilities give exactly zero
+    although the outer bins are astronomically large (DreamerV3, symexp two-hot loss).
     """
-    count = len(bins)
-    half = count // 2
-    weighted = probs * bins
-    low = weighted[..., :half].flip(-1)
-    high = weighted[..., count - half :]
-    mean = (low + high).sum(-1)
-    return mean + weighted[..., half] if count % 2 else mean
+    upper = len(bins) // 2 + len(bins) % 2
+    return (probs - probs.flip(-1))[..., upper:] @ bins[upper:]
 
 
 def lambda_return(

@@ -16,6 +16,12 @@ class RunningScale(nn.Module):
     zero as Adam does.
     """
 
+    lo: Tensor
+    hi: Tensor
+    mean: Tensor
+    sqrs: Tensor
+    corr: Tensor
+
     def __init__(
         self,
         impl: str = "perc",

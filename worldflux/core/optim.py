@@ -40,11 +40,11 @@ class LaProp(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("LaProp takes no closure")
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if params:
                 self._step_group(group, params)
 
-    def _step_group(self, group: dict[str, Any], params: list[nn.Parameter]) -> None:
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:
             if not self.state[p]:
                 self.state[p] = dict(nu=torch.zeros_like(p), mu=torch.zeros_like(p))
@@ -74,7 +74,7 @@ class LaProp(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def adaptive_clip_(params: list[nn.Parameter], grads: list[Tensor], limit: float) -> None:
+def adaptive_clip_(params: list[Tensor], grads: list[Tensor], limit: float) -> None:
     """Adaptive gradient clipping: |g| <= limit * max(1e-3, |p|) per tensor, in place."""
     param_norms = torch._foreach_norm(params)
     grad_norms = torch.stack(torch._foreach_norm(grads))

@@ -30,7 +30,7 @@ def continue_target(is_terminal: Tensor, discount: float) -> Tensor:
 
 
 class Returns(NamedTuple):
-    """Lambda-returns `[N, H]` of imagined trajectories and the weights `[N, H+1]` of their steps."""
+    """Lambda-returns `[N, H]` of imagined trajectories and their weights `[N, H+1]`."""
 
     returns: Tensor
     weight: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
             _, height, width = next(iter(self.images.values())).shape
             channels = [sum(space.shape[0] for space in self.images.values())]
             channels += [depth * mult for mult in mults]
-            pairs = list(zip(channels, channels[1:], strict=False))
+            pairs = list(itertools.pairwise(channels))
             self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
             self.embed_dim += (height >> len(mults)) * (width >> len(mults)) * channels[-1]
@@ -133,7 +134,7 @@ class Decoder(nn.Module):
             self.from_deter = BlockLinear(deter, flat, blocks)
             self.from_stoch = nn.Sequential(NormedLinear(stoch, 2 * units), Linear(2 * units, flat))
             self.grid_norm = RMSNorm(channels[-1])
-            pairs = list(zip(channels[::-1], channels[::-1][1:], strict=False))
+            pairs = list(itertools.pairwise(channels[::-1]))
             self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
             self.out = Conv(channels[0], sum(s.shape[0] for s in images.values()), kernel)

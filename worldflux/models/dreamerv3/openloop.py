@@ -72,8 +72,8 @@ def border(video: Tensor, context: int) -> Tensor:
     video = video.clone()
     for steps, colour in ((slice(0, context), GREEN), (slice(context, None), RED)):
         paint = torch.tensor(colour, device=video.device)[:, None, None]
-        for edge in ((..., slice(0, 2), slice(None)), (..., slice(-2, None), slice(None))):
-            video[:, steps][edge] = paint
-        for edge in ((..., slice(0, 2)), (..., slice(-2, None))):
-            video[:, steps][edge] = paint
+        part = video[:, steps]
+        for edge in (slice(0, 2), slice(-2, None)):
+            part[..., edge, :] = paint
+            part[..., edge] = paint
     return video

@@ -98,7 +98,9 @@ class RSSM(nn.Module):
         Its input per block is that block of deter beside the same three embeddings, so the share
         of the embeddings is one dense product `[3U, D]` instead of G small ones on copies.
         """
-        weight = self.hidden[0].weight  # [G, D/G + 3U, D/G]
+        first = self.hidden[0]
+        assert isinstance(first, BlockLinear)
+        weight = first.weight  # [G, D/G + 3U, D/G]
         block = self.deter // self.blocks
         shared = weight[:, block:].permute(1, 0, 2).reshape(-1, self.deter)  # [3U, D]
         return weight[:, :block], shared
@@ -109,7 +111,7 @@ class RSSM(nn.Module):
         x = torch.cat([self.in_deter(deter), self.in_stoch(stoch.flatten(1)), action_embed], -1)
         x = block_product(deter, per_block) + x @ shared + self.hidden[0].bias  # [B, D]
         x = F.silu(self.hidden_norms[0](x))
-        for layer, norm in list(zip(self.hidden, self.hidden_norms, strict=True))[1:]:
+        for layer, norm in zip(self.hidden[1:], self.hidden_norms[1:], strict=True):
             x = F.silu(norm(layer(x)))
         gates = self.gru(x).unflatten(-1, (self.blocks, 3, -1))  # [B, G, 3, D/G]
         reset, cand, update = (gate.flatten(1) for gate in gates.unbind(-2))

@@ -27,14 +27,16 @@ class DreamerV3(WorldModel):
     config_class = DreamerV3Config
     config: DreamerV3Config
     latent_type = "categorical"
+    # These four exist only with `actor_critic`; see `has_actor`.
+    actor: Actor
+    critic: TwoHotHead
+    slow_critic: TwoHotHead
+    return_norm: RunningScale
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
         self._build_world_model(config)
-        self.actor: Actor | None = None
-        self.critic: TwoHotHead | None = None
-        self.slow_critic: TwoHotHead | None = None
-        if config.actor_critic:
+        if self.has_actor:
             self._build_actor_critic(config)
 
     def _build_world_model(self, config: DreamerV3Config) -> None:
@@ -103,11 +105,16 @@ class DreamerV3(WorldModel):
         )
 
     @property
+    def has_actor(self) -> bool:
+        """Whether the model holds actor and critic, and not the world model alone."""
+        return self.config.actor_critic
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """What this model can do."""
         always = {"latent_dynamics", "obs_decoder", "reward_pred", "continue_pred"}
         always |= {"representation"}
-        return frozenset(always | ({"policy", "value"} if self.actor is not None else set()))
+        return frozenset(always | ({"policy", "value"} if self.has_actor else set()))
 
     @property
     def scales(self) -> dict[str, float]:
@@ -116,7 +123,7 @@ class DreamerV3(WorldModel):
         dyn, rep = self.config.kl_scales()
         named = {"dyn": dyn, "rep": rep, "rew": scales["reward"], "con": scales["continue"]}
         named |= dict.fromkeys(self.obs_spaces, scales["reconstruction"])
-        if self.actor is not None:
+        if self.has_actor:
             named |= {key: scales[key] for key in ("policy", "value")}
             named["repval"] = scales["replay_value"]
         return named
@@ -128,10 +135,10 @@ class DreamerV3(WorldModel):
     @torch.no_grad()
     def update_slow_critic(self, updates: int) -> None:
         """Moves the slow critic towards the critic after update number `updates` (from 0)."""
-        if self.critic is None or updates % self.config.slow_critic_every:
+        if not self.has_actor or updates % self.config.slow_critic_every:
             return
-        assert self.slow_critic is not None
-        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        slow: list[Tensor] = list(self.slow_critic.parameters())
+        fast: list[Tensor] = list(self.critic.parameters())
         torch._foreach_lerp_(slow, fast, self.config.slow_critic_fraction)
 
     # === Public world-model calls =======================================================
@@ -216,7 +223,7 @@ class DreamerV3(WorldModel):
         feat = latent.feat()
         predictions["reward"] = self.reward(feat).pred()[:, None]
         predictions["continue"] = self.con(feat).prob()[:, None]
-        if self.critic is not None:
+        if self.has_actor:
             predictions["value"] = self.critic(feat).pred()[:, None]
         return ModelOutput(predictions, state)
 
@@ -226,7 +233,7 @@ class DreamerV3(WorldModel):
 
     def policy(self, state: State, deterministic: bool = True) -> Tensor:
         """The actor's flat action `[B, A]` in a state. ValidationError without actor_critic."""
-        if self.actor is None:
+        if not self.has_actor:
             raise ValidationError("this model has no actor: build it with actor_critic=True")
         dist = self.actor(Latent(state.tensors["deter"], state.tensors["stoch"]).feat())
         if deterministic:
@@ -252,7 +259,7 @@ class DreamerV3(WorldModel):
             "reward": means["rew"],
             "continue": means["con"],
         }
-        if self.actor is not None:
+        if self.has_actor:
             components |= {"actor": means["policy"], "critic": means["value"] + means["repval"]}
         metrics = {name: float(value) for name, value in step.metrics.items()}
         return LossOutput(objective.total(step.losses), components, metrics)

@@ -1,0 +1,255 @@
+"""Times a model family on this machine: update, action and the whole loop.
+
+    python scripts/benchmark.py dreamerv3 --size size1m --obs 24 --actions 6 --batch 16 \
+        --length 64 --precision float32 --json
+
+The share of the matrix-product peak is the update's own arithmetic (matrix products and
+convolutions, forward and backward) per second over the best rate that a large product reaches in
+the same process and precision. The whole loop steps a free environment, so that its figure is the
+cost of WorldFlux alone: acting, replay and the updates that the train ratio asks for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldflux import get_config
+from worldflux.core.spaces import Space
+from worldflux.data.collect import Collector
+from worldflux.data.replay import SequenceReplay
+from worldflux.envs import make_envs
+from worldflux.envs.config import EnvConfig
+from worldflux.factory import model_class
+from worldflux.training import TrainingConfig
+
+
+class FreeEnv(gym.Env):
+    """Random observations of the asked shape at no cost; episodes of 500 steps."""
+
+    def __init__(self, shape: tuple[int, ...], actions: int, discrete: bool):
+        image = len(shape) == 3
+        low, high, dtype = (0, 255, np.uint8) if image else (-np.inf, np.inf, np.float32)
+        hwc = (shape[1], shape[2], shape[0]) if image else shape
+        self.observation_space = gym.spaces.Box(low, high, hwc, dtype)
+        bounds = np.ones(actions, np.float32)
+        self.action_space = (
+            gym.spaces.Discrete(actions) if discrete else gym.spaces.Box(-bounds, bounds)
+        )
+        self.frame = np.zeros(hwc, dtype)
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        self.steps = 0
+        return self.frame, {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return self.frame, 0.0, False, self.steps >= 500, {}
+
+
+@dataclass
+class Setup:
+    """What one benchmark builds once."""
+
+    agent: Any
+    batch: dict[str, Tensor]
+    envs: Any
+    collector: Collector
+    replay: SequenceReplay
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", choices=["dreamerv3"])
+    parser.add_argument("--size", default="size1m", help="preset of the family")
+    parser.add_argument("--obs", type=int, default=24, help="width of the vector observation")
+    parser.add_argument("--image", type=int, default=0, help="use N x N x 3 images instead")
+    parser.add_argument("--actions", type=int, default=6)
+    parser.add_argument("--discrete", action="store_true", help="discrete instead of continuous")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--train-ratio", type=float, default=512, help="for the whole loop")
+    parser.add_argument("--envs", type=int, default=1, help="environments acted in at once")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--repeats", type=int, default=20, help="timed updates; medians are shown")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+def build(args: argparse.Namespace) -> Setup:
+    """Agent, a batch of random sequences, environments and replay of the asked sizes."""
+    shape = (3, args.image, args.image) if args.image else (args.obs,)
+    gym.register("WorldFluxFree-v0", lambda: FreeEnv(shape, args.actions, args.discrete))
+    envs = make_envs(EnvConfig(id="WorldFluxFree-v0"), num_envs=args.envs, mode="sync", seed=0)
+    config = get_config(f"{args.family}:{args.size}", actor_critic=True)
+    config = config.with_spaces(envs.obs_spaces, envs.action_spaces)
+    training = TrainingConfig(
+        batch_size=args.batch,
+        sequence_length=args.length,
+        optimizer="laprop",
+        agc=0.3,
+        grad_clip=0.0,
+        learning_rate=4e-5,
+        compile_model=not args.eager,
+        mixed_precision=args.precision != "float32",
+        mixed_precision_dtype="bfloat16",
+        device=args.device,
+        seed=0,
+    )
+    agent = model_class(config)(config).make_agent(training, args.device)
+    length = args.length + agent.replay_context
+    replay = SequenceReplay(
+        spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **agent.entry_spaces},
+        capacity=max(20_000, 4 * length * args.envs),
+        length=length,
+        num_envs=args.envs,
+        online=True,
+        seed=0,
+        entries=list(agent.entry_spaces),
+    )
+    collector = Collector(envs, replay)
+    collector.collect(None, 2 * args.batch * length)
+    return Setup(agent, draw(replay, args.batch, agent.device)[0], envs, collector, replay)
+
+
+def draw(
+    replay: SequenceReplay, rows: int, device: torch.device
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """A batch on the device and the steps it came from."""
+    sample = replay.sample(rows)
+    stepid = sample.pop("stepid")
+    return {key: torch.from_numpy(value).to(device) for key, value in sample.items()}, stepid
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def median_ms(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Median wall time of a call in milliseconds."""
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        function()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Best GFLOP/s of a square matrix product in this process."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    times = [median_ms(lambda: torch.mm(a, b), 1, device) for _ in range(15)]
+    return 2 * size**3 / min(times) / 1e6
+
+
+def count_flops(args: argparse.Namespace, setup: Setup) -> int:
+    """Floating-point operations of one update, counted on an eager twin of the agent."""
+    twin = vars(args) | {"eager": True}
+    training = setup.agent.training.with_updates(compile_model=False)
+    model = type(setup.agent.model)(setup.agent.config)
+    del twin
+    agent = model.make_agent(training, args.device)
+    with FlopCounterMode(display=False) as counter:
+        agent.update(setup.batch)
+    return counter.get_total_flops()
+
+
+def whole_loop_ms(args: argparse.Namespace, setup: Setup, updates: int) -> float:
+    """Milliseconds per environment step of collecting, sampling, updating and writing back."""
+    agent, replay, context = setup.agent, setup.replay, setup.agent.replay_context
+    steps = args.batch * args.length / args.train_ratio
+    owed, before = 0.0, setup.collector.env_steps
+    start = time.perf_counter()
+    for _ in range(updates):
+        owed += steps
+        if owed >= args.envs:
+            count = int(owed) // args.envs * args.envs
+            setup.collector.collect(agent, count)
+            owed -= count
+        batch, stepid = draw(replay, args.batch, agent.device)
+        _, entries = agent.update(batch)
+        written = {key: value.cpu().numpy() for key, value in entries.items()}
+        replay.update(stepid[:, context:], written)
+    synchronize(agent.device)
+    return 1000 * (time.perf_counter() - start) / (setup.collector.env_steps - before)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one configuration."""
+    setup = build(args)
+    agent, device = setup.agent, setup.agent.device
+    start = time.perf_counter()
+    agent.update(setup.batch)
+    synchronize(device)
+    first = time.perf_counter() - start
+    for _ in range(3):
+        agent.update(setup.batch)
+    dtype = torch.bfloat16 if args.precision == "bfloat16" else torch.float32
+    peak = matmul_peak(device, dtype)
+    update_ms = median_ms(lambda: agent.update(setup.batch), args.repeats, device)
+    peak = max(peak, matmul_peak(device, dtype))
+    carry, row = agent.initial_carry(args.envs), setup.envs.last
+    act_ms = median_ms(lambda: agent.act(carry, row, True), 50, device)
+    loop_ms = whole_loop_ms(args, setup, max(4, args.repeats // 2))
+    flops = count_flops(args, setup)
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "family": args.family,
+        "size": args.size,
+        "observation": list(next(iter(setup.envs.obs_spaces.values())).shape),
+        "actions": args.actions,
+        "batch": args.batch,
+        "length": args.length,
+        "precision": args.precision,
+        "compiled": not args.eager,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "update_ms": round(update_ms, 1),
+        "act_ms": round(act_ms, 3),
+        "env_step_ms": round(loop_ms, 3),
+        "train_ratio": args.train_ratio,
+        "flops_per_update": flops,
+        "matmul_peak_gflops": round(peak, 1),
+        "peak_share": round(flops / (update_ms * 1e6) / peak, 4),
+        "peak_rss_mb": round(rss, 1),
+        "compile_s": round(max(0.0, first - update_ms / 1000), 1) if not args.eager else 0.0,
+        "parameters": sum(p.numel() for p in agent.parameters),
+    }
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    figures = measure(args)
+    if args.json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:20} {value}")
+
+
+if __name__ == "__main__":
+    main()
