@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from worldflux import __version__
 from worldflux.cli import arguments, preflight, resume, schema
 from worldflux.cli.explain import explain
+from worldflux.cli.schema import RunConfig
 from worldflux.cli.help import help_text
 from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError, WorldFluxError
@@ -84,12 +85,24 @@ def _run(words: list[str]) -> int:
         )
         words = [*flags, *asked.overrides]
     if asked.config or not asked.show:
-        for config in preflight.check(asked):
-            if not asked.show and not available(config.model.model_type):
-                family = schema.family_name(config.model.model_type)
-                text = f"model={family} cannot be trained: it is not available yet"
-                raise ConfigurationError(f"{text} in this version; use model=dreamerv3")
+        configs = preflight.check(asked)
+        if not asked.show:
+            _check_trainable(configs)
     return _hydra(words, asked.config_name)
+
+
+def _check_trainable(configs: list[RunConfig]) -> None:
+    """The models and environments of all jobs exist here, and fit each other."""
+    seen: list[tuple[object, ...]] = []
+    for config in configs:
+        if not available(config.model.model_type):
+            family = schema.family_name(config.model.model_type)
+            text = f"model={family} cannot be trained: it is not available yet in this version"
+            raise ConfigurationError(f"{text}; use model=dreamerv3")
+        facts = (config.env, config.model, config.data.on_env_failure)
+        if facts not in seen:
+            seen.append(facts)
+            preflight.check_environment(config)
 
 
 def _hydra(words: list[str], config_name: str) -> int:

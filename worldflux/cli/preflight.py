@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from worldflux.cli.arguments import Arguments
-from worldflux.cli.schema import FREE, RunConfig, run_config
+from worldflux.cli.schema import FREE, RunConfig, in_group, run_config
 from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError
 
@@ -91,3 +91,18 @@ def _check_job(folder: Path, config_name: str, overrides: list[str]) -> RunConfi
         return run_config(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     finally:
         HydraConfig.instance().cfg = None
+
+
+def check_environment(config: RunConfig) -> None:
+    """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
+    from worldflux.envs.make import make_envs
+
+    if config.data.on_env_failure == "degrade":
+        return  # the run itself tells it, and goes on
+    envs = make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
+    try:
+        config.model.with_spaces(envs.obs_spaces, envs.action_spaces)
+    except ConfigurationError as error:
+        raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
+    finally:
+        envs.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,6 +73,11 @@ def keys_of(cls: type) -> list[str]:
 
 def hydra_schema(cls: type, missing: tuple[str, ...] = ()) -> DictConfig:
     """`cls` as a typed node, with its keys spelled as in YAML; `missing` ones have no default."""
+    return OmegaConf.structured(_spelled(cls, missing))
+
+
+@functools.cache  # nodes of one schema merge only if they have the very same class
+def _spelled(cls: Any, missing: tuple[str, ...]) -> type:
     annotations: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     keys = keys_of(cls)
@@ -87,7 +93,7 @@ def hydra_schema(cls: type, missing: tuple[str, ...] = ()) -> DictConfig:
             defaults[key] = MISSING if key in missing else item.default
     made = type(cls.__name__, (), {"__annotations__": annotations, **defaults})
     # No generated methods: their source could not name the keyword `import`.
-    return OmegaConf.structured(dataclass(init=False, repr=False, eq=False)(made))
+    return dataclass(init=False, repr=False, eq=False)(made)
 
 
 def model_schema(cls: type[WorldModelConfig]) -> DictConfig:
