@@ -63,7 +63,7 @@ def run(config: RunConfig, run_dir: Path) -> float:
             training,
             run_dir=folder,
             evaluator=None if envs is None else make_evaluator(config),
-            facts=run_facts(config, agent.model.config),
+            facts=run_facts(config, agent.model),
             tensorboard=config.logger.tensorboard,
             progress=Progress(config.env.id),
         )
@@ -102,7 +102,8 @@ def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
     if config.model_type == "dreamer":
         from worldflux.models import dreamerv3
 
-        return dreamerv3.make_agent(config, training, device=device)
+        made: Any = dreamerv3.make_agent
+        return made(config, training, device=device)
     raise ConfigurationError(
         f"model: training of the family {config.model_type!r} is not available yet; use dreamerv3"
     )
@@ -129,14 +130,14 @@ def make_evaluator(
     return evaluator
 
 
-def run_facts(config: RunConfig, model_config: WorldModelConfig) -> dict[str, Any]:
+def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
     """Manifest content that only the runner knows."""
     training = config.training
     rows = training.effective_batch_size()
     updates = updates_per_step(config.data, rows, training.sequence_length)
     return {
         "config": plain(config),
-        "model_config": plain(model_config),
+        "model_config": plain(model.config),
         "train_ratio": float(updates * rows * training.sequence_length),
         "collect_steps_per_update": float(1 / updates),
         "env": {

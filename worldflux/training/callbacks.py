@@ -6,14 +6,15 @@ Hooks get the trainer; ``trainer.state`` has the counters and the latest logged 
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldflux.errors import ConfigurationError, MissingDependencyError
-from worldflux.training.checkpoint import CheckpointStore
 from worldflux.training.meter import TOTAL_LOSS
 from worldflux.training.progress import Progress
+from worldflux.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from worldflux.training.trainer import Trainer
@@ -54,12 +55,11 @@ class LoggingCallback(Callback):
         self._wandb: Any = None
         if use_wandb:
             try:
-                import wandb
+                self._wandb = importlib.import_module("wandb")
             except ImportError as error:
                 raise MissingDependencyError(
                     "use_wandb needs wandb: pip install 'worldflux[wandb]'"
                 ) from error
-            self._wandb = wandb
         self._run: Any = None
 
     def on_train_begin(self, trainer: Trainer) -> None:
@@ -98,18 +98,23 @@ class CheckpointCallback(Callback):
     ) -> None:
         self.save_interval = every(save_interval, "save_interval")
         self.save_best = save_best
-        self.store = CheckpointStore(Path(output_dir) / "checkpoints", keep=max_checkpoints)
+        self.folder = RunFolder(Path(output_dir), keep=max_checkpoints)
         self._best: float | None = None
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        if self.folder.path.resolve() == trainer.folder.path.resolve():
+            trainer.folder.store.keep = self.folder.store.keep
+            self.folder = trainer.folder
 
     def on_step_end(self, trainer: Trainer) -> None:
         step = trainer.state.global_step
-        if step % self.save_interval:
+        if step % self.save_interval or trainer.source is None:
             return
-        self.store.save(step, trainer.checkpoint())
+        self.folder.save(step, trainer.source, trainer.checkpoint)
         score = self._score(trainer)
         if self.save_best and score is not None and (self._best is None or score > self._best):
             self._best = score
-            self.store.mark_best(step)
+            self.folder.store.mark_best(step)
 
     @staticmethod
     def _score(trainer: Trainer) -> float | None:

@@ -173,7 +173,8 @@ class CheckpointStore:
         return f"step_{step:09d}"
 
     def save(self, step: int, checkpoint: Checkpoint, *, resumable: bool = True) -> Path:
-        """Writes ``step_<step>`` and, for a resumable one, moves ``latest`` to it."""
+        """Writes ``step_<step>`` and, for a resumable one, moves ``latest`` to it. One that is not
+        resumable stays only if `mark_best` is called next."""
         folder = self.folder / self.name(step)
         checkpoint.state = {**checkpoint.state, "step": step, "resumable": resumable}
         with disk_errors("checkpoint", folder):
@@ -181,7 +182,7 @@ class CheckpointStore:
         write_checkpoint(folder, checkpoint)
         if resumable:
             self._point("latest", folder.name)
-        self.prune()
+            self.prune()
         return folder
 
     def mark_best(self, step: int) -> None:

@@ -96,7 +96,7 @@ class MetricLogger:
         other), uint8; videos become animated GIFs."""
         if not self._tensorboard or not pictures:
             return
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
         from torch.utils.tensorboard import FileWriter
 
         if self._pictures is None:

@@ -67,11 +67,13 @@ class Meter:
     def means(self) -> dict[str, float]:
         """Means since the last `clear`, synced."""
         self.check()
-        return {
-            name: value
-            for names, total in self._sums.items()
-            for name, value in zip(names, (total / self._counts[names]).tolist(), strict=True)
-        }
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for names, total in self._sums.items():
+            for name, value in zip(names, total.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + self._counts[names]
+        return {name: value / counts[name] for name, value in sums.items()}
 
     def clear(self) -> None:
         self._sums.clear()

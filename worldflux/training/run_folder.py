@@ -11,6 +11,7 @@ from typing import Any
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError
 from worldflux.training.checkpoint import Checkpoint, CheckpointStore, disk_errors, read_checkpoint
+from worldflux.training.feeds import Feed
 from worldflux.training.logger import METRICS, MetricLogger
 from worldflux.training.manifest import FILE, write_manifest
 
@@ -130,12 +131,13 @@ def restore_from(path: Path, source: Source, store: CheckpointStore) -> tuple[Pa
     """
 
     def load(folder: Path, checkpoint: Checkpoint) -> None:
-        if not checkpoint.state["resumable"]:
+        if "source" in checkpoint.state:
+            source.load(run_of(folder) / REPLAY)
+            source.load_state_dict(checkpoint.state["source"])
+        elif not isinstance(source, Feed):
             raise CheckpointError(
-                f"{folder} was kept for its score and has no replay; resume from {run_of(folder)}"
+                f"{folder} was saved without its replay; resume from a run folder"
             )
-        source.load(run_of(folder) / REPLAY)
-        source.load_state_dict(checkpoint.state["source"])
 
     if (path / CHECKPOINTS).is_dir():
         newest = CheckpointStore(path / CHECKPOINTS)

@@ -259,8 +259,9 @@ class Trainer:
         return Checkpoint(self.agent.state_dict(), state)
 
     def save_checkpoint(self, path: str | Path) -> None:
-        """Writes a checkpoint folder at `path`."""
-        write_checkpoint(Path(path), self.checkpoint())
+        """Writes a checkpoint folder at `path`, without the replay of an environment: for that,
+        resume from the run folder."""
+        write_checkpoint(Path(path), self.checkpoint(resumable=isinstance(self.source, Feed)))
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Restores agent, counters and random streams from a checkpoint or run folder."""

@@ -1,0 +1,98 @@
+"""metrics.jsonl and TensorBoard, read back by their own readers."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from worldflux.training.logger import MetricLogger, encode, read_metrics
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def points(folder, tag):
+    return [(event.step, event.value) for event in events(folder).Scalars(tag)]
+
+
+def test_records_hold_both_counters_and_valid_json(tmp_path):
+    logger = MetricLogger(tmp_path)
+    logger.scalars({"train/loss/dyn": 1.5, "bad": float("nan")}, step=10, env_steps=40, speed=2.0)
+    logger.scalars({"eval/return": 7}, step=20, env_steps=80)
+    logger.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert (first["step"], first["env_steps"], first["speed"]) == (10, 40, 2.0)
+    assert first["metrics"] == {"train/loss/dyn": 1.5, "bad": None}
+    assert second["metrics"] == {"eval/return": 7} and second["speed"] is None
+    assert first["timestamp"] <= second["timestamp"]
+
+
+@pytest.mark.parametrize(("x_axis", "expected"), [("env_steps", 40), ("updates", 10)])
+def test_tensorboard_has_the_names_and_the_x_axis(tmp_path, x_axis, expected):
+    logger = MetricLogger(tmp_path, x_axis=x_axis)
+    logger.scalars({"train/loss/dyn": 1.5, "fps/env": 3.0}, step=10, env_steps=40)
+    logger.close()
+    assert points(tmp_path, "train/loss/dyn") == [(expected, 1.5)]
+    assert points(tmp_path, "fps/env") == [(expected, 3.0)]
+
+
+def test_videos_are_gifs_in_an_event_file_of_their_own(tmp_path):
+    logger = MetricLogger(tmp_path)
+    logger.scalars({"a": 1.0}, step=1, env_steps=1)
+    video = np.zeros((2, 5, 8, 6, 3), np.uint8)  # [B, T, H, W, C]
+    video[1, :, :, :, 0] = 250  # the second row of the batch is red
+    video[:, 3] = 255
+    image = np.full((4, 4, 3), 9, np.uint8)
+    logger.pictures({"report/openloop": video, "report/still": image}, step=1, env_steps=7)
+    logger.close()
+    assert events(tmp_path).Tags()["images"] == []
+    pictures = events(tmp_path / "pictures")
+    shown = pictures.Images("report/openloop")[0]
+    assert (shown.step, shown.height, shown.width) == (7, 16, 6)
+    gif = Image.open(io.BytesIO(shown.encoded_image_string))
+    assert gif.format == "GIF" and gif.is_animated
+    assert gif.n_frames == 3  # equal frames in a row are one frame with a longer duration
+    gif.seek(0)
+    frame = np.asarray(gif.convert("RGB"))
+    assert frame.shape == (16, 6, 3)
+    assert frame[2, 2].tolist() == [0, 0, 0] and abs(int(frame[12, 2, 0]) - 250) < 8
+    still = Image.open(io.BytesIO(pictures.Images("report/still")[0].encoded_image_string))
+    assert still.format == "PNG" and np.asarray(still)[0, 0].tolist() == [9, 9, 9]
+
+
+def test_an_encoded_video_keeps_its_duration():
+    frames = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), np.uint8)
+    gif = Image.open(io.BytesIO(encode(frames, milliseconds=50)))
+    assert gif.n_frames == 6 and gif.info["duration"] == 50
+
+
+def test_a_resumed_logger_cuts_what_is_newer_than_the_checkpoint(tmp_path):
+    logger = MetricLogger(tmp_path)
+    logger.scalars({"a": 1.0}, step=1, env_steps=10)
+    position = logger.position()
+    logger.scalars({"a": 2.0}, step=2, env_steps=20)
+    logger.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "half')  # killed while writing
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+    logger = MetricLogger(tmp_path, resume_at=position, purge_from=11)
+    logger.scalars({"a": 5.0}, step=2, env_steps=21)
+    logger.close()
+    records = read_metrics(tmp_path)
+    assert [(record["step"], record["metrics"]["a"]) for record in records] == [(1, 1.0), (2, 5.0)]
+    assert points(tmp_path, "a") == [(10, 1.0), (21, 5.0)]
+
+
+def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
+    logger = MetricLogger(tmp_path / "new", tensorboard=False)
+    logger.scalars({"a": 1.0}, step=1, env_steps=1)
+    logger.pictures({"p": np.zeros((2, 2, 3), np.uint8)}, step=1, env_steps=1)
+    logger.close()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["metrics.jsonl"]
