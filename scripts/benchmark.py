@@ -31,8 +31,8 @@ from worldflux import get_config
 from worldflux.core.spaces import Space
 from worldflux.data.collect import Collector
 from worldflux.data.replay import SequenceReplay
-from worldflux.envs import make_envs
 from worldflux.envs.config import EnvConfig
+from worldflux.envs.make import make_envs
 from worldflux.factory import model_class
 from worldflux.training import TrainingConfig
 
@@ -113,7 +113,7 @@ def build(args: argparse.Namespace) -> Setup:
         device=args.device,
         seed=0,
     )
-    agent = model_class(config)(config).make_agent(training, args.device)
+    agent = model_class(config.model_type)(config).make_agent(training, args.device)
     length = args.length + agent.replay_context
     replay = SequenceReplay(
         spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **agent.entry_spaces},
