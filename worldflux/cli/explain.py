@@ -15,7 +15,8 @@ from omegaconf.errors import (
 )
 
 from worldflux.cli.schema import FREE, all_groups, keys_of, unknown_key
-from worldflux.core.config import WorldModelConfig
+from worldflux.core.config import LOSS_SCALES, WorldModelConfig
+from worldflux.core.config_base import CheckedConfig
 from worldflux.core.fields import near_miss
 from worldflux.core.presets import conf_dir, unknown_size_text
 from worldflux.errors import WorldFluxError
@@ -160,13 +161,11 @@ def _unknown_key(text: str) -> str | None:
 
 def _free_key(group: str, name: str) -> str:
     if group == "model.loss_scales":
-        from worldflux.core.config import LOSS_SCALES
-
         return unknown_key(f"{group}.{name}", list(LOSS_SCALES))
     return f"{group} has no '{name}' yet: write +{group}.{name}=... to add it"
 
 
-def _class_of(group: str, text: str) -> type | None:  # type: ignore[type-arg]
+def _class_of(group: str, text: str) -> type[CheckedConfig] | None:
     kind = re.search(r"object_type=(\w+)", text)
     families = {cls.__name__: cls for cls in WorldModelConfig.families.values()}
     if group == "model" and kind and kind.group(1) in families:

@@ -22,8 +22,8 @@ from omegaconf import DictConfig
 from worldflux import __version__
 from worldflux.cli import arguments, preflight, resume, schema
 from worldflux.cli.explain import explain
-from worldflux.cli.schema import RunConfig
 from worldflux.cli.help import help_text
+from worldflux.cli.schema import RunConfig
 from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.factory import available

@@ -68,6 +68,11 @@ def check(arguments: Arguments) -> list[RunConfig]:
         return [_check_job(folder, config_name, [*search, *arguments.overrides])]
     fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
     base = _compose(folder, config_name, [*search, *fixed])
+    for key, values in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items():
+        if key in {override.get_key_element() for override in overrides}:
+            text = f"{key} is swept by the configuration itself"
+            raise ConfigurationError(f"{text}: leave it out, or set hydra.sweeper.params instead")
+        overrides = [*parse_overrides([f"{key}={values}"]), *overrides]
     if OmegaConf.select(base, "hydra.sweeper._target_") != BASIC_SWEEPER:
         # Other sweepers choose the values themselves; what is fixed can be checked.
         return [_check_job(folder, config_name, [*search, *fixed])]
@@ -88,7 +93,7 @@ def _check_job(folder: Path, config_name: str, overrides: list[str]) -> RunConfi
     HydraConfig.instance().set_config(cfg)
     try:
         OmegaConf.to_container(cfg.hydra.run, resolve=True)
-        return run_config(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+        return run_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     finally:
         HydraConfig.instance().cfg = None
 

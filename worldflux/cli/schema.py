@@ -136,7 +136,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
         families = ", ".join(WorldModelConfig.families)
         raise ConfigurationError(f"model.model_type must be one of {families}; got {kind!r}")
     family = WorldModelConfig.families[kind]
-    declared = OmegaConf.get_type(cfg.model).__name__
+    declared = getattr(OmegaConf.get_type(cfg.model), "__name__", "dict")
     if declared not in (family.__name__, "dict"):
         raise ConfigurationError(f"model.model_type cannot be {kind!r} in a {declared}: set model=")
     classes = {**GROUPS, "model": family}

@@ -30,7 +30,9 @@ def near_miss(name: str, options: Iterable[str]) -> str:
 
 
 def _likeness(name: str, option: str) -> float:
-    """1 for equal texts; a name that looks like one word of the option counts a little less."""
+    """1 for equal texts; looking like the beginning or one word of the option counts less."""
+    if len(name) > 2 and option.startswith(name):
+        return 0.85
     whole = 1 - _edits(name, option) / max(len(name), len(option), 1)
     words = (1 - _edits(name, word) / max(len(name), len(word), 1) for word in option.split("_"))
     return max(whole, 0.85 * max(words))

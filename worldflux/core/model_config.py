@@ -148,7 +148,7 @@ class WorldModelConfig(CheckedConfig):
     @classmethod
     def merge(cls: type[W], base: W | Mapping[str, Any], *others: Mapping[str, Any]) -> W:
         """`base` with the entries of `others` over it, the last one winning."""
-        config = base if isinstance(base, cls) else cls.from_dict(dict(base))  # type: ignore[call-overload]
+        config = base if isinstance(base, WorldModelConfig) else cls.from_dict(base)
         for other in others:
             config = config.with_overrides(**other)
         return config
@@ -182,7 +182,7 @@ class WorldModelConfig(CheckedConfig):
         family = cls.families[kind]
         if not issubclass(family, cls):
             raise ConfigurationError(f"{where} is a {kind!r} configuration, not a {cls.__name__}")
-        return super(WorldModelConfig, family)._from_file(data, where)  # type: ignore[return-value]
+        return super(WorldModelConfig, family)._from_file(data, where)
 
     @classmethod
     def _label(cls, values: Mapping[str, Any]) -> str:

@@ -1,0 +1,126 @@
+"""`worldflux models`: every preset with its parameter count."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from worldflux.core.config import WorldModelConfig
+from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.factory import available, get_model_info, list_models, model_class, resolve
+
+# What identifies a size to a reader, by family.
+_SHOWN = {
+    "dreamer": ("deter_dim", "stoch_discrete", "stoch_classes", "hidden_dim", "cnn_depth"),
+    "tdmpc2": ("latent_dim", "hidden_dim", "encoder_dim", "encoder_layers", "num_q_networks"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="worldflux models", description="Lists the presets with their parameter counts."
+    )
+    made.add_argument("what", nargs="?", choices=("list", "info"), default="list")
+    made.add_argument("id", nargs="?", metavar="ID", help="for info: such as dreamerv3:size12m")
+    made.add_argument(
+        "--obs",
+        type=_shape,
+        default=(3, 64, 64),
+        metavar="SHAPE",
+        help="observation shape, such as 24 or 3,64,64 (default)",
+    )
+    made.add_argument("--actions", type=int, default=6, metavar="N", help="default: 6")
+    made.add_argument("--action-type", choices=("discrete", "continuous"), default="discrete")
+    made.add_argument("-f", "--format", choices=("table", "json"), default="table")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns the exit code."""
+    options = parser().parse_args(argv)
+    try:
+        if options.what == "info":
+            return _info(options)
+        rows = [row(name, spaces_of(options)) for name in list_models()]
+    except WorldFluxError as error:
+        print(f"worldflux models: error: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.format == "json":
+        print(json.dumps({"spaces": spaces_of(options), "models": rows}, indent=2))
+    else:
+        print(table(rows, spaces_of(options)))
+    return 0
+
+
+def spaces_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The observation and action space that the counts are for."""
+    return {
+        "obs_shape": options.obs,
+        "action_dim": options.actions,
+        "action_type": options.action_type,
+    }
+
+
+def row(name: str, spaces: dict[str, Any]) -> dict[str, Any]:
+    """One preset: its sizes and its trainable parameters, None while the family has no model."""
+    model_type, size = resolve(name)
+    config = WorldModelConfig.families[model_type].from_size(size, **spaces)
+    shown = {field: getattr(config, field) for field in _SHOWN[model_type]}
+    counted = count_parameters(config) if available(model_type) else None
+    return {"id": name, "parameters": counted, **shown}
+
+
+def count_parameters(config: WorldModelConfig) -> int:
+    """Trainable parameters of the whole agent; nothing is allocated.
+
+    Target networks, which no gradient reaches, are not counted.
+    """
+    import torch
+
+    if hasattr(config, "actor_critic"):
+        config = config.with_overrides(actor_critic=True)
+    with torch.device("meta"):
+        model = model_class(config.model_type)(config)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def table(rows: list[dict[str, Any]], spaces: dict[str, Any]) -> str:
+    """The rows as aligned text."""
+    lines = []
+    for entry in rows:
+        count = entry["parameters"]
+        number = f"{count:>13,}" if count is not None else "not built yet"
+        sizes = "  ".join(f"{k} {v}" for k, v in entry.items() if k not in ("id", "parameters"))
+        lines.append(f"{entry['id']:<19}{number}  {sizes}")
+    shape = "x".join(str(n) for n in spaces["obs_shape"])
+    kind = spaces["action_type"]
+    head = f"trainable parameters for observations {shape}, {spaces['action_dim']} {kind} actions"
+    return "\n".join([head, *lines])
+
+
+def _info(options: argparse.Namespace) -> int:
+    if options.id is None:
+        raise ConfigurationError("info needs a model, such as: worldflux models info dreamerv3:ci")
+    info = get_model_info(options.id)
+    info.update(spaces_of(options), **row(info["id"], spaces_of(options)))
+    if options.format == "json":
+        print(json.dumps(info, indent=2))
+        return 0
+    for key, value in info.items():
+        if key != "config":
+            print(f"{key:<16}{', '.join(value) if isinstance(value, list) else value}")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,64,64") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

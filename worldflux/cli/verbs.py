@@ -1,0 +1,46 @@
+"""The `worldflux` command: everything but training, one verb each."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from worldflux import __version__
+from worldflux.core.fields import near_miss
+
+# Verb -> module with a `main(argv) -> exit code`, and what it does.
+VERBS = {
+    "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
+    "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
+}
+
+_HELP = """\
+usage: worldflux VERB ...
+
+{verbs}
+
+worldflux VERB --help explains a verb; worldflux --version prints the version.
+Training is worldflux-run: see worldflux-run --help.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb and returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        rows = (f"  {verb:<10}{about}" for verb, (_, about) in VERBS.items())
+        print(_HELP.format(verbs="\n".join(rows)), end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"worldflux {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        line = f"unknown verb {words[0]!r}; there are {', '.join(VERBS)}."
+        print(f"worldflux: error: {line}{near_miss(words[0], VERBS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
