@@ -199,7 +199,8 @@ class ReplayBuffer:
         places = np.searchsorted(count, drawn, side="right")
         starts = drawn - np.where(places > 0, count[places - 1], 0)
         for row, (place, start) in enumerate(zip(places, starts, strict=True)):
-            copy_steps(self.episodes[place], int(start), {k: v[row] for k, v in batch.items()})
+            sequence = {key: value[row] for key, value in batch.items()}
+            copy_steps(self.episodes[place], int(start), sequence, tails=tails)
         return batch
 
     def _count(self, seq_len: int, tails: bool) -> np.ndarray:

@@ -152,8 +152,8 @@ class Collector:
         """
         self.env_steps, self.episodes = int(state["env_steps"]), int(state["episodes"])
         self._rng.bit_generator.state = state["rng"]
-        self._return = np.array(state["return"], np.float64)
-        self._length = np.array(state["length"], np.int64)
+        self._return = np.asarray(state["return"], np.float64).copy()
+        self._length = np.asarray(state["length"], np.int64).copy()
         self._carry, self._stored_carry = None, dict(state["carry"]) or None
         if not state["envs"]:
             return np.ones(self.envs.num_envs, bool)

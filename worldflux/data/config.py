@@ -18,6 +18,7 @@ class DataConfig(CheckedConfig):
     collect_steps_per_update: environment steps per gradient update (may be below 1), or
     train_ratio: replayed steps per environment step; one of the two, not both.
     online: hand each newest sequence to training once, first come first served.
+    consec: updates that go on along each sampled sequence, every one from where the last ended.
     on_env_failure: `error` stops the run; `degrade` goes on with what was collected, with random
         noise if that is not enough for a batch, and says so.
     """
@@ -28,12 +29,13 @@ class DataConfig(CheckedConfig):
     collect_steps_per_update: float | None = None
     train_ratio: float | None = None
     online: bool = True
+    consec: int = 1
     on_env_failure: str = "error"
 
     def _validate(self) -> None:
         self._one_of("source", ("gym", "random"))
         self._one_of("on_env_failure", ("error", "degrade"))
-        self._at_least(1, "capacity")
+        self._at_least(1, "capacity", "consec")
         self._at_least(0, "prefill_steps")
         for name in ("collect_steps_per_update", "train_ratio"):
             if getattr(self, name) is not None:

@@ -69,8 +69,13 @@ def arrivals(
     )
 
 
-def copy_steps(episode: Recording, start: int, out: Mapping[str, np.ndarray]) -> None:
-    """Fills one sequence `[T, ...]` of the step dict from row `start` on."""
+def copy_steps(
+    episode: Recording, start: int, out: Mapping[str, np.ndarray], *, tails: bool
+) -> None:
+    """Fills one sequence `[T, ...]` of the step dict from row `start` on.
+
+    tails: an episode that has one goes on for a row after its last (see ReplayBuffer).
+    """
     stop = min(start + len(out["reward"]), len(episode))
     part, length = slice(start, stop), stop - start
     out["obs"][:length] = episode.obs[part]
@@ -80,9 +85,9 @@ def copy_steps(episode: Recording, start: int, out: Mapping[str, np.ndarray]) ->
     out["is_terminal"][:length] = episode.dones[part] & ~episode.truncations[part]
     out["is_first"][0] = start == 0 and episode.whole
     if stop == len(episode):
-        out["is_last"][length - 1] = True
+        out["is_last"][length - 1] = episode.tail is None or not tails
     if length < len(out["reward"]):
         assert episode.tail is not None
         out["obs"][length] = episode.obs[-1]
         out["reward"][length], out["is_terminal"][length] = episode.tail
-        out["is_last"][length - 1 : length + 1] = False, True
+        out["is_last"][length] = True

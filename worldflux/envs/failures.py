@@ -47,7 +47,8 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFl
     if isinstance(error, gym.error.UnregisteredEnv):
         return ConfigurationError(f"env.id={env_id}: no such environment{_near(env_id)}")
     if isinstance(error, ModuleNotFoundError) and ":" in env_id:
-        return ConfigurationError(f"env.id={env_id}: cannot import module {error.name!r}")
+        module = env_id.partition(":")[0]
+        return ConfigurationError(f"env.id={env_id}: cannot import module {module!r}")
     if isinstance(error, TypeError) and kwargs:
         return ConfigurationError(f"env.kwargs={kwargs}: {said}")
     return ConfigurationError(f"env.id={env_id} cannot be made: {type(error).__name__}: {said}")

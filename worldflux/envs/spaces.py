@@ -290,8 +290,9 @@ def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
     low = space.low.astype(np.float64).reshape(-1)
     high = space.high.astype(np.float64).reshape(-1)
     bounded = np.isfinite(low) & np.isfinite(high)
-    middle = np.where(bounded, (high + low) / 2, 0.0) if rescale else 0.0
-    half = np.where(bounded, (high - low) / 2, 1.0) if rescale else 1.0
+    scaled = bounded & rescale
+    middle = (np.where(scaled, high, 0.0) + np.where(scaled, low, 0.0)) / 2
+    half = (np.where(scaled, high, 1.0) - np.where(scaled, low, -1.0)) / 2
     whole = np.issubdtype(space.dtype, np.integer)
     shape, dtype = space.shape, space.dtype
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +52,10 @@ class VectorEnv:
         self._clip = clip_reward
         self._episodes = np.zeros(self.num_envs, np.int64)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
-        self._closed = False
+        self._failed = False
+        if isinstance(envs, AsyncVectorEnv):
+            # Workers ignore SIGTERM, with which Python would end them at exit and wait forever.
+            atexit.register(_kill_at_exit, weakref.ref(envs))
 
     def reset(self) -> dict[str, np.ndarray]:
         """Begins a new episode in every environment. Returns their first rows."""
@@ -124,10 +129,10 @@ class VectorEnv:
         Returns `[N]` bool: whether the environment came back with the stored observation, reward
         and flags. Where it did not, its episode cannot go on: call `reset_where(~restored)`.
         """
-        row = {key: np.array(value) for key, value in state["row"].items()}
-        actions = [np.array(state["actions"][str(i)]) for i in range(self.num_envs)]
+        row = {key: np.asarray(value).copy() for key, value in state["row"].items()}
+        actions = [np.asarray(state["actions"][str(i)]).copy() for i in range(self.num_envs)]
         self._seed, self.env_steps = int(state["seed"]), int(state["env_steps"])
-        self._episodes = np.array(state["episodes"], np.int64)
+        self._episodes = np.asarray(state["episodes"], np.int64).copy()
         self._actions = [list(taken) for taken in actions]
         places = [(int(n), taken) for n, taken in zip(self._episodes, actions, strict=True)]
         self._guard(self._envs.call, "resume_at", self._seed, places)
@@ -137,23 +142,19 @@ class VectorEnv:
             self._envs.step, last.astype(np.float32)
         )
         now = self._row(obs, reward, row["is_first"], terminated | truncated, terminated)
-        self.last, self.raw_reward = row, np.array(state["raw_reward"], np.float32)
+        self.last, self.raw_reward = row, np.asarray(state["raw_reward"], np.float32).copy()
         return np.logical_and.reduce(
             [_same(now[key], row[key]).reshape(self.num_envs, -1).all(axis=1) for key in row]
         )
 
     def close(self) -> None:
         """Ends the environments and their processes. May be called twice."""
-        if self._closed:
+        if self._envs.closed:
             return
-        self._closed = True
-        processes = getattr(self._envs, "processes", [])
-        if all(process.is_alive() for process in processes):
+        if self._failed and isinstance(self._envs, AsyncVectorEnv):
+            _kill(self._envs)
+        else:
             self._envs.close()
-            return
-        for process in processes:
-            process.kill()
-            process.join()
 
     def _begin(self, mask: np.ndarray) -> None:
         for index in np.flatnonzero(mask):
@@ -188,9 +189,26 @@ class VectorEnv:
             raise self._failure(str(EnvironmentFailed.of(error))) from error
 
     def _failure(self, reason: str) -> TrainingError:
+        self._failed = True
         return TrainingError(
             f"environment {self._name} failed after {self.env_steps} environment steps: {reason}"
         )
+
+
+def _kill(envs: AsyncVectorEnv) -> None:
+    for process in envs.processes:
+        process.kill()
+        process.join()
+    for pipe in envs.parent_pipes:
+        if pipe is not None:
+            pipe.close()
+    envs.closed = True
+
+
+def _kill_at_exit(reference: weakref.ref[AsyncVectorEnv]) -> None:
+    envs = reference()
+    if envs is not None and not envs.closed:
+        _kill(envs)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -31,7 +31,10 @@ class RenderObservation(gym.Wrapper[Any, Any, Any, Any]):
         return self._frame(), reward, terminated, truncated, info
 
     def _frame(self) -> np.ndarray:
-        frame: Any = self.env.render()
+        try:
+            frame: Any = self.env.render()
+        except NotImplementedError:
+            frame = None
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:
             raise ConfigurationError(
                 "env.obs=pixels: the environment's render() gives no rgb_array picture"

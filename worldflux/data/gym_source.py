@@ -1,0 +1,210 @@
+"""Collecting from environments while training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldflux.core.spaces import Space
+from worldflux.data.collect import Collector, Episode
+from worldflux.data.config import DataConfig
+from worldflux.data.random_source import RandomSource
+from worldflux.data.ratio import UpdateRatio, updates_per_step
+from worldflux.data.replay import SequenceReplay
+from worldflux.errors import ConfigurationError, TrainingError
+
+if TYPE_CHECKING:
+    from worldflux.core.agent import Agent
+    from worldflux.envs.vector import VectorEnv
+
+log = logging.getLogger(__name__)
+
+# Names that a source may put into `degraded_modes`.
+ENV_UNAVAILABLE = "env_collection_unavailable"
+RANDOM_FALLBACK = "random_replay_fallback"
+ENV_RESET = "env_restore_reset"
+
+
+class ConsecutiveChunks:
+    """Cuts sampled sequences into `consec` chunks that follow one another, a batch for each.
+
+    Chunk k holds the context and then steps k*T..(k+1)*T after the first context; a key ``consec``
+    `[B, C+T]` says k, so that a trainer can go on from the end of the chunk before.
+    """
+
+    def __init__(self, replay: SequenceReplay, context: int, length: int, consec: int) -> None:
+        self._replay = replay
+        self._context, self._length, self._consec = context, length, consec
+        self._whole: dict[str, np.ndarray] = {}  # the sequences being cut
+        self._next = 0
+
+    def batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """The next chunk `[B, C+T, ...]` of sequences `[B, C+consec*T, ...]`."""
+        if self._consec == 1:
+            return self._replay.sample(batch_size)
+        if self._next == 0:
+            self._whole = self._replay.sample(batch_size)
+        start = self._next * self._length
+        part = slice(start, start + self._context + self._length)
+        batch = {key: np.ascontiguousarray(value[:, part]) for key, value in self._whole.items()}
+        batch["consec"] = np.full(batch["is_first"].shape, self._next, np.int64)
+        self._next = (self._next + 1) % self._consec
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self._next, "whole": dict(self._whole) if self._next else {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._next = int(state["next"])
+        self._whole = {key: np.asarray(value).copy() for key, value in state["whole"].items()}
+
+
+class GymSource:
+    """Collects from environments into a sequence replay at a fixed ratio to the updates.
+
+    Before the first update it takes `data.prefill_steps` random steps, and more where that is not
+    yet enough for one batch. replay_context: extra steps in front of the `sequence_length`
+    trained ones. When an environment fails, `data.on_env_failure` decides: ``error`` raises
+    TrainingError; ``degrade`` goes on with what was collected (random noise where that is not
+    enough for a batch) and says so.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        data: DataConfig,
+        *,
+        batch_size: int,
+        sequence_length: int,
+        replay_context: int = 0,
+        entry_spaces: Mapping[str, Space] | None = None,
+        seed: int = 0,
+    ) -> None:
+        entry_spaces = entry_spaces or {}
+        clash = set(entry_spaces) & set(envs.obs_spaces)
+        if clash:
+            raise ConfigurationError(f"observation keys {sorted(clash)} are the agent's own")
+        self.data_mode = "online"
+        self.degraded_modes: list[str] = []
+        self.ratio = UpdateRatio(updates_per_step(data, batch_size, sequence_length))
+        seeds = np.random.SeedSequence([seed, 1]).generate_state(3).tolist()
+        self.replay = SequenceReplay(
+            spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},
+            entries=entry_spaces,
+            capacity=data.capacity,
+            length=replay_context + data.consec * sequence_length,
+            num_envs=envs.num_envs,
+            online=data.online,
+            seed=seeds[0],
+        )
+        self.collector = Collector(envs, self.replay, seed=seeds[1])
+        self._chunks = ConsecutiveChunks(self.replay, replay_context, sequence_length, data.consec)
+        self._length = replay_context + sequence_length
+        self._noise_seed = seeds[2]
+        self._data = data
+        self._batch_size = batch_size
+        self._first_update: int | None = None  # environment steps when the first update came
+        self._noise: RandomSource | None = None
+        self._saved: str | None = None  # name of the replay save that state_dict belongs to
+        self._folder: Path | None = None
+
+    @property
+    def env_steps(self) -> int:
+        return self.collector.env_steps
+
+    def advance(self, agent: Agent, updates: int) -> list[Episode]:
+        if ENV_UNAVAILABLE in self.degraded_modes:
+            return []
+        try:
+            return self._collect(agent, updates)
+        except TrainingError as error:
+            if self._data.on_env_failure != "degrade":
+                raise
+            self._do_without(str(error))
+            return []
+
+    def _collect(self, agent: Agent, updates: int) -> list[Episode]:
+        episodes: list[Episode] = []
+        if self._first_update is None:
+            episodes += self.collector.collect(None, self._data.prefill_steps - self.env_steps)
+            while not self.replay.ready(self._batch_size):
+                episodes += self.collector.collect(None, self.replay.num_envs)
+            self._first_update = self.env_steps
+        target = self._first_update + self.ratio.steps_before(updates)
+        return episodes + self.collector.collect(agent, target - self.env_steps)
+
+    def _do_without(self, reason: str) -> None:
+        """Goes on without environments, and says so."""
+        self.degraded_modes.append(ENV_UNAVAILABLE)
+        rest = f"the {len(self.replay)} steps collected so far"
+        if not self.replay.ready(self._batch_size):
+            self._make_noise()
+            self.degraded_modes.append(RANDOM_FALLBACK)
+            rest = "RANDOM NOISE"
+        log.warning("%s; data.on_env_failure=degrade: training goes on with %s", reason, rest)
+
+    def _make_noise(self) -> RandomSource:
+        envs = self.collector.envs
+        self._noise = RandomSource(
+            envs.obs_spaces,
+            envs.action_spaces,
+            {key: self.replay.spaces[key] for key in self.replay.entries},
+            length=self._length,
+            seed=self._noise_seed,
+        )
+        self.data_mode = self._noise.data_mode
+        return self._noise
+
+    def batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        return (self._noise or self._chunks).batch(batch_size)
+
+    def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
+        if self._noise is None:
+            self.replay.update(stepid, entries)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "degraded_modes": list(self.degraded_modes),
+            "first_update": self._first_update,
+            "replay": self._saved,
+            "collector": self.collector.state_dict(),
+            "chunks": self._chunks.state_dict(),
+            "noise": self._noise.state_dict() if self._noise else {},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.degraded_modes = list(state["degraded_modes"])
+        self._first_update = state["first_update"]
+        if self._folder is not None and state["replay"] not in (None, self._saved):
+            self._saved = state["replay"]
+            self.replay.load(self._folder, self._saved)
+        self._chunks.load_state_dict(state["chunks"])
+        if state["noise"]:
+            self._make_noise().load_state_dict(state["noise"])
+        if ENV_UNAVAILABLE in self.degraded_modes:
+            self.collector.env_steps = int(state["collector"]["env_steps"])
+            return
+        restored = self.collector.load_state_dict(state["collector"])
+        if restored.all():
+            return
+        if ENV_RESET not in self.degraded_modes:
+            self.degraded_modes.append(ENV_RESET)
+        log.warning(
+            "%d of %d environments did not come back to their stored observation and were reset",
+            int((~restored).sum()),
+            len(restored),
+        )
+
+    def save(self, folder: Path) -> None:
+        self._saved = self.replay.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self._folder = folder
+        self._saved = self.replay.load(folder)
+
+    def close(self) -> None:
+        self.collector.envs.close()
