@@ -228,14 +228,14 @@ class ReplayBuffer:
         return load(cls, Path(path))
 
     def to_parquet(self, path: str | Path, *, compression: str = "zstd") -> None:
-        """Writes one Parquet file, a row per step. Needs pyarrow (the `parquet` extra)."""
+        """Writes one Parquet file, a row per step. Needs pyarrow."""
         from worldflux.data.buffer_file import save_parquet
 
         save_parquet(self, Path(path), compression)
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> ReplayBuffer:
-        """Reads `to_parquet`'s file. Needs pyarrow (the `parquet` extra)."""
+        """Reads `to_parquet`'s file. Needs pyarrow."""
         from worldflux.data.buffer_file import load_parquet
 
         return load_parquet(cls, Path(path))

@@ -182,5 +182,5 @@ def _arrow() -> tuple[ModuleType, ModuleType]:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingDependencyError(
-            "Parquet needs pyarrow; run: pip install 'worldflux[parquet]'"
+            "Parquet needs pyarrow, which is not installed; run: pip install pyarrow"
         ) from error

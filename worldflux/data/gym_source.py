@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from worldflux.data.collect import Collector, Episode
 from worldflux.data.config import DataConfig
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
-from worldflux.data.replay import SequenceReplay
+from worldflux.data.replay import SequenceReplay, consecutive_chunks
 from worldflux.errors import ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
@@ -30,10 +31,9 @@ ENV_RESET = "env_restore_reset"
 
 
 class ConsecutiveChunks:
-    """Cuts sampled sequences into `consec` chunks that follow one another, a batch for each.
+    """Batches from a replay: each sampled sequence makes `consec` of them, one after another.
 
-    Chunk k holds the context and then steps k*T..(k+1)*T after the first context; a key ``consec``
-    `[B, C+T]` says k, so that a trainer can go on from the end of the chunk before.
+    With consec above 1 a key ``consec`` `[B, C+T]` counts them, see `consecutive_chunks`.
     """
 
     def __init__(self, replay: SequenceReplay, context: int, length: int, consec: int) -> None:
@@ -48,10 +48,9 @@ class ConsecutiveChunks:
             return self._replay.sample(batch_size)
         if self._next == 0:
             self._whole = self._replay.sample(batch_size)
-        start = self._next * self._length
-        part = slice(start, start + self._context + self._length)
-        batch = {key: np.ascontiguousarray(value[:, part]) for key, value in self._whole.items()}
-        batch["consec"] = np.full(batch["is_first"].shape, self._next, np.int64)
+        chunks = consecutive_chunks(self._whole, self._length, self._context)
+        chunk = next(islice(chunks, self._next, None))
+        batch = {key: np.ascontiguousarray(value) for key, value in chunk.items()}
         self._next = (self._next + 1) % self._consec
         return batch
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 from worldflux.errors import ConfigurationError, MissingDependencyError, WorldFluxError
 
 # Packages that gymnasium's own environments need: word in its error -> extra of ours.
-NEEDS = {"box2d": "box2d", "mujoco": "mujoco", "pygame": "video"}
+NEEDS = {"box2d": "box2d", "mujoco": "mujoco", "pygame": "render"}
 
 
 class EnvironmentFailed(RuntimeError):
