@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldflux.core.math import symexp, symlog, two_hot_mean, two_hot_neighbours
+from worldflux.core.math import symexp, symlog, two_hot, two_hot_mean
 
 
 def gumbel_noise(
@@ -145,20 +145,27 @@ class TwoHot:
     def __init__(self, logits: Tensor, bins: Tensor):
         self.logits = logits.float() if logits.dtype != torch.float64 else logits
         self.bins = bins
+        self.logprob = F.log_softmax(self.logits, -1)
+
+    @classmethod
+    def normalized(cls, logprob: Tensor, bins: Tensor) -> TwoHot:
+        """From log-probabilities, which are not normalised again."""
+        dist = object.__new__(cls)
+        dist.logits = dist.logprob = logprob
+        dist.bins = bins
+        return dist
 
     def pred(self) -> Tensor:
         """Expected value `[...]`."""
-        return two_hot_mean(F.softmax(self.logits, -1), self.bins)
+        return two_hot_mean(self.logprob.exp(), self.bins)
 
     def loss(self, target: Tensor) -> Tensor:
-        """Cross-entropy `[...]` with the two-hot code of target `[...]`.
+        """Cross-entropy `[...]` with the two-hot code of target `[...]`."""
+        return self.coded_loss(two_hot(target, self.bins))
 
-        Only the two bins that carry weight are read, so no code of width K is built.
-        """
-        below, above, weight = two_hot_neighbours(target, self.bins)
-        low = self.logits.gather(-1, below[..., None])[..., 0]
-        high = self.logits.gather(-1, above[..., None])[..., 0]
-        return torch.logsumexp(self.logits, -1) - (1 - weight) * low - weight * high
+    def coded_loss(self, code: Tensor) -> Tensor:
+        """Cross-entropy `[...]` with a code `[..., K]`, such as a weighted sum of two-hot codes."""
+        return -(code * self.logprob).sum(-1)
 
 
 class Binary:

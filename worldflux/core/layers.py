@@ -59,15 +59,16 @@ class NormedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.norm(self.linear(x)))
 
-    def partial(self, x: Tensor, start: int) -> Tensor:
-        """The linear map's share of input columns `start : start + x.shape[-1]`, without bias.
+    def split(self, width: int) -> tuple[Tensor, Tensor]:
+        """The weights of the first `width` inputs and of the others.
 
-        What does not change over a scan is mapped once, outside of it; see `finish`.
+        Where some inputs do not change over a scan, their share of the product is taken once,
+        outside of it, and `finish` makes the layer's output of the sum of the shares.
         """
-        return F.linear(x, self.linear.weight[:, start : start + x.shape[-1]])
+        return self.linear.weight[:, :width], self.linear.weight[:, width:]
 
     def finish(self, x: Tensor) -> Tensor:
-        """Bias, norm and activation for a sum of partial maps."""
+        """Bias, norm and activation for a sum of shares."""
         return F.silu(self.norm(x + self.linear.bias))
 
 

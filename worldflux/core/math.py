@@ -29,26 +29,22 @@ def symexp_bins(count: int, high: float = 20.0) -> Tensor:
     return torch.cat([half, mirrored[1:] if count % 2 else mirrored])
 
 
-def two_hot_neighbours(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The bins below and above x `[...]` and the weight of the one above (DreamerV3, eq. 8).
+def two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """The two-hot code `[..., K]` of x `[...]` (DreamerV3, eq. 8).
 
-    The weights are linear in the distance to each bin; values beyond an end get that end alone.
+    The two bins beside x get weights linear in the distance to each; values beyond an end get that
+    end alone.
     """
+    x = x.to(bins.dtype)
     index = torch.searchsorted(bins, x.contiguous(), right=True)
     below = (index - 1).clamp(min=0)
     above = index.clamp(max=len(bins) - 1)
     distance = torch.abs(x - bins[below])
     total = distance + torch.abs(bins[above] - x)
     weight = torch.where(below == above, torch.ones_like(x), distance / total)
-    return below, above, weight
-
-
-def two_hot(x: Tensor, bins: Tensor) -> Tensor:
-    """The two-hot code `[..., K]` of x `[...]` (DreamerV3, eq. 8)."""
-    below, above, weight = two_hot_neighbours(x, bins)
-    index = torch.arange(len(bins), device=x.device)
-    lower = (index == below[..., None]) * (1 - weight[..., None])
-    return lower + (index == above[..., None]) * weight[..., None]
+    code = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)
+    code.scatter_(-1, below[..., None], (1 - weight)[..., None])
+    return code.scatter_(-1, above[..., None], weight[..., None])
 
 
 def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
@@ -57,8 +53,10 @@ def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
     The bins are symmetric, so opposite bins are paired: uniform probabilities give exactly zero
     although the outer bins are astronomically large (DreamerV3, symexp two-hot loss).
     """
-    upper = len(bins) // 2 + len(bins) % 2
-    return (probs - probs.flip(-1))[..., upper:] @ bins[upper:]
+    half = len(bins) // 2
+    upper = len(bins) - half
+    # A sum and no matrix product: autocast would take the product in half precision.
+    return ((probs[..., upper:] - probs[..., :half].flip(-1)) * bins[upper:]).sum(-1)
 
 
 def lambda_return(

@@ -87,8 +87,9 @@ class DreamerV3Agent:
         embed = self.model.encoder({key: value[:, None] for key, value in obs.items()})
         share, action = rssm.prepare(embed, carry["action"][:, None], is_first[:, None])
         deter, stoch = (reset_rows(carry[key], is_first) for key in ("deter", "stoch"))
-        deter = rssm.core(deter, stoch, action[:, 0], rssm.hoisted()).to(self.model.dtype)
-        stoch = rssm.dist(rssm.posterior(deter, share[:, 0])).sample(gumbel)
+        weights = rssm.hoisted()
+        deter = rssm.core(deter, stoch, action[:, 0], weights).to(self.model.dtype)
+        stoch = rssm.dist(rssm.posterior(deter, share[:, 0], weights)).sample(gumbel)
         dist = self.model.actor(Latent(deter, stoch).feat())
         chosen = dist.pred() if act_noise is None else dist.sample(act_noise)
         return {"deter": deter, "stoch": stoch, "action": chosen.to(self.model.dtype)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldflux.core.distributions import OneHot, TwoHot
-from worldflux.core.math import lambda_return
+from worldflux.core.math import lambda_return, two_hot
 
 
 def kl_losses(posterior: OneHot, prior: OneHot, free_nats: float) -> tuple[Tensor, Tensor]:
@@ -58,12 +58,12 @@ def value_loss(
 ) -> Tensor:
     """Two-hot regression to the returns and to the slow critic (DreamerV3, eq. 7).
 
-    value: over all steps `[..., L+1]`; target `[..., L]`; slow_value and weight `[..., L+1]`. The
-    last step has no return. Returns `[..., L]`.
+    value, target, slow_value and weight have the same shape `[...]`. Both regressions are one
+    cross-entropy with the weighted sum of their codes.
     """
-    padded = torch.cat([target, torch.zeros_like(target[..., :1])], -1)
-    loss = value.loss(padded.detach()) + slow_scale * value.loss(slow_value.detach())
-    return (weight * loss)[..., :-1]
+    code = two_hot(target.detach(), value.bins)
+    code = code + slow_scale * two_hot(slow_value.detach(), value.bins)
+    return weight * value.coded_loss(code)
 
 
 def replay_returns(

@@ -24,7 +24,7 @@ from worldflux.models.dreamerv3.losses import (
     replay_returns,
     value_loss,
 )
-from worldflux.models.dreamerv3.rssm import Latent
+from worldflux.models.dreamerv3.rssm import Latent, ScanWeights
 
 if TYPE_CHECKING:
     from worldflux.models.dreamerv3.networks import ActionDist
@@ -118,10 +118,10 @@ class Objective:
             return Step(losses, {}, latent, logit, arrays)
         imagined = self.imagine(latent, noise)
         behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
-        losses, value_logits, model_arrays = self.model_terms(obs, latent, logit)
+        losses, value_logprob, model_arrays = self.model_terms(obs, latent, logit)
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
-        losses["repval"], replay_arrays = self.replay_value(obs, value_logits, boot, slow_value)
+        losses["repval"], replay_arrays = self.replay_value(obs, value_logprob, boot, slow_value)
         metrics |= model_metrics(model_arrays)
         return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
 
@@ -139,7 +139,7 @@ class Objective:
     def _model_terms(
         self, obs: Mapping[str, Tensor], latent: Latent, logit: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
-        """World-model losses `[B, T]`, critic logits on the replayed states and details."""
+        """World-model losses `[B, T]`, critic log-probabilities on the replayed states and details."""
         model, config = self.model, self.model.config
         posterior = model.rssm.dist(logit)
         prior = model.rssm.dist(model.rssm.prior(latent.deter))
@@ -160,7 +160,7 @@ class Objective:
         if not model.has_actor:
             return losses, None, arrays
         arrays["rep/slowval"] = self._slow_value(feat)
-        return losses, model.critic(feat).logits, arrays
+        return losses, model.critic(feat).logprob, arrays
 
     def _slow_value(self, feat: Tensor) -> Tensor:
         with torch.no_grad():
@@ -175,7 +175,7 @@ class Objective:
         action: Tensor,
         gumbel: Tensor,
         act_noise: Tensor,
-        weights: tuple[Tensor, Tensor],
+        weights: ScanWeights,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next state under an action and the action sampled in it."""
         deter, stoch, _ = self.model.rssm._imagine_step(deter, stoch, action, gumbel, weights)
@@ -204,34 +204,35 @@ class Objective:
         return Imagined(torch.stack(feats), torch.stack(actions))
 
     def _predict(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic logits `[H+1, N, bins]` with gradient and predictions `[N, H+1]` without."""
-        logits = self.model.critic(feat).logits
+        """Critic log-probabilities `[H+1, N, bins]`, and predictions `[N, H+1]` without gradient."""
+        logprob = self.model.critic(feat).logprob
         with torch.no_grad():
             predictions = {
                 "rew": self.model.reward(feat).pred(),
                 "con": self.model.con(feat).prob(),
-                "val": TwoHot(logits.detach(), self.model.critic.bins).pred(),
+                "val": TwoHot.normalized(logprob.detach(), self.model.critic.bins).pred(),
                 "slowval": self._slow_value(feat),
             }
-        return logits, {key: value.T.contiguous() for key, value in predictions.items()}
+        return logprob, {key: value.T.contiguous() for key, value in predictions.items()}
 
     def _behaviour_terms(
         self,
         imagined_feat: Tensor,
         imagined_action: Tensor,
-        value_logits: Tensor,
+        value_logprob: Tensor,
         returns: Tensor,
         advantage: Tensor,
         slow_value: Tensor,
         weight: Tensor,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Actor and critic loss `[N, H]`; the other arguments are `[N, H]` or `[N, H+1]`."""
+        """Actor and critic loss `[N, H]`; returns, advantage, slow_value, weight `[N, H]`."""
         config = self.model.config
         dist = self.model.actor(imagined_feat[:-1])
         logp, entropy = dist.logp(imagined_action[:-1]).T, dist.entropy().T  # [N, H]
-        actor = policy_loss(logp, entropy, advantage, weight[:, :-1], config.actor_entropy_coef)
-        value = TwoHot(value_logits.transpose(0, 1), self.model.critic.bins)
-        critic = value_loss(value, returns, slow_value, weight, config.slow_critic_scale)
+        actor = policy_loss(logp, entropy, advantage, weight, config.actor_entropy_coef)
+        value = TwoHot.normalized(value_logprob[:-1], self.model.critic.bins)  # [H, N]
+        scale = config.slow_critic_scale
+        critic = value_loss(value, returns.T, slow_value.T, weight.T, scale).T
         arrays = {"imag/logp": logp.detach(), "imag/entropy": entropy.detach()}
         return actor, critic, arrays | entropy_metrics(dist)
 
@@ -240,15 +241,15 @@ class Objective:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """Losses `[B, K]`, metrics, the imagined return of every start `[B, K]` and details."""
         config = self.model.config
-        value_logits, preds = self.predict(imagined.feat)
+        value_logprob, preds = self.predict(imagined.feat)
         rew, con, val = preds["rew"], preds["con"], preds["val"]
         returns, weight = imagined_returns(rew, con, val, config.lambda_)
         self.model.return_norm.update(returns)
         offset, scale = self.model.return_norm.offset_scale()
         advantage = (returns - val[:, :-1]) / scale  # [N, H]
         actor, critic, arrays = self.behaviour_terms(
-            imagined.feat, imagined.action, value_logits, returns, advantage,
-            preds["slowval"], weight,
+            imagined.feat, imagined.action, value_logprob, returns, advantage,
+            preds["slowval"][:, :-1], weight[:, :-1],
         )  # fmt: skip
         arrays |= {f"imag/{key}": value for key, value in preds.items()}
         arrays |= {"imag/weight": weight, "imag/ret": returns}
@@ -263,7 +264,7 @@ class Objective:
     # === Critic on replayed states ===================================================
 
     def replay_value(
-        self, obs: Mapping[str, Tensor], value_logits: Tensor, boot: Tensor, slow_value: Tensor
+        self, obs: Mapping[str, Tensor], value_logprob: Tensor, boot: Tensor, slow_value: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Replay-value loss `[B, K-1]`; its gradient reaches the world model."""
         config, starts = self.model.config, boot.shape[1]
@@ -271,11 +272,13 @@ class Objective:
             obs[key][:, -starts:] for key in ("reward", "is_last", "is_terminal")
         )
         returns = replay_returns(reward, last, terminal, boot, config.discount, config.lambda_)
-        value = TwoHot(value_logits[:, -starts:], self.model.critic.bins)
-        slow = slow_value[:, -starts:]
-        weight = (~last).float()
+        # The last state has no return; its value is only reported.
+        bins, slow = self.model.critic.bins, slow_value[:, -starts:-1]
+        value = TwoHot.normalized(value_logprob[:, -starts:-1], bins)
+        weight = (~last[:, :-1]).to(returns.dtype)
         loss = value_loss(value, returns, slow, weight, config.slow_critic_scale)
-        return loss, {"rep/boot": boot, "rep/ret": returns, "rep/val": value.pred().detach()}
+        values = TwoHot.normalized(value_logprob[:, -starts:].detach(), bins).pred()
+        return loss, {"rep/boot": boot, "rep/ret": returns, "rep/val": values}
 
 
 def model_metrics(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -28,6 +28,14 @@ class Latent(NamedTuple):
         return torch.cat([self.deter, self.stoch.flatten(-2)], -1)
 
 
+class ScanWeights(NamedTuple):
+    """See `RSSM.hoisted`."""
+
+    per_block: Tensor  # [G, D/G, D/G]
+    shared: Tensor  # [3U, D]
+    posterior: Tensor  # [U, D]
+
+
 def reset_rows(x: Tensor, is_first: Tensor) -> Tensor:
     """Zeroes the rows of x `[B, ...]` whose episode starts here."""
     return x * (~is_first).to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
@@ -92,24 +100,27 @@ class RSSM(nn.Module):
         """Action embedding `[..., U]` of flat actions `[..., A]`."""
         return self.in_action(bound_action(action))
 
-    def hoisted(self) -> tuple[Tensor, Tensor]:
-        """The first hidden layer's weight, split once per scan.
+    def hoisted(self) -> ScanWeights:
+        """Weights that are cut to pieces once per scan instead of once per step.
 
-        Its input per block is that block of deter beside the same three embeddings, so the share
-        of the embeddings is one dense product `[3U, D]` instead of G small ones on copies.
+        The first hidden layer's input per block is that block of deter beside the same three
+        embeddings, so the share of the embeddings is one dense product `[3U, D]` instead of G small
+        ones on copies. The posterior's first layer meets deter alone; see `prepare`.
         """
         first = self.hidden[0]
         assert isinstance(first, BlockLinear)
         weight = first.weight  # [G, D/G + 3U, D/G]
         block = self.deter // self.blocks
         shared = weight[:, block:].permute(1, 0, 2).reshape(-1, self.deter)  # [3U, D]
-        return weight[:, :block], shared
+        posterior, _ = self.posterior_in.split(self.deter)
+        return ScanWeights(weight[:, :block], shared, posterior)
 
-    def core(self, deter: Tensor, stoch: Tensor, action_embed: Tensor, weights: tuple) -> Tensor:
+    def core(
+        self, deter: Tensor, stoch: Tensor, action_embed: Tensor, weights: ScanWeights
+    ) -> Tensor:
         """Block GRU: next deter `[B, D]` from deter, stoch `[B, S, K]`, action_embed `[B, U]`."""
-        per_block, shared = weights
         x = torch.cat([self.in_deter(deter), self.in_stoch(stoch.flatten(1)), action_embed], -1)
-        x = block_product(deter, per_block) + x @ shared + self.hidden[0].bias  # [B, D]
+        x = block_product(deter, weights.per_block) + x @ weights.shared + self.hidden[0].bias
         x = F.silu(self.hidden_norms[0](x))
         for layer, norm in zip(self.hidden[1:], self.hidden_norms[1:], strict=True):
             x = F.silu(norm(layer(x)))
@@ -123,9 +134,9 @@ class RSSM(nn.Module):
         """Prior logits `[..., S, K]` of deter `[..., D]`."""
         return self._logits(self.prior_out(self.prior_mlp(deter)))
 
-    def posterior(self, deter: Tensor, embed_share: Tensor) -> Tensor:
+    def posterior(self, deter: Tensor, embed_share: Tensor, weights: ScanWeights) -> Tensor:
         """Posterior logits `[..., S, K]`; embed_share is the first layer's part of the embed."""
-        x = self.posterior_in.finish(self.posterior_in.partial(deter, 0) + embed_share)
+        x = self.posterior_in.finish(F.linear(deter, weights.posterior) + embed_share)
         return self._logits(self.posterior_out(self.posterior_mlp(x)))
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -140,11 +151,11 @@ class RSSM(nn.Module):
         embed_share: Tensor,
         is_first: Tensor,
         gumbel: Tensor,
-        weights: tuple,
+        weights: ScanWeights,
     ) -> tuple[Tensor, Tensor, Tensor]:
         deter, stoch = reset_rows(deter, is_first), reset_rows(stoch, is_first)
         deter = self.core(deter, stoch, action_embed, weights)
-        logit = self.posterior(deter, embed_share)
+        logit = self.posterior(deter, embed_share, weights)
         return deter, self.dist(logit).sample(gumbel), logit
 
     def prepare(self, embed: Tensor, action: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +165,8 @@ class RSSM(nn.Module):
         embed's share of the posterior's first layer and the action embedding, `[B, T, U]`.
         """
         action = action * (~is_first)[..., None]
-        return self.posterior_in.partial(embed, self.deter), self.embed_action(action)
+        _, weight = self.posterior_in.split(self.deter)
+        return F.linear(embed, weight), self.embed_action(action)
 
     def observe(
         self,
@@ -184,7 +196,7 @@ class RSSM(nn.Module):
         return latent, torch.stack(logits, 1)
 
     def _imagine_step(
-        self, deter: Tensor, stoch: Tensor, action: Tensor, gumbel: Tensor, weights: tuple
+        self, deter: Tensor, stoch: Tensor, action: Tensor, gumbel: Tensor, weights: ScanWeights
     ) -> tuple[Tensor, Tensor, Tensor]:
         deter = self.core(deter, stoch, self.embed_action(action), weights)
         logit = self.prior(deter)
