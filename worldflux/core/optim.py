@@ -98,14 +98,26 @@ def make_optimizer(params: Iterable[nn.Parameter], training: Any) -> torch.optim
     raise ConfigurationError(f"training.optimizer: {name!r} is not laprop, adamw, adam or sgd")
 
 
-def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
-    """Factor of the learning rate at update `step` (from 0) of `total`, warm-up included."""
+@torch.no_grad()
+def move_target_(
+    target: list[Tensor], source: list[Tensor], rate: float, *, every: int = 1, count: int = 0
+) -> None:
+    """Moves target tensors towards source by `rate`, where `count` (from 0) is due."""
+    if count % every == 0:
+        torch._foreach_lerp_(target, source, rate)
+
+
+def schedule_factor(name: str, step: int, total: int, warmup: int, final: float = 0.0) -> float:
+    """Factor of the learning rate at update `step` (from 0) of `total`, warm-up included.
+
+    final: the factor that linear and cosine schedules end with.
+    """
     factor = linear_warmup(step, warmup)
     progress = min(1.0, max(0, step - warmup) / max(1, total - warmup))
     if name == "linear":
-        return factor * (1 - progress)
+        return factor * (final + (1 - final) * (1 - progress))
     if name == "cosine":
-        return factor * 0.5 * (1 + math.cos(math.pi * progress))
+        return factor * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
     if name in ("none", "constant"):
         return factor
     raise ConfigurationError(f"training.scheduler: {name!r} is not none, linear, cosine, constant")

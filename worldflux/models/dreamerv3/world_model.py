@@ -11,6 +11,7 @@ from worldflux.core.config import DreamerV3Config
 from worldflux.core.distributions import gumbel_noise
 from worldflux.core.model import WorldModel
 from worldflux.core.normalize import RunningScale
+from worldflux.core.optim import move_target_
 from worldflux.core.state import Batch, LossOutput, ModelOutput, State
 from worldflux.errors import ValidationError
 from worldflux.models.dreamerv3.networks import Actor, ContinueHead, Decoder, Encoder, TwoHotHead
@@ -132,14 +133,14 @@ class DreamerV3(WorldModel):
         """K: from how many states of a sequence of this length imagination starts."""
         return min(self.config.imagination_starts or length, length)
 
-    @torch.no_grad()
     def update_slow_critic(self, updates: int) -> None:
         """Moves the slow critic towards the critic after update number `updates` (from 0)."""
-        if not self.has_actor or updates % self.config.slow_critic_every:
+        if not self.has_actor:
             return
         slow: list[Tensor] = list(self.slow_critic.parameters())
         fast: list[Tensor] = list(self.critic.parameters())
-        torch._foreach_lerp_(slow, fast, self.config.slow_critic_fraction)
+        rate, every = self.config.slow_critic_fraction, self.config.slow_critic_every
+        move_target_(slow, fast, rate, every=every, count=updates)
 
     # === Public world-model calls =======================================================
 
@@ -178,8 +179,9 @@ class DreamerV3(WorldModel):
         embed = self.encoder({key: value[:, None] for key, value in obs.items()})
         share, action_embed = self.rssm.prepare(embed, action[:, None], is_first)
         keep = (latent.deter, latent.stoch)
-        deter = self.rssm.core(*keep, action_embed[:, 0], self.rssm.hoisted())
-        logit = self.rssm.posterior(deter, share[:, 0])
+        weights = self.rssm.hoisted()
+        deter = self.rssm.core(*keep, action_embed[:, 0], weights)
+        logit = self.rssm.posterior(deter, share[:, 0], weights)
         return self._state(Latent(deter, self._draw(logit, deterministic)), logit, True)
 
     def encode(self, obs: Any, deterministic: bool = False) -> State:
