@@ -39,13 +39,17 @@ def _likeness(name: str, option: str) -> float:
 
 
 def _edits(a: str, b: str) -> int:
-    """Levenshtein distance: letters to insert, delete or replace."""
-    row = list(range(len(b) + 1))
+    """Letters to insert, delete, replace or swap with their neighbour (optimal alignment)."""
+    rows = [list(range(len(b) + 1))]
     for i, letter in enumerate(a, 1):
-        before, row[0] = row[0], i
+        row = [i]
         for j, other in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (letter != other))
-    return row[-1]
+            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and (a[i - 2], letter) == (other, b[j - 2]):
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def field_types(cls: type) -> dict[str, Any]:

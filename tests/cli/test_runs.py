@@ -1,0 +1,150 @@
+"""What reaches a job, sweeps, resuming and how a run can end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import TINY
+from worldflux import DreamerV3Config
+from worldflux.cli.main import main
+from worldflux.errors import TrainingError
+
+
+def test_the_default_run(jobs: list[Any], folder: Path) -> None:
+    assert main([]) == 0
+    ((config, run_dir),) = jobs
+    assert config.env.id == "CartPole-v1"
+    assert (config.model.model_name, config.model.actor_critic) == ("size1m", True)
+    assert config.training.optimizer == "laprop"
+    assert config.resume is None
+    assert run_dir.parent.parent == folder / "outputs"
+    assert (run_dir / ".hydra" / "config.yaml").is_file()
+
+
+def test_python_and_the_command_line_read_the_same_presets(jobs: list[Any]) -> None:
+    assert main(["model/size=size50m", "model.kl_free=0.5"]) == 0
+    model = jobs[0][0].model
+    same = DreamerV3Config.from_size(
+        "size50m",
+        kl_free=0.5,
+        actor_critic=True,
+        device=model.device,
+        learning_rate=model.learning_rate,
+        grad_clip=model.grad_clip,
+    )
+    assert model == same
+
+
+def test_overrides_and_free_mappings(jobs: list[Any]) -> None:
+    words = ["training.total_steps=20_000", "training.learning_rate=1e-4", "model.hidden_dim=320"]
+    words += ["env=pendulum", "+env.kwargs.g=9.0", "env.import=math", "model.obs_shape=[3]"]
+    assert main(words) == 0
+    config = jobs[0][0]
+    assert (config.training.total_steps, config.training.learning_rate) == (20_000, 1e-4)
+    assert (config.model.hidden_dim, config.model.learning_rate) == (320, 1e-4)
+    assert (config.env.kwargs, config.env.import_module) == ({"g": 9.0}, "math")
+
+
+def test_a_users_folder_adds_options(jobs: list[Any], folder: Path) -> None:
+    (folder / "mine" / "experiment").mkdir(parents=True)
+    recipe = "# @package _global_\ntraining:\n  seed: 77\n"
+    (folder / "mine" / "experiment" / "fast.yaml").write_text(recipe)
+    assert main(["--config-dir", "mine", "+experiment=fast"]) == 0
+    assert jobs[0][0].training.seed == 77
+
+
+def test_a_sweep_runs_every_job(jobs: list[Any], folder: Path) -> None:
+    assert main(["-m", "training.seed=range(2)", "model/size=ci,size1m"]) == 0
+    found = {(c.training.seed, c.model.model_name) for c, _ in jobs}
+    assert found == {(0, "ci"), (0, "size1m"), (1, "ci"), (1, "size1m")}
+    assert len({run_dir for _, run_dir in jobs}) == 4
+    assert all((folder / "outputs" / "multirun") in run_dir.parents for _, run_dir in jobs)
+
+
+def test_a_recipe_that_is_a_sweep(jobs: list[Any]) -> None:
+    assert main(["-m", "+experiment=classic_control"]) == 0
+    assert [c.env.id for c, _ in jobs][:2] == ["CartPole-v1", "Acrobot-v1"]
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_training_that_stops_itself_gives_3(
+    sweep: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Any, run_dir: Path) -> float:
+        if config.training.seed == 1:
+            raise TrainingError("loss 'rew' is not finite at update 7")
+        (run_dir / "done").touch()
+        return 0.0
+
+    monkeypatch.setattr("worldflux.cli.run.run", run)
+    words = ["-m", "training.seed=1,2"] if sweep else ["training.seed=1"]
+    assert main(words) == 3
+    err = capfd.readouterr().err
+    assert err.splitlines()[-1] == "worldflux-run: error: loss 'rew' is not finite at update 7"
+    assert "Traceback" not in err
+    assert len(list(folder.rglob("done"))) == int(sweep), "the other job of a sweep still runs"
+
+
+def test_ctrl_c_gives_130(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Any, run_dir: Path) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worldflux.cli.run.run", run)
+    assert main([]) == 130
+    assert capfd.readouterr().err == "worldflux-run: interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback_without_hydras_frames(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Any, run_dir: Path) -> float:
+        return {}["a bug"]
+
+    monkeypatch.setattr("worldflux.cli.run.run", run)
+    assert main([]) == 1
+    err = capfd.readouterr().err
+    assert "KeyError: 'a bug'" in err and "Traceback" in err
+    assert "site-packages/hydra" not in err
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted((folder / ".hydra").iterdir())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_resume_composes_what_the_run_was_started_with(
+    jobs: list[Any], folder: Path, refused: Callable[..., str]
+) -> None:
+    assert main(["env=pendulum", "model/size=ci", "training.seed=5", "env.import=math"]) == 0
+    first, run_dir = jobs[0]
+    before = digest(run_dir)
+    name = str(run_dir.relative_to(folder))
+    assert main([f"resume={name}", "training.total_steps=77"]) == 0
+    second, second_dir = jobs[1]
+    assert (second_dir, second.resume) == (run_dir, name)
+    assert second.training == first.training.with_updates(total_steps=77)
+    assert (second.model, second.env, second.data) == (first.model, first.env, first.data)
+    assert digest(run_dir) == before
+    assert len(list((folder / "outputs").glob("*/*"))) == 1
+    assert "keeps its own groups" in refused(f"resume={name}", "model=tdmpc2")
+    assert "'total_steps'" in refused(f"resume={name}", "training.stepz=3")
+    assert "batch_size must be >= 1" in refused(f"resume={name}", "training.batch_size=0")
+    day = str(run_dir.parent.relative_to(folder))
+    assert f"it holds 1 runs, for example {name}" in refused(f"resume={day}")
+
+
+def test_a_real_run_and_its_continuation(folder: Path) -> None:
+    assert main(TINY) == 0
+    (run_dir,) = (folder / "outputs").glob("*/*")
+    assert main([f"resume={run_dir}", "training.total_steps=4"]) == 0
+    manifest = json.loads((run_dir / "run_manifest.json").read_text())
+    assert (manifest["status"], manifest["global_step"]) == ("completed", 4)
+    assert (run_dir / "run.log").read_text().count("evaluation return") >= 2
