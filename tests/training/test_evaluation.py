@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny import TinyAgent
 
+from tests.training.tiny import TinyAgent
 from worldflux.training.evaluate import Evaluation, bootstrap_interval, evaluate, quotas
 from worldflux.training.seed import rng_state
 

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 import torch
-from test_trainer import At, make, pointer
-from tiny import TinyAgent, TinySource
 
+from tests.training.test_trainer import At, make, pointer
+from tests.training.tiny import TinyAgent, TinySource
 from worldflux.errors import CheckpointError
 from worldflux.training import Callback
 from worldflux.training.checkpoint import read_checkpoint

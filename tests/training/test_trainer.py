@@ -7,9 +7,9 @@ import signal
 
 import pytest
 import torch
-from test_checkpoint import disk_that_fills_up
-from tiny import TinyAgent, TinySource, tiny_evaluator
 
+from tests.training.test_checkpoint import disk_that_fills_up
+from tests.training.tiny import TinyAgent, TinySource, tiny_evaluator
 from worldflux.errors import CheckpointError, ConfigurationError, TrainingError
 from worldflux.training import Callback, Trainer, TrainingConfig
 from worldflux.training.callbacks import CheckpointCallback, EarlyStoppingCallback, LoggingCallback

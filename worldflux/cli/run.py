@@ -12,7 +12,8 @@ import torch
 
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
-from worldflux.data.sources import Source, make_source, try_envs, updates_per_step
+from worldflux.data.ratio import updates_per_step
+from worldflux.data.sources import Source, make_source, try_envs
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
 from worldflux.errors import ConfigurationError
@@ -90,7 +91,7 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None
     try:
         trainer.train(source, resume_from=folder if resume else None)
     except (KeyboardInterrupt, SystemExit):
-        log.info("continue with: worldflux-run resume=%s", folder)
+        log.info("continue with: worldflux-run resume=%s", shown(folder))
         raise
     finally:
         draw_run(folder)
@@ -134,12 +135,16 @@ def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
     """Manifest content that only the runner knows."""
     training = config.training
     rows = training.effective_batch_size()
-    updates = updates_per_step(config.data, rows, training.sequence_length)
+    updates = None
+    if config.data.source == "gym":
+        updates = updates_per_step(config.data, rows, training.sequence_length)
     return {
         "config": plain(config),
         "model_config": plain(model.config),
-        "train_ratio": float(updates * rows * training.sequence_length),
-        "collect_steps_per_update": float(1 / updates),
+        "train_ratio": None
+        if updates is None
+        else float(updates * rows * training.sequence_length),
+        "collect_steps_per_update": None if updates is None else float(1 / updates),
         "env": {
             "id": config.env.id,
             "suite": config.env.suite,
@@ -152,10 +157,16 @@ def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
 def final_line(trainer: Trainer, folder: Path) -> str:
     """The last line a person sees."""
     state = trainer.state
-    progress = f"{state.global_step:,} updates, {state.env_steps:,} env steps · {folder}"
+    progress = f"{state.global_step:,} updates, {state.env_steps:,} env steps · {shown(folder)}"
     if state.last_score is None:
         return f"no evaluation: there is no environment · {progress}"
     text = f"evaluation return {state.last_score:.4g} over {trainer.config.eval_episodes} episodes"
     if state.best_step not in (None, state.last_eval_step):
         text += f" (best {state.best_score:.4g} at update {state.best_step:,})"
     return f"{text} · {progress}"
+
+
+def shown(folder: Path) -> str:
+    """A path as a person would type it: relative where it lies below the working directory."""
+    absolute = folder.resolve()
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else folder)

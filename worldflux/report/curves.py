@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldflux.training.logger import read_metrics
+from worldflux.training.manifest import FILE, read_manifest
 
 PICTURE = Path("report") / "learning_curve.png"
 TRAIN, EVAL, INK, GRID = "#7aa6d6", "#c2410c", "#1f2937", "#e5e7eb"
@@ -24,12 +25,26 @@ def draw_run(folder: Path) -> Path | None:
         return None
     online = any(record["env_steps"] for record in records)
     figure = learning_curve(
-        episodes, evaluations, x_label="environment steps" if online else "gradient updates"
+        episodes,
+        evaluations,
+        x_label="environment steps" if online else "gradient updates",
+        title=title_of(folder),
     )
     path = folder / PICTURE
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def title_of(folder: Path) -> str:
+    """Environment, model and seed of a run, as far as its manifest tells them."""
+    if not (folder / FILE).exists():
+        return ""
+    manifest = read_manifest(folder)
+    env = manifest.get("env", {}).get("id")
+    model = manifest.get("model_config", {})
+    name = "{} {}".format(model["model_type"], model["model_name"]) if model else None
+    return " · ".join(text for text in (env, name, f"seed {manifest['seed']}") if text)
 
 
 def series(records: list[dict[str, Any]], *names: str) -> np.ndarray:
@@ -55,7 +70,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def learning_curve(episodes: np.ndarray, evaluations: np.ndarray, *, x_label: str) -> Figure:
+def learning_curve(
+    episodes: np.ndarray, evaluations: np.ndarray, *, x_label: str, title: str = ""
+) -> Figure:
     """A figure of training episodes `[N, 2]` and evaluations with interval `[M, 4]`."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -70,8 +87,15 @@ def learning_curve(episodes: np.ndarray, evaluations: np.ndarray, *, x_label: st
         x, y, low, high = evaluations.T
         axes.fill_between(x, low, high, color=EVAL, alpha=0.15, linewidth=0)
         axes.plot(
-            x, y, "o-", color=EVAL, linewidth=1.8, markersize=4, label="evaluation (mean, 95 %)"
+            x,
+            y,
+            "o-",
+            color=EVAL,
+            linewidth=1.8,
+            markersize=4,
+            label="evaluation (mean, 95 % interval)",
         )
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel("return", color=INK)
     axes.grid(color=GRID, linewidth=0.8)

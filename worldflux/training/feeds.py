@@ -111,19 +111,20 @@ class Feed:
         self.epoch = state["epoch"]
 
     def _next(self) -> Any:
-        for _ in range(2):
+        while True:
             if self._iterator is None:
                 self._iterator = iter(self.data)
-            try:
-                item = next(self._iterator)
-            except StopIteration:
-                self._iterator = None
-                self.epoch += 1
-                self.position = 0
-                continue
-            self.position += 1
-            return item
-        raise TrainingError(f"the training data ended after {self.epoch} passes")
+            for item in self._iterator:
+                self.position += 1
+                return item
+            if self.position == 0:
+                raise TrainingError(
+                    "the training data ended and cannot be gone through again; "
+                    "give a list or an object with sample()"
+                )
+            self._iterator = None
+            self.epoch += 1
+            self.position = 0
 
 
 def as_tensors(value: Any) -> Any:

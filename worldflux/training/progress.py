@@ -37,6 +37,7 @@ class Status:
 
     @property
     def fraction(self) -> float:
+        """Share of the run that is done, by whichever end is nearer."""
         updates = self.step / max(self.total_steps, 1)
         if not self.total_env_steps:
             return min(updates, 1.0)
@@ -58,7 +59,8 @@ class Status:
 
 
 class Clock:
-    """Times a run. Rates leave out pauses (evaluation, saving); `elapsed` includes them.
+    """Times a run. Rates leave out pauses (evaluation, saving) and everything up to the first
+    finished update, which compiles and collects; `elapsed` includes them.
 
     before: seconds spent in earlier processes of a resumed run.
     """
@@ -66,12 +68,13 @@ class Clock:
     def __init__(self, before: float = 0.0) -> None:
         self.before = before
         self.ttfi: float | None = None
-        self.start(0, 0, 0.0)
+        self.start(0, 0)
 
-    def start(self, step: int, env_steps: int, fraction: float) -> None:
+    def start(self, step: int, env_steps: int) -> None:
+        """Begins to time, at these counters."""
         self._began = time.perf_counter()
         self._paused = 0.0
-        self._step, self._fraction = step, fraction
+        self._first: tuple[float, float, int] | None = None  # wall, busy seconds, update
         self._window = (self._busy(), step, env_steps)
 
     def elapsed(self) -> float:
@@ -85,10 +88,12 @@ class Clock:
         finally:
             self._paused += time.perf_counter() - began
 
-    def first_update(self) -> None:
-        """Notes the seconds to the first finished update, at its first call."""
-        if self.ttfi is None:
-            self.ttfi = time.perf_counter() - self._began
+    def tick(self, step: int) -> None:
+        """Notes that update `step` is done; only the first call since `start` counts."""
+        if self._first is None:
+            self._first = time.perf_counter(), self._busy(), step
+            if self.ttfi is None:
+                self.ttfi = time.perf_counter() - self._began
 
     def rates(self, step: int, env_steps: int) -> tuple[float, float]:
         """Updates and environment steps per second since the last call."""
@@ -99,16 +104,17 @@ class Clock:
         return (step - old_step) / seconds, (env_steps - old_env_steps) / seconds
 
     def throughput(self, step: int) -> float | None:
-        """Updates per second of this process."""
-        done = step - self._step
-        return done / max(self._busy(), 1e-9) if done > 0 else None
-
-    def eta(self, fraction: float) -> float | None:
-        """Seconds left, at the pace of this process."""
-        done = fraction - self._fraction
-        if done <= 0:
+        """Updates per second of this process; None before its second update."""
+        if self._first is None or step <= self._first[2]:
             return None
-        return (time.perf_counter() - self._began) * (1 - fraction) / done
+        return (step - self._first[2]) / max(self._busy() - self._first[1], 1e-9)
+
+    def eta(self, step: int, updates_left: float) -> float | None:
+        """Seconds that so many updates will take, with evaluations and saves as so far."""
+        if self._first is None or step <= self._first[2]:
+            return None
+        seconds = time.perf_counter() - self._first[0]
+        return updates_left * seconds / (step - self._first[2])
 
     def _busy(self) -> float:
         return time.perf_counter() - self._began - self._paused

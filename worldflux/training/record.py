@@ -102,7 +102,9 @@ class Record:
             episode_return=state.last_return,
             loss=state.metrics.get(f"train/{TOTAL_LOSS}"),
         )
-        status.eta = self.clock.eta(status.fraction)
+        if status.fraction > 0:
+            updates_left = state.global_step * (1 / status.fraction - 1)
+            status.eta = self.clock.eta(state.global_step, updates_left)
         return status
 
     def state_dict(self) -> dict[str, Any]:

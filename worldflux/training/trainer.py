@@ -150,7 +150,7 @@ class Trainer:
                 source.write_back(stepid[:, context:], fresh)
             state.global_step += 1
             self.record.meter.add(metrics, state.global_step)
-            self.record.clock.first_update()
+            self.record.clock.tick(state.global_step)
             if due(state.global_step, config.log_interval):
                 self.record.log(self.folder.logger)
             self._call("on_step_end")
@@ -198,6 +198,12 @@ class Trainer:
         """How far the training is."""
         return self.record.status(self._target, self.config.env_steps)
 
+    def _show(self, phase: str) -> None:
+        if self._progress is not None:
+            status = self.progress()
+            status.phase = phase
+            self._progress.update(status, force=True)
+
     # Evaluation
 
     def _evaluate_if_due(self) -> None:
@@ -213,10 +219,7 @@ class Trainer:
         if self._stop.received:
             return
         with self.record.clock.pause():
-            if self._progress is not None:
-                status = self.progress()
-                status.phase = "evaluating"
-                self._progress.update(status)
+            self._show("evaluating")
             seed = derive_seed(self.config.seed, EVALUATION, state.global_step)
             result = self.evaluator(self.agent, seed, lambda: self._stop.received is not None)
             if result is None:
@@ -297,10 +300,11 @@ class Trainer:
             self.folder.start(x_axis)
         state = self.state
         self.facts = {**environment_facts(), **self.facts}
-        self.record.clock.start(state.global_step, state.env_steps, self.progress().fraction)
+        self.record.clock.start(state.global_step, state.env_steps)
         self._write_manifest("running")
         if self._progress is not None:
             self._progress.start()
+            self._show("preparing the first update")
 
     def _resume(self, source: Source, path: Path, x_axis: str) -> None:
         run, checkpoint = restore_from(path, source, self.folder.store)
