@@ -140,6 +140,17 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(
     assert read_manifest(folder)["degraded_modes"] == []
 
 
+def test_a_damaged_replay_costs_only_the_way_to_the_save_before(tmp_path, finished):
+    folder = tmp_path / "run"
+    run(settings(), folder)
+    newest = max((folder / "replay").glob("steps-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    run(settings(resume=str(folder)), folder)
+    assert content(folder)[1] == content(finished[0])[1]
+    assert_equal(content(folder)[0].agent, content(finished[0])[0].agent)
+    assert read_manifest(folder)["damaged_checkpoints"] == ["step_000000014"]
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path, finished):
     score = run(settings(), tmp_path)
     assert score == finished[1]

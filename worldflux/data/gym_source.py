@@ -178,9 +178,8 @@ class GymSource:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.degraded_modes = list(state["degraded_modes"])
         self._first_update = state["first_update"]
-        if self._folder is not None and state["replay"] not in (None, self._saved):
-            self._saved = state["replay"]
-            self.replay.load(self._folder, self._saved)
+        if self._folder is not None and state["replay"] is not None:
+            self._saved = self.replay.load(self._folder, state["replay"])
         self._chunks.load_state_dict(state["chunks"])
         if state["noise"]:
             self._make_noise().load_state_dict(state["noise"])
@@ -202,8 +201,8 @@ class GymSource:
         self._saved = self.replay.save(folder)
 
     def load(self, folder: Path) -> None:
+        # Not the newest save: it may be damaged, or newer than the state that comes next.
         self._folder = folder
-        self._saved = self.replay.load(folder)
 
     def close(self) -> None:
         self.collector.envs.close()

@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Restores the recorded steps. Call it before `load_state_dict`, which picks the save."""
+        """Where the recorded steps are; `load_state_dict`, called next, reads the save it names."""
         ...
 
     def close(self) -> None:
