@@ -7,6 +7,7 @@ faster than drawing per step, and recorded noise reproduces recorded samples.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,12 @@ def gumbel_noise(
     return uniform.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
 
 
+def softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last axis; for few classes several times as fast as the library's kernel."""
+    weights = (logits - logits.amax(-1, keepdim=True).detach()).exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
 class OneHot:
     """Independent categoricals over the last axis of logits `[..., K]`, as one-hot vectors.
 
@@ -33,7 +40,7 @@ class OneHot:
     def __init__(self, logits: Tensor, unimix: float = 0.0):
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if unimix:
-            probs = (1 - unimix) * F.softmax(logits, -1) + unimix / logits.shape[-1]
+            probs = (1 - unimix) * softmax(logits) + unimix / logits.shape[-1]
             self.logprob, self.probs = torch.log(probs), probs
         else:
             self.logprob = F.log_softmax(logits, -1)
@@ -45,7 +52,8 @@ class OneHot:
 
     def sample(self, gumbel: Tensor) -> Tensor:
         """A one-hot sample `[..., K]` by the Gumbel-max rule; its gradient is that of the probs."""
-        index = (self.logprob.detach() + gumbel).argmax(-1, keepdim=True)
+        # max and not argmax, which is slow over a short last axis.
+        index = (self.logprob.detach() + gumbel).max(-1, keepdim=True).indices
         classes = torch.arange(self.logprob.shape[-1], device=index.device)
         hard = (index == classes).to(self.probs.dtype)
         if not torch.is_grad_enabled():
@@ -145,19 +153,22 @@ class TwoHot:
     def __init__(self, logits: Tensor, bins: Tensor):
         self.logits = logits.float() if logits.dtype != torch.float64 else logits
         self.bins = bins
-        self.logprob = F.log_softmax(self.logits, -1)
 
     @classmethod
     def normalized(cls, logprob: Tensor, bins: Tensor) -> TwoHot:
         """From log-probabilities, which are not normalised again."""
-        dist = object.__new__(cls)
-        dist.logits = dist.logprob = logprob
-        dist.bins = bins
+        dist = cls(logprob, bins)
+        dist.logprob = logprob
         return dist
+
+    @cached_property
+    def logprob(self) -> Tensor:
+        """Log-probabilities of the bins `[..., K]`."""
+        return F.log_softmax(self.logits, -1)
 
     def pred(self) -> Tensor:
         """Expected value `[...]`."""
-        return two_hot_mean(self.logprob.exp(), self.bins)
+        return two_hot_mean(F.softmax(self.logits, -1), self.bins)
 
     def loss(self, target: Tensor) -> Tensor:
         """Cross-entropy `[...]` with the two-hot code of target `[...]`."""

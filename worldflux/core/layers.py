@@ -32,8 +32,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         full = x if x.dtype == torch.float64 else x.float()
-        inverse = torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)
-        return (full * (inverse * self.scale)).to(x.dtype)
+        mean_square = torch.linalg.vecdot(full, full)[..., None] / full.shape[-1]
+        return (full * torch.rsqrt(mean_square + self.eps) * self.scale).to(x.dtype)
 
 
 class Linear(nn.Linear):
