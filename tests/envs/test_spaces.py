@@ -126,8 +126,13 @@ def test_keys_of_the_step_are_refused(key: str) -> None:
         ObservationEncoder(gs.Dict({key: gs.Box(0, 1, (2,))}), ImageFormat())
 
 
-def test_spaces_that_cannot_be_learned_from_are_named() -> None:
-    with pytest.raises(ConfigurationError, match="'words' is a Text space"):
+def test_what_cannot_be_learned_from_is_left_out_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    space = gs.Dict({"mission": gs.Text(9), "view": gs.Box(0, 1, (2,))})
+    found, _ = see(space, {"mission": "get key", "view": np.zeros(2, np.float32)})
+    assert list(found) == ["view"] and "not observed: mission (Text)" in caplog.text
+    with pytest.raises(ConfigurationError, match="nothing to learn from"):
         ObservationEncoder(gs.Dict({"words": gs.Text(5)}), ImageFormat())
     with pytest.raises(ConfigurationError, match="'action' is a Text space"):
         ActionDecoder(gs.Text(5))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +28,8 @@ from worldflux.envs.wrappers import (
     StepLimit,
 )
 from worldflux.errors import ConfigurationError, WorldFluxError
+
+log = logging.getLogger(__name__)
 
 MODES = ("auto", "sync", "async")
 
@@ -65,6 +69,8 @@ def make_envs(
         first = makers[0]()
         house = _find(first, HouseStep)
         obs_spaces, action_spaces = house.encode.spaces, house.decode.spaces
+        if house.encode.left_out:
+            _tell_left_out(config.id, ", ".join(house.encode.left_out))
         envs = _vectorize(first, makers, mode)
     except WorldFluxError:
         raise
@@ -78,6 +84,11 @@ def make_envs(
         seed=seed,
         clip_reward=config.clip_reward,
     )
+
+
+@functools.cache  # once, not for every evaluation
+def _tell_left_out(env_id: str, keys: str) -> None:
+    log.warning("env.id=%s: not observed: %s", env_id, keys)
 
 
 def _vectorize(
@@ -125,9 +136,16 @@ def _gym_make(config: EnvConfig, render: bool) -> gym.Env[Any, Any]:
         kwargs.setdefault("max_episode_steps", -1)
     if render or config.obs == "pixels":
         kwargs.setdefault("render_mode", "rgb_array")
+        _render_without_a_screen()
     if config.id.startswith("ALE/") and config.action_repeat > 1:
         kwargs.setdefault("frameskip", 1)
     return gym.make(config.id, **kwargs)
+
+
+def _render_without_a_screen() -> None:
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _import(module: str, key: str) -> None:

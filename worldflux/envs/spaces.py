@@ -65,11 +65,13 @@ class ObservationEncoder:
 
     Pictures (uint8, or float with bounds 0..1 or 0..255, at least 16 pixels a side) become
     ``(C, H, W)`` uint8; discrete spaces int64 counted from 0; everything else a flat float32
-    vector. Raises ConfigurationError for a space that has no such form or a reserved name.
+    vector. Keys of no such form (text) are left out of a Dict, `left_out` names them. Raises
+    ConfigurationError for a reserved name and where nothing is left.
     """
 
     def __init__(self, space: gs.Space[Any], image: ImageFormat) -> None:
         self.spaces: dict[str, Space] = {}
+        self.left_out: list[str] = []
         self._parts: list[tuple[Leaf, Callable[[Any], np.ndarray]]] = []
         for leaf in leaves(space, SINGLE_KEY):
             if leaf.name in STEP_KEYS:
@@ -79,10 +81,17 @@ class ObservationEncoder:
                 )
             if leaf.name in self.spaces:
                 raise ConfigurationError(f"two observation keys are named {leaf.name!r}")
-            self.spaces[leaf.name], convert = _observation(leaf, image)
+            form = _observation(leaf, image)
+            if form is None:
+                self.left_out.append(f"{leaf.name} ({type(leaf.space).__name__})")
+                continue
+            self.spaces[leaf.name], convert = form
             self._parts.append((leaf, convert))
         if not self._parts:
-            raise ConfigurationError("the environment has an empty observation space")
+            raise ConfigurationError(
+                f"the environment's observation {space} holds nothing to learn from: Box, Discrete, "
+                "MultiDiscrete, MultiBinary and Dict/Tuple of them can be observed"
+            )
 
     def __call__(self, observation: Any) -> dict[str, np.ndarray]:
         return {leaf.name: convert(leaf.take(observation)) for leaf, convert in self._parts}
@@ -99,7 +108,10 @@ def _plain_box(space: Space) -> gs.Box:
     return gs.Box(0, high, space.shape, np.dtype(space.dtype).type)
 
 
-def _observation(leaf: Leaf, image: ImageFormat) -> tuple[Space, Callable[[Any], np.ndarray]]:
+def _observation(
+    leaf: Leaf, image: ImageFormat
+) -> tuple[Space, Callable[[Any], np.ndarray]] | None:
+    """House space and conversion of one array, None where it has none."""
     space = leaf.space
     if isinstance(space, gs.Discrete):
         start = int(space.start)
@@ -125,10 +137,7 @@ def _observation(leaf: Leaf, image: ImageFormat) -> tuple[Space, Callable[[Any],
             Space((size,), "float32"),
             lambda x: np.asarray(x, np.float32).reshape(size),
         )
-    raise ConfigurationError(
-        f"observation key {leaf.name!r} is a {type(space).__name__} space; Box, Discrete, "
-        "MultiDiscrete, MultiBinary and Dict/Tuple of them can be learned from"
-    )
+    return None
 
 
 def _multi_discrete(space: gs.MultiDiscrete) -> tuple[tuple[int, ...], np.ndarray]:
