@@ -7,7 +7,6 @@ faster than drawing per step, and recorded noise reproduces recorded samples.
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -153,18 +152,21 @@ class TwoHot:
     def __init__(self, logits: Tensor, bins: Tensor):
         self.logits = logits.float() if logits.dtype != torch.float64 else logits
         self.bins = bins
+        self._logprob: Tensor | None = None
 
     @classmethod
     def normalized(cls, logprob: Tensor, bins: Tensor) -> TwoHot:
         """From log-probabilities, which are not normalised again."""
         dist = cls(logprob, bins)
-        dist.logprob = logprob
+        dist._logprob = logprob
         return dist
 
-    @cached_property
+    @property
     def logprob(self) -> Tensor:
-        """Log-probabilities of the bins `[..., K]`."""
-        return F.log_softmax(self.logits, -1)
+        """Log-probabilities of the bins `[..., K]`, taken once, where a loss needs them."""
+        if self._logprob is None:
+            self._logprob = F.log_softmax(self.logits, -1)
+        return self._logprob
 
     def pred(self) -> Tensor:
         """Expected value `[...]`."""
