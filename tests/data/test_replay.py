@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 
 from worldflux.core.spaces import Space
 from worldflux.data import replay as replay_module
+from worldflux.data.config import DataConfig
+from worldflux.data.gym_source import GymSource
 from worldflux.data.replay import SequenceReplay
+from worldflux.envs.config import EnvConfig
+from worldflux.envs.make import make_envs
 from worldflux.errors import BufferError, ConfigurationError
 
 
@@ -211,3 +216,38 @@ def test_what_cannot_work_is_refused() -> None:
         make(capacity=6)
     with pytest.raises(ConfigurationError, match="'reward' is reserved"):
         make(spaces={"reward": Space((1,))}, entries=[])
+
+
+@pytest.mark.parametrize(
+    ("obs", "steps"), [(Space((24,)), 100_000), (Space((3, 64, 64), "uint8"), 3_000)]
+)
+def test_sampling_is_far_faster_than_training(obs: Space, steps: int) -> None:
+    """An update on 16 sequences of 65 steps takes 100 ms at the very least; sampling a tenth."""
+    replay = SequenceReplay(
+        spaces={"obs": obs, "action": Space((6,)), "deter": Space((128,))},
+        entries=["deter"],
+        capacity=steps,
+        length=65,
+    )
+    blank = {key: np.zeros((1, *space.shape), space.dtype) for key, space in replay.spaces.items()}
+    for _ in range(steps):
+        replay.add(blank)
+    taken = []
+    for _ in range(15):
+        begin = time.perf_counter()
+        batch = replay.sample(16)
+        replay.update(batch["stepid"], {"deter": batch["deter"]})
+        taken.append(time.perf_counter() - begin)
+    assert np.median(taken) < 0.010
+
+
+def test_the_source_states_what_a_full_replay_takes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    envs = make_envs(EnvConfig())
+    sizes = {"batch_size": 1, "sequence_length": 8}
+    GymSource(envs, DataConfig(train_ratio=8, capacity=2**20), **sizes)
+    # 4 observations, 2 action entries and the reward of 4 bytes, 3 flags: 31 bytes.
+    assert f"1,048,576 steps take {31 / 1024:.2f} GiB" in caplog.text
+    GymSource(envs, DataConfig(train_ratio=8, capacity=10**14), **sizes)
+    assert caplog.records[-1].levelname == "WARNING" and "lower data.capacity" in caplog.text
+    envs.close()

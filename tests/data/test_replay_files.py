@@ -120,13 +120,24 @@ def test_files_of_an_interrupted_save_do_no_harm(
     assert_same_future(replay, new, 29)
 
 
+def test_the_sequence_length_may_change(tmp_path: Path) -> None:
+    replay = fill(make(online=True), 18)
+    replay.save(tmp_path)
+    longer = make(online=True, length=6)
+    longer.load(tmp_path)
+    batch = longer.sample(30)["x"]
+    assert (np.diff(batch[..., 1], axis=1) == 1).all() and batch.shape == (30, 6, 2)
+    fill(longer, 1, begin=18)  # the next online window of six steps ends here
+    assert longer.sample(2)["x"][:, 0].tolist() == [[0, 13], [1, 13]]
+
+
 def test_what_does_not_fit_or_is_damaged_is_told(tmp_path: Path) -> None:
     replay = fill(make(), 20)
     with pytest.raises(BufferError, match="no replay in"):
         make().load(tmp_path)
     replay.save(tmp_path)
-    with pytest.raises(BufferError, match="its length is 4, not 5"):
-        make(length=5).load(tmp_path)
+    with pytest.raises(BufferError, match=r"data\.capacity / training\.num_envs\) is 20, not 30"):
+        make(capacity=60).load(tmp_path)
     with pytest.raises(BufferError, match="its num_envs is 2, not 1"):
         make(num_envs=1, capacity=20).load(tmp_path)
     spaces = {"x": Space((3,), "int64"), "action": Space((1,)), "deter": Space((3,))}

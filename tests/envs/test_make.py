@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +118,32 @@ def test_a_worker_process_that_dies_is_told() -> None:
     with pytest.raises(TrainingError, match="its process died"):
         envs.step(np.repeat(STAY, 2, 0))
     envs.close()
+
+
+def test_a_stop_signal_to_the_whole_group_leaves_the_workers_at_work() -> None:
+    """The trainer answers it by finishing its update, for which it needs them."""
+    envs = make_envs(EnvConfig(id=COUNTING), num_envs=2, mode="async")
+    envs.reset()
+    for process in envs._envs.processes:  # type: ignore[union-attr]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(process.pid, number)  # type: ignore[arg-type]
+    time.sleep(0.1)
+    assert (envs.step(np.repeat(STAY, 2, 0))["obs"][:, 1] == 1).all()
+    envs.close()
+    assert not any(process.is_alive() for process in envs._envs.processes)  # type: ignore[union-attr]
+
+
+def test_a_program_that_forgets_to_close_still_ends() -> None:
+    text = (
+        "from worldflux.envs.config import EnvConfig\n"
+        "from worldflux.envs.make import make_envs\n"
+        "if __name__ == '__main__':\n"
+        "    envs = make_envs(EnvConfig(), num_envs=2, mode='async')\n"
+        "    envs.reset()\n"
+        "    raise RuntimeError('unforeseen')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", text], capture_output=True, timeout=60)
+    assert ended.returncode == 1 and b"unforeseen" in ended.stderr
 
 
 def test_actions_of_a_wrong_shape_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -100,6 +101,7 @@ class GymSource:
             online=data.online,
             seed=seeds[0],
         )
+        _state_memory(self.replay)
         self.collector = Collector(envs, self.replay, seed=seeds[1])
         self._chunks = ConsecutiveChunks(self.replay, replay_context, sequence_length, data.consec)
         self._length = replay_context + sequence_length
@@ -206,3 +208,17 @@ class GymSource:
 
     def close(self) -> None:
         self.collector.envs.close()
+
+
+def _state_memory(replay: SequenceReplay) -> None:
+    """Says how much memory the full replay will take, and warns where the machine has less."""
+    gib = 2**30
+    text = f"replay: {replay.capacity:,} steps take {replay.max_nbytes / gib:.2f} GiB when full"
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        machine = replay.max_nbytes
+    if replay.max_nbytes > machine:
+        log.warning("%s, the machine has %.2f GiB: lower data.capacity", text, machine / gib)
+    else:
+        log.info("%s", text)

@@ -182,7 +182,7 @@ class SequenceReplay:
     def load(self, folder: Path, tag: str | None = None) -> str:
         """Restores a save exactly (None: the newest) and returns its name.
 
-        Raises BufferError where it is damaged or was made for other spaces, lengths or capacity.
+        Raises BufferError where it is damaged or was made for other spaces or another capacity.
         """
         return self._files.load(self, folder, tag)
 
@@ -190,14 +190,17 @@ class SequenceReplay:
         """Counters, random stream and online queue, as JSON values."""
         return {
             "added": self.added,
+            "length": self.length,
             "rng": self._rng.bit_generator.state,
             "queue": [list(window) for window in self._queue],
         }
 
     def load_sampler_state(self, state: Mapping[str, Any]) -> None:
+        """Restores `sampler_state`; online windows of another length are dropped."""
         self.added = int(state["added"])
         self._rng.bit_generator.state = state["rng"]
-        self._queue = deque((env, first) for env, first in state["queue"])
+        same = state["length"] == self.length
+        self._queue = deque((env, first) for env, first in state["queue"] if same)
 
     def new_segment(self) -> dict[str, np.ndarray]:
         """Memory for the next segment: each key `[N, rows, ...]`."""

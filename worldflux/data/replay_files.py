@@ -117,9 +117,8 @@ def _groups(replay: SequenceReplay) -> dict[str, list[str]]:
 def _layout(replay: SequenceReplay) -> dict[str, Any]:
     return {
         "num_envs": replay.num_envs,
-        "rows": replay.rows,
-        "segment_rows": replay.segment_rows,
-        "length": replay.length,
+        "steps per environment (data.capacity / training.num_envs)": replay.rows,
+        "segment rows": replay.segment_rows,
         "spaces": {
             key: [list(space.shape), space.dtype] for key, space in sorted(replay.spaces.items())
         },
