@@ -1,5 +1,6 @@
 """Real runs, small: real environments, the real agent at size ci, the real command's pieces."""
 
+import io
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.training.test_resume_exact import assert_equal, content
 from worldflux.cli import evaluate as eval_command
@@ -213,8 +216,6 @@ def test_eval_tells_a_mistake_in_one_line(finished, capsys, arguments, text):
 
 
 def test_eval_records_a_video(tmp_path, capsys):
-    from PIL import Image
-
     folder = tmp_path / "run"
     run(settings("Cue-v0", total_steps=2), folder)
     assert eval_command.main([str(folder), "--episodes", "1", "--video"]) == 0
@@ -224,6 +225,22 @@ def test_eval_records_a_video(tmp_path, capsys):
     assert video.n_frames == 11 and video.size == (200, 400)  # scaled down from 250 x 500
     assert eval_command.main([str(folder), "--episodes", "1", "--video", "x.avi"]) == 2
     assert "expected a name ending in .gif or .webp" in capsys.readouterr().err
+
+
+def test_a_pixel_run_shows_what_the_model_imagines(tmp_path):
+    config = settings("Cue-v0", total_steps=3, eval_episodes=1)
+    config.env = EnvConfig(id="Cue-v0", obs="pixels", image_size=(32, 32))
+    config.logger = LoggerConfig(tensorboard=True)
+    run(config, tmp_path)
+    pictures = EventAccumulator(str(tmp_path / "pictures"))
+    pictures.Reload()
+    (tag,) = pictures.Tags()["images"]
+    assert tag.startswith("report/openloop")
+    (shown,) = pictures.Images(tag)
+    assert shown.step == read_manifest(tmp_path)["env_steps"]
+    assert shown.height == 3 * 32  # true, model, error
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as gif:
+        assert gif.format == "GIF"
 
 
 def test_random_data_is_told_as_random(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -17,12 +16,11 @@ from worldflux.cli.run import make_agent
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
 from worldflux.envs.config import EnvConfig
-from worldflux.envs.make import make_envs
 from worldflux.errors import CheckpointError, ConfigurationError, WorldFluxError
 from worldflux.report.video import write_video
 from worldflux.training.checkpoint import CheckpointStore, read_checkpoint
 from worldflux.training.config import TrainingConfig
-from worldflux.training.evaluate import Evaluation, evaluate
+from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.manifest import read_manifest
 from worldflux.training.run_folder import CHECKPOINTS, run_of
 
@@ -131,11 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     run = open_run(options.run, options.checkpoint)
     agent = run.agent(options.device)
-    play = functools.partial(evaluate, agent, seed=options.seed)
     video = None
     if options.video is not None:
-        video = record(run, play, Path(options.video) if options.video else None)
-    result = play(functools.partial(_envs, run.env), episodes=options.episodes)
+        video = record(run, agent, options.seed, Path(options.video) if options.video else None)
+    result = GreedyEvaluator(run.env, options.episodes)(agent, options.seed)
     assert result is not None
     report = summary(run, result, options, video)
     if options.json:
@@ -145,18 +142,13 @@ def _main(options: argparse.Namespace) -> int:
     return int(options.at_least is not None and result.mean < options.at_least)
 
 
-def _envs(config: EnvConfig, num_envs: int, seed: int, render: bool = False) -> Any:
-    return make_envs(config, num_envs=num_envs, mode="sync", seed=seed, render=render)
-
-
-def record(run: TrainedRun, play: Any, path: Path | None) -> Path:
+def record(run: TrainedRun, agent: Agent, seed: int, path: Path | None) -> Path:
     """Records one episode in an environment of its own (scored episodes draw no frames)."""
     path = path or run.folder / "videos" / f"eval_{run.checkpoint.name}.gif"
-    draw = functools.partial(_envs, run.env, render=True)
-    frames = play(draw, episodes=1, record=True).frames
-    if not frames:
+    played = GreedyEvaluator(run.env, episodes=1)(agent, seed, record=True)
+    if played is None or not played.frames:
         raise ConfigurationError(f"env.id={run.env.id} draws no frames, so there is no video")
-    write_video(path, np.stack(frames))
+    write_video(path, np.stack(played.frames))
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from worldflux.envs.vector import VectorEnv
 from worldflux.errors import ConfigurationError
 from worldflux.report.curves import draw_run
 from worldflux.training.config import TrainingConfig
-from worldflux.training.evaluate import Evaluation, evaluate
+from worldflux.training.evaluate import GreedyEvaluator
 from worldflux.training.manifest import plain
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
@@ -63,7 +62,7 @@ def run(config: RunConfig, run_dir: Path) -> float:
             agent,
             training,
             run_dir=folder,
-            evaluator=None if envs is None else make_evaluator(config),
+            evaluator=None if envs is None else evaluator_of(config),
             facts=run_facts(config, agent.model),
             tensorboard=config.logger.tensorboard,
             progress=Progress(config.env.id),
@@ -110,25 +109,11 @@ def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
     )
 
 
-def make_evaluator(
-    config: RunConfig,
-) -> Callable[[Agent, int, Callable[[], bool]], Evaluation | None]:
-    """Greedy evaluation as configured, in environments made anew for each evaluation."""
-    mode = "async" if config.training.env_mode == "async" else "sync"
-
-    def fresh_envs(num_envs: int, seed: int, render: bool = False) -> Any:
-        return make_envs(config.env, num_envs=num_envs, mode=mode, seed=seed, render=render)
-
-    def evaluator(agent: Agent, seed: int, should_stop: Callable[[], bool]) -> Evaluation | None:
-        return evaluate(
-            agent,
-            fresh_envs,
-            episodes=config.training.eval_episodes,
-            seed=seed,
-            should_stop=should_stop,
-        )
-
-    return evaluator
+def evaluator_of(config: RunConfig) -> GreedyEvaluator:
+    """Greedy evaluation as configured."""
+    training = config.training
+    mode = "async" if training.env_mode == "async" else "sync"
+    return GreedyEvaluator(config.env, episodes=training.eval_episodes, mode=mode)
 
 
 def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldflux.core.agent import Agent
+from worldflux.envs.config import EnvConfig
+from worldflux.envs.make import make_envs
 from worldflux.training.seed import isolated_rng
 
 MAX_ENVS = 10
@@ -96,6 +98,40 @@ def evaluate(
             return _play(agent, envs, episodes, record, should_stop, explore)
     finally:
         envs.close()
+
+
+@dataclass(frozen=True)
+class GreedyEvaluator:
+    """`evaluate` in environments made anew each time: what a Trainer calls at its intervals.
+
+    env: the environment, as a run's ``env`` group. mode: ``sync`` or ``async`` environments.
+    """
+
+    env: EnvConfig
+    episodes: int = 10
+    mode: str = "sync"
+
+    def __call__(
+        self,
+        agent: Agent,
+        seed: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        *,
+        record: bool = False,
+    ) -> Evaluation | None:
+        def fresh(num_envs: int, env_seed: int) -> StepEnvs:
+            return make_envs(
+                self.env, num_envs=num_envs, mode=self.mode, seed=env_seed, render=record
+            )
+
+        return evaluate(
+            agent,
+            fresh,
+            episodes=self.episodes,
+            seed=seed,
+            record=record,
+            should_stop=should_stop,
+        )
 
 
 def _play(

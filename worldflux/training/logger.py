@@ -86,10 +86,10 @@ class MetricLogger:
         with disk_errors("metrics", self.path):
             self._file.write(json.dumps(plain(record), allow_nan=False) + "\n")
             self._file.flush()
-        if self._scalars is not None:
-            x = self._x(step, env_steps)
-            for name, value in metrics.items():
-                self._scalars.add_scalar(name, value, x)
+            if self._scalars is not None:
+                x = self._x(step, env_steps)
+                for name, value in metrics.items():
+                    self._scalars.add_scalar(name, value, x)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
         """Images `[H, W, 3]` and videos `[T, H, W, 3]` or `[B, T, H, W, 3]` (rows below each

@@ -119,7 +119,7 @@ def run_manifest(
             "last_step": state.last_eval_step if state.last_eval_step >= 0 else None,
             "best": state.best_score,
             "best_step": state.best_step,
-            "last_training_return": state.last_return,
+            "recent_training_return": state.mean_return,
         },
         "seed": trainer.config.seed,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),

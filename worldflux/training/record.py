@@ -14,12 +14,15 @@ from worldflux.training.manifest import plain
 from worldflux.training.meter import TOTAL_LOSS, Meter
 from worldflux.training.progress import Clock, Status
 
+RECENT = 20  # episodes whose mean return is shown
+
 
 @dataclass
 class TrainerState:
     """Counters and results of a run; everything here survives a resume.
 
-    metrics: the training metrics logged last, at update metrics_step. elapsed: seconds.
+    metrics: the training metrics logged last, at update metrics_step. recent_returns: of the newest
+    training episodes. elapsed: seconds.
     """
 
     global_step: int = 0
@@ -30,7 +33,7 @@ class TrainerState:
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_step: int = -1
     should_stop: bool = False
-    last_return: float | None = None
+    recent_returns: list[float] = field(default_factory=list)
     last_score: float | None = None
     last_eval_step: int = -1
     best_score: float | None = None
@@ -38,6 +41,12 @@ class TrainerState:
     elapsed: float = 0.0
     started: float | None = None
     damaged_checkpoints: list[str] = field(default_factory=list)
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean of the newest training episodes."""
+        recent = self.recent_returns
+        return sum(recent) / len(recent) if recent else None
 
 
 class Record:
@@ -56,8 +65,8 @@ class Record:
         state.env_steps = env_steps
         for episode in episodes:
             state.episodes += 1
-            state.last_return = float(episode.return_)
-            values = {"episode/return": state.last_return, "episode/length": episode.length}
+            state.recent_returns = [*state.recent_returns, episode.return_][-RECENT:]
+            values = {"episode/return": episode.return_, "episode/length": episode.length}
             logger.scalars(values, step=state.global_step, env_steps=episode.env_steps)
 
     def note_score(self, score: float) -> None:
@@ -99,7 +108,7 @@ class Record:
             env_steps=state.env_steps,
             total_env_steps=env_steps,
             rate=self.clock.throughput(state.global_step),
-            episode_return=state.last_return,
+            episode_return=state.mean_return,
             loss=state.metrics.get(f"train/{TOTAL_LOSS}"),
         )
         if status.fraction > 0:
