@@ -20,7 +20,7 @@ def test_the_default_run(jobs: list[Any], folder: Path) -> None:
     assert main([]) == 0
     ((config, run_dir),) = jobs
     assert config.env.id == "CartPole-v1"
-    assert (config.model.model_name, config.model.actor_critic) == ("size1m", True)
+    assert (config.model.model_type, config.model.actor_critic) == ("dreamer", True)
     assert config.training.optimizer == "laprop"
     assert config.resume is None
     assert run_dir.parent.parent == folder / "outputs"

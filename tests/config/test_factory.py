@@ -88,8 +88,14 @@ def test_a_saved_model_comes_back_and_takes_no_overrides(tmp_path: Path) -> None
 
 def test_the_catalogue() -> None:
     names = list_models()
-    assert names[:3] == ["dreamerv3:ci", "dreamerv3:size1m", "dreamerv3:size12m"]
-    assert "tdmpc2:317m" in names and len(names) == 14
+    official = ["size1m", "size12m", "size25m", "size50m", "size100m", "size200m", "size400m"]
+    assert [n for n in names if n.removeprefix("dreamerv3:") in official] == [
+        f"dreamerv3:{size}" for size in official
+    ]
+    assert [n for n in names if n.startswith("tdmpc2:")] == [
+        f"tdmpc2:{size}" for size in ("ci", "1m", "5m", "19m", "48m", "317m")
+    ]
+    assert len(set(names)) == len(names)
     info = get_model_info("dreamerv3")
     assert (info["id"], info["available"]) == ("dreamerv3:size12m", True)
     assert info["config"]["hidden_dim"] == 256

@@ -201,7 +201,7 @@ def _wrong_type(text: str) -> str | None:
         return line
     if "is not Optional" in text or "Non optional field" in text:
         return f"{where} must have a value, not null"
-    if "is not a ListConfig, list or tuple" in text:
+    if re.search(r"is not a .*(ListConfig|tuple)", text):
         return f"{where} must be a list, such as [3,64,64]"
     if key is not None:
         reason = [

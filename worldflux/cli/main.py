@@ -117,7 +117,7 @@ def _hydra(words: list[str], config_name: str) -> int:
             failures.append(error)  # a single run: told by `report`, in one line
             return None
 
-    start = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
+    start = hydra.main(str(conf_dir()), config_name, **preflight.VERSION)
     before, sys.argv = sys.argv, [PROGRAM, *words]
     try:
         start(job)()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +20,8 @@ from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError
 
 CHOICES = ("model", "model/size", "env", "data", "training", "logger")
+# 1.3 asks for this argument, later releases warn about it.
+VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__[:4] == "1.3." else {}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -80,7 +84,7 @@ def check(arguments: Arguments) -> list[RunConfig]:
 
 
 def _compose(folder: Path, config_name: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(folder), job_name="worldflux", version_base="1.3"):
+    with initialize_config_dir(str(folder), job_name="worldflux", **VERSION):
         return compose(config_name, overrides=overrides, return_hydra_config=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -39,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"unknown verb {words[0]!r}; there are {', '.join(VERBS)}."
         print(f"worldflux: error: {line}{near_miss(words[0], VERBS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+    try:
+        return importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":
