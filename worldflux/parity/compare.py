@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from worldflux.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Largest errors relative to an array's largest magnitude.
+    """Errors that are rounding, relative to an array's largest magnitude.
 
-    forward: activations, losses, statistics. gradient: gradients and what is made of them.
-    change: parameter changes, relative to the change itself, since the optimizer divides
-    gradients by their own size and so magnifies their rounding.
+    forward: activations, losses and statistics of given weights. gradient: gradients of given
+    weights. later: both after an update. change: of parameters, moments and their norms after
+    updates, relative to the norm of the change itself: the optimizer divides each gradient by its
+    own size, so that single elements show the rounding of the smallest gradients.
     """
 
-    forward: float = 1e-5
+    forward: float = 2e-5
     gradient: float = 1e-4
-    change: float = 1e-2
+    later: float = 1e-4
+    later_gradient: float = 1e-3
+    change: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,20 @@ class Comparison:
             return
         self.rows.append(compare(label, recorded[name], ours, tolerance, scale))
 
+    def check_change(
+        self, recorded: Recorded, name: str, ours: Tensor | np.ndarray, start: np.ndarray
+    ) -> None:
+        """Compares what became of `start`; the relative error is that of the change's L2 norm."""
+        self.check(recorded, name, ours, tolerance=self.tolerances.change)
+        row = self.rows.pop()
+        if row.absolute is not None:
+            expected = recorded[name].astype(np.float64)
+            change = float(np.linalg.norm(expected - start))
+            error = float(np.linalg.norm(expected - as_array(ours)))
+            relative = error / change if change else (np.inf if error else 0.0)
+            row = replace(row, relative=relative, ok=bool(relative <= row.tolerance))
+        self.rows.append(row)
+
     def fail(self, name: str, note: str) -> None:
         self.rows.append(Row(name, None, None, 0.0, False, note))
 
@@ -129,9 +146,7 @@ def compare(
     scale: float | None = None,
 ) -> Row:
     """The row of one array: shapes must be equal, and numbers finite where they should be."""
-    if isinstance(ours, Tensor):
-        ours = ours.detach().cpu().numpy()
-    expected, found = np.asarray(expected, np.float64), np.asarray(ours, np.float64)
+    expected, found = np.asarray(expected, np.float64), as_array(ours)
     if expected.shape != found.shape:
         note = f"shape {found.shape}, expected {expected.shape}"
         return Row(name, None, None, tolerance, False, note)
@@ -145,6 +160,13 @@ def compare(
         scale = float(np.abs(expected).max())
     relative = absolute / scale if scale else (np.inf if absolute else 0.0)
     return Row(name, absolute, relative, tolerance, bool(relative <= tolerance))
+
+
+def as_array(value: Tensor | np.ndarray | float) -> np.ndarray:
+    """Any number as a float64 array."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, np.float64)
 
 
 def flatten_json(path: Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldflux.core.layers import MLP
 from worldflux.core.spaces import Space
+from worldflux.errors import CheckpointError
 from worldflux.models.dreamerv3.networks import ContinueHead, TwoHotHead
 from worldflux.models.dreamerv3.world_model import DreamerV3
 
@@ -32,14 +33,17 @@ class Weight:
     layout: str = SAME
 
     def from_official(self, array: np.ndarray, shape: torch.Size) -> Tensor:
-        """The official array as our tensor of the given shape; ValueError if it does not fit."""
+        """The official array as our tensor of the given shape.
+
+        Raises CheckpointError if its shape is another.
+        """
+        if array.shape != (expected := self.official_shape(shape)):
+            raise CheckpointError(f"its shape is {array.shape}, expected {expected}")
         value = torch.from_numpy(np.array(array))  # a copy: official arrays are often read-only
         if self.layout == LINEAR:
-            value = value.reshape(value.shape[0], -1).T
+            value = value.T
         elif self.layout == CONV:
             value = value.permute(3, 2, 0, 1)
-        if value.shape != shape:
-            raise ValueError(f"shape {tuple(value.shape)}, expected {tuple(shape)}")
         return value.contiguous()
 
     def to_official(self, value: Tensor) -> np.ndarray:
@@ -135,7 +139,6 @@ def _head(
 
 
 def _behaviour(model: DreamerV3) -> Iterator[tuple[str, Weight]]:
-    assert model.actor is not None and model.critic is not None and model.slow_critic is not None
     yield from _head_mlp("pol", "actor", model.actor.mlp)
     for i, (key, space) in enumerate(model.actor.spaces.items()):
         for out in ("logits",) if space.discrete else ("mean", "stddev"):
@@ -150,15 +153,23 @@ def official_names(model: DreamerV3) -> dict[str, Weight]:
     """Every weight and statistic of the model by its official name."""
     names = dict(_encoder(model)) | dict(_dynamics(model)) | dict(_decoder(model))
     names |= dict(_head("rew", "reward", model.reward)) | dict(_head("con", "con", model.con))
-    return names | (dict(_behaviour(model)) if model.actor is not None else {})
+    return names | (dict(_behaviour(model)) if model.has_actor else {})
 
 
 def load_official(model: DreamerV3, arrays: Mapping[str, np.ndarray]) -> None:
-    """Sets every weight and statistic of the model from official arrays of its shapes."""
+    """Sets every weight and statistic of the model from official arrays.
+
+    Raises CheckpointError for an array that is missing or of another shape.
+    """
     state = model.state_dict()
     for official, weight in official_names(model).items():
+        if official not in arrays:
+            raise CheckpointError(f"the array {official} is missing")
         target = state[weight.name]
-        target.copy_(weight.from_official(arrays[official], target.shape))
+        try:
+            target.copy_(weight.from_official(arrays[official], target.shape))
+        except CheckpointError as error:
+            raise CheckpointError(f"{official}: {error}") from None
 
 
 def from_official_image(image: np.ndarray) -> np.ndarray:

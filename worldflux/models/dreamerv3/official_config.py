@@ -140,6 +140,7 @@ def config_from_official(
     return DreamerV3Config(
         **values,
         model_name=name,
+        learning_rate=float(setting(agent, "opt.lr")),
         actor_critic=True,
         loss_scales=scales,
         return_normalization=impl == "perc",
@@ -164,9 +165,13 @@ def _disagreement(agent: Mapping[str, Any], paths: Iterable[str]) -> str:
 
 
 def training_from_official(agent: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of our TrainingConfig for the official optimizer settings."""
+    """Fields of our TrainingConfig for the official optimizer settings.
+
+    Raises ConfigurationError for learning-rate schedules, which end differently there.
+    """
     opt = setting(agent, "opt")
-    schedules = {"const": "none", "linear": "linear", "cosine": "cosine"}
+    if opt["schedule"] != "const":
+        raise ConfigurationError(f"agent.opt.schedule is {opt['schedule']!r}, expected 'const'")
     return {
         "optimizer": "laprop",
         "learning_rate": float(opt["lr"]),
@@ -175,7 +180,6 @@ def training_from_official(agent: Mapping[str, Any]) -> dict[str, Any]:
         "beta1": float(opt["beta1"]),
         "beta2": float(opt["beta2"]),
         "weight_decay": float(opt["wd"]),
-        "scheduler": schedules[opt["schedule"]],
         "warmup_steps": int(opt["warmup"]),
         "grad_clip": 0.0,
-    } | ({"total_steps": int(opt["anneal"])} if opt["anneal"] else {})
+    }

@@ -93,15 +93,14 @@ class Parts:
                 self.check(shown, dist.mean[:rows, :frames].movedim(-3, -1))
                 self.check(f"{name}/mean_per_frame_avg", dist.mean.mean((-3, -2, -1)))
             elif isinstance(dist, MultiOneHot):
-                shape = (*self.subject.obs_spaces[key].shape, dist.classes[0])
-                self.check(f"{name}/logits", dist.logits.unflatten(-1, shape))
+                shape = self.subject.obs_spaces[key].shape
+                self.check(f"{name}/logits", dist.logits.unflatten(-1, (*shape, dist.classes[0])))
             else:
                 shape = self.subject.obs_spaces[key].shape
                 self.check(f"{name}/pred", dist.mean.reshape(*dist.mean.shape[:-1], *shape))
 
     def heads(self, obs: dict[str, Tensor], feat: Tensor) -> None:
         model, tensor = self.model, self.subject.tensor
-        assert model.critic is not None and model.slow_critic is not None
         heads = {"rew": model.reward, "val": model.critic, "slowval": model.slow_critic}
         targets = {"rew": obs["reward"], "val": tensor(self.recorded["heads/val/loss_target"])}
         for name, head in heads.items():
@@ -119,7 +118,6 @@ class Parts:
         self.check("heads/con/loss", con.loss(target))
 
     def actor(self, feat: Tensor) -> None:
-        assert self.model.actor is not None
         dists = self.model.actor(feat).parts
         events = {key: self.recorded[f"heads/pol/{key}/event"] for key in dists}
         flat = self.subject.split_action(self.subject.flat_action(events))
