@@ -93,7 +93,11 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None
         log.info("continue with: worldflux-run resume=%s", shown(folder))
         raise
     finally:
-        draw_run(folder)
+        try:
+            draw_run(folder)
+        except OSError as error:
+            # A full disk has ended the run already; that error is the one to tell.
+            log.warning("no learning curve was drawn: %s", error)
 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
