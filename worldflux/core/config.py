@@ -30,7 +30,9 @@ class DreamerV3Config(WorldModelConfig):
     """DreamerV3 (Hafner et al.). Defaults and presets are those of the current official code.
 
     deter_dim, stoch_discrete x stoch_classes: the recurrent state; stoch_dim is their product.
-    hidden_dim: width of every layer. cnn_depth: times cnn_mults, channels of the image stages.
+    hidden_dim: width of every layer; encoder_units, decoder_units, reward_units, continue_units,
+        actor_units, critic_units: that of one network, where it is another.
+    cnn_depth: times cnn_mults, channels of the image stages.
     encoder_type, decoder_type: `auto` uses a CNN for image keys and an MLP for the others; `cnn`
         and `mlp` insist that all keys are of that kind.
     kl_balance: splits the sum of the two KL scales as kl_balance : 1 - kl_balance between dynamics
@@ -73,7 +75,9 @@ class DreamerV3Config(WorldModelConfig):
     encoder_type: str = "auto"
     decoder_type: str = "auto"
     encoder_layers: int = 3
+    encoder_units: int | None = None
     decoder_layers: int = 3
+    decoder_units: int | None = None
     cnn_depth: int = 48
     cnn_mults: tuple[int, ...] = (2, 3, 4, 4)
     cnn_kernel: int = 5
@@ -81,9 +85,13 @@ class DreamerV3Config(WorldModelConfig):
     use_symlog: bool = True
     use_twohot: bool = True
     reward_layers: int = 1
+    reward_units: int | None = None
     continue_layers: int = 1
+    continue_units: int | None = None
     actor_layers: int = 3
+    actor_units: int | None = None
     critic_layers: int = 3
+    critic_units: int | None = None
     reward_num_bins: int = 255
     reward_bin_min: float = -20.0
     reward_bin_max: float = 20.0
@@ -110,6 +118,11 @@ class DreamerV3Config(WorldModelConfig):
     return_norm_low: float = 5.0
     return_norm_high: float = 95.0
     replay_context: int = 1
+
+    def units(self, network: str) -> int:
+        """Width of the encoder, decoder, actor, critic, reward or continue network's layers."""
+        given = getattr(self, f"{network}_units")
+        return self.hidden_dim if given is None else int(given)
 
     @property
     def discount(self) -> float:
@@ -154,6 +167,9 @@ class DreamerV3Config(WorldModelConfig):
         if self.cnn_kernel % 2 == 0:
             raise self.refuse(f"cnn_kernel must be odd, got {self.cnn_kernel}")
         self._between("unimix", 0, 1, "[)")
+        for network in ("encoder", "decoder", "reward", "continue", "actor", "critic"):
+            if self.units(network) < 1:
+                raise self.refuse(f"{network}_units must be >= 1, got {self.units(network)}")
 
     def _check_heads(self) -> None:
         if not self.use_twohot:

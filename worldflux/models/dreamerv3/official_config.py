@@ -52,15 +52,13 @@ FIELDS = {
     "img_layers": ("dyn.rssm.imglayers",),
     "unimix": ("dyn.rssm.unimix",),
     "kl_free": ("dyn.rssm.free_nats",),
-    "hidden_dim": (
-        "dyn.rssm.hidden",
-        "enc.simple.units",
-        "dec.simple.units",
-        "rewhead.units",
-        "conhead.units",
-        "policy.units",
-        "value.units",
-    ),
+    "hidden_dim": ("dyn.rssm.hidden",),
+    "encoder_units": ("enc.simple.units",),
+    "decoder_units": ("dec.simple.units",),
+    "reward_units": ("rewhead.units",),
+    "continue_units": ("conhead.units",),
+    "actor_units": ("policy.units",),
+    "critic_units": ("value.units",),
     "encoder_layers": ("enc.simple.layers",),
     "decoder_layers": ("dec.simple.layers",),
     "use_symlog": ("enc.simple.symlog",),
@@ -136,6 +134,9 @@ def config_from_official(
     if wrong:
         raise ConfigurationError("the official configuration cannot be taken: " + "; ".join(wrong))
     values = {field: setting(agent, paths[0]) for field, paths in FIELDS.items()}
+    for field in [name for name in values if name.endswith("_units")]:
+        if values[field] == values["hidden_dim"]:
+            del values[field]
     scales = {ours: setting(agent, f"loss_scales.{theirs}") for ours, theirs in LOSSES.items()}
     return DreamerV3Config(
         **values,

@@ -45,14 +45,15 @@ class DreamerV3(WorldModel):
         images = {key: space for key, space in obs.items() if space.image}
         vectors = {key: space for key, space in obs.items() if not space.image}
         cnn: dict[str, Any] = dict(
-            units=config.hidden_dim,
             depth=config.cnn_depth,
             mults=tuple(config.cnn_mults),
             kernel=config.cnn_kernel,
             squash=config.use_symlog,
         )
         flat = config.stoch_discrete * config.stoch_classes
-        self.encoder = Encoder(vectors, images, layers=config.encoder_layers, **cnn)
+        self.encoder = Encoder(
+            vectors, images, units=config.units("encoder"), layers=config.encoder_layers, **cnn
+        )
         self.rssm = RSSM(
             deter=config.deter_dim,
             stoch=config.stoch_discrete,
@@ -71,31 +72,33 @@ class DreamerV3(WorldModel):
             images,
             deter=config.deter_dim,
             stoch=flat,
+            units=config.units("decoder"),
             layers=config.decoder_layers,
             blocks=config.decoder_blocks,
             **cnn,
         )
         self.feat_dim = config.deter_dim + flat
-        self.reward = self._two_hot_head(config.reward_layers)
-        self.con = ContinueHead(self.feat_dim, config.hidden_dim, config.continue_layers)
+        self.reward = self._two_hot_head(config.units("reward"), config.reward_layers)
+        self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
 
-    def _two_hot_head(self, layers: int) -> TwoHotHead:
+    def _two_hot_head(self, units: int, layers: int) -> TwoHotHead:
         config = self.config
         return TwoHotHead(
-            self.feat_dim, config.hidden_dim, layers, config.reward_num_bins, config.reward_bin_max
+            self.feat_dim, units, layers, config.reward_num_bins, config.reward_bin_max
         )
 
     def _build_actor_critic(self, config: DreamerV3Config) -> None:
         self.actor = Actor(
             self.feat_dim,
             self.action_spaces,
-            units=config.hidden_dim,
+            units=config.units("actor"),
             layers=config.actor_layers,
             min_std=config.actor_min_std,
             max_std=config.actor_max_std,
         )
-        self.critic = self._two_hot_head(config.critic_layers)
-        self.slow_critic = self._two_hot_head(config.critic_layers).requires_grad_(False)
+        shape = config.units("critic"), config.critic_layers
+        self.critic = self._two_hot_head(*shape)
+        self.slow_critic = self._two_hot_head(*shape).requires_grad_(False)
         self.slow_critic.load_state_dict(self.critic.state_dict())
         self.return_norm = RunningScale(
             "perc" if config.return_normalization else "none",
