@@ -15,7 +15,7 @@ from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
-from worldflux.errors import ConfigurationError
+from worldflux.factory import model_class
 from worldflux.report.curves import draw_run
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import GreedyEvaluator
@@ -102,15 +102,8 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
     """A fresh agent of the configured family."""
-    device = torch.device(training.resolve_device())
-    if config.model_type == "dreamer":
-        from worldflux.models import dreamerv3
-
-        made: Any = dreamerv3.make_agent
-        return made(config, training, device=device)
-    raise ConfigurationError(
-        f"model: training of the family {config.model_type!r} is not available yet; use dreamerv3"
-    )
+    model = model_class(config.model_type)(config)
+    return model.make_agent(training, torch.device(training.resolve_device()))
 
 
 def evaluator_of(config: RunConfig) -> GreedyEvaluator:

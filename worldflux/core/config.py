@@ -222,7 +222,9 @@ class DreamerV3Config(WorldModelConfig):
         for name, (_, height, width) in images.items():
             if height % stride or width % stride:
                 text = f"obs_shape of image {name!r} must have height and width divisible by"
-                raise self.refuse(f"{text} {stride}, got {height} and {width}")
+                raise self.refuse(
+                    f"{text} {stride}, got {height} and {width}; env.image_size=[64,64] resizes"
+                )
         if len({shape[1:] for shape in images.values()}) > 1:
             raise self.refuse(f"all images must have one height and width, got {images}")
         if self.cnn_depth * self.cnn_mults[-1] % self.decoder_blocks:

@@ -16,6 +16,7 @@ import torch
 
 from worldflux.core.agent import Agent
 from worldflux.core.state import Batch
+from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, TrainingError
@@ -55,7 +56,10 @@ class Feed:
 
     def raw(self, batch_size: int) -> Batch | dict[str, Any]:
         """The next batch: a Batch, or a step dict where the data gives those."""
-        if hasattr(self.data, "sample"):
+        if getattr(type(self.data), "sample", None) is ReplayBuffer.sample:
+            # The step dict of our own recordings also holds the last reward of an episode.
+            batch: Any = self.data.sample_steps(batch_size, self.length)
+        elif hasattr(self.data, "sample"):
             batch = self.data.sample(batch_size=batch_size, seq_len=self.length)
         else:
             batch = self._next()

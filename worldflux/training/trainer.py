@@ -41,7 +41,7 @@ class Trainer:
     """Trains an agent on a source of experience.
 
     model: a world model (its agent is made by ``model.make_agent``) or an agent. config: defaults
-    to ``TrainingConfig()``. optimizer, scheduler: used by the agent instead of the configured ones.
+    to ``TrainingConfig()`` with the model's own learning rate and gradient clipping. optimizer, scheduler: used by the agent instead of the configured ones.
 
     The runner also gives: run_dir (default ``config.output_dir``), evaluator (greedy evaluation;
     without one nothing is evaluated and no checkpoint is ``best``), facts (more manifest content),
@@ -62,7 +62,7 @@ class Trainer:
         tensorboard: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        self.config = config or TrainingConfig()
+        self.config = config or default_training(model)
         self.config.check_supported()
         self.device = torch.device(self.config.resolve_device())
         self.agent = as_agent(model, self.config, self.device, optimizer, scheduler)
@@ -374,6 +374,13 @@ class Trainer:
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self)
+
+
+def default_training(model: Any) -> TrainingConfig:
+    """TrainingConfig's defaults with the learning rate and clipping of the model's configuration."""
+    config = getattr(model, "config", None)
+    names = [name for name in ("learning_rate", "grad_clip") if hasattr(config, name)]
+    return TrainingConfig(**{name: getattr(config, name) for name in names})
 
 
 def due(step: int, interval: int) -> bool:

@@ -5,7 +5,6 @@ B batch, C replay context, T trained steps, N environments, A action width.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +45,8 @@ class DreamerV3Agent:
         self.replay_context = self.config.replay_context
         latent = {
             "dyn/deter": Space((self.config.deter_dim,)),
-            "dyn/stoch": Space((self.config.stoch_discrete, self.config.stoch_classes)),
+            # One-hot: a byte each is exact.
+            "dyn/stoch": Space((self.config.stoch_discrete, self.config.stoch_classes), "uint8"),
         }
         self.entry_spaces = latent if self.replay_context else {}
         self.train_carry: Carry | None = None
@@ -71,8 +71,11 @@ class DreamerV3Agent:
         noise = self.model.actor.noise((len(is_first),), self.generator, self.device)
         with self.precision.autocast():
             carry = self.policy(carry, steps, is_first, gumbel, noise if explore else None)
-        entries = {f"dyn/{key}": carry[key].cpu().numpy() for key in ("deter", "stoch")}
-        return carry, carry["action"].cpu().numpy(), entries if self.entry_spaces else {}
+        entries = {
+            key: carry[key.removeprefix("dyn/")].cpu().numpy().astype(space.dtype)
+            for key, space in self.entry_spaces.items()
+        }
+        return carry, carry["action"].cpu().numpy(), entries
 
     def policy(
         self,
@@ -260,6 +263,4 @@ def make_agent(
     config: DreamerV3Config, training: Any, *, device: torch.device | str | None = None
 ) -> DreamerV3Agent:
     """A fresh agent for a model configuration, with actor and critic."""
-    with contextlib.suppress(AttributeError):
-        config = config.with_overrides(actor_critic=True)
-    return DreamerV3(config).make_agent(training, device)
+    return DreamerV3Agent(DreamerV3(config.with_overrides(actor_critic=True)), training, device)

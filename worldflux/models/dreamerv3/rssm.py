@@ -33,6 +33,7 @@ class ScanWeights(NamedTuple):
 
     per_block: Tensor  # [G, D/G, D/G]
     shared: Tensor  # [3U, D]
+    bias: Tensor  # [D]
     posterior: Tensor  # [U, D]
 
 
@@ -113,17 +114,17 @@ class RSSM(nn.Module):
         block = self.deter // self.blocks
         shared = weight[:, block:].permute(1, 0, 2).reshape(-1, self.deter)  # [3U, D]
         posterior, _ = self.posterior_in.split(self.deter)
-        return ScanWeights(weight[:, :block], shared, posterior)
+        return ScanWeights(weight[:, :block], shared, first.bias, posterior)
 
     def core(
         self, deter: Tensor, stoch: Tensor, action_embed: Tensor, weights: ScanWeights
     ) -> Tensor:
         """Block GRU: next deter `[B, D]` from deter, stoch `[B, S, K]`, action_embed `[B, U]`."""
         x = torch.cat([self.in_deter(deter), self.in_stoch(stoch.flatten(1)), action_embed], -1)
-        x = block_product(deter, weights.per_block) + x @ weights.shared + self.hidden[0].bias
+        x = block_product(deter, weights.per_block) + x @ weights.shared + weights.bias
         x = F.silu(self.hidden_norms[0](x))
-        for layer, norm in zip(self.hidden[1:], self.hidden_norms[1:], strict=True):
-            x = F.silu(norm(layer(x)))
+        for i in range(1, len(self.hidden)):
+            x = F.silu(self.hidden_norms[i](self.hidden[i](x)))
         gates = self.gru(x).unflatten(-1, (self.blocks, 3, -1))  # [B, G, 3, D/G]
         reset, cand, update = (gate.flatten(1) for gate in gates.unbind(-2))
         cand = torch.tanh(torch.sigmoid(reset) * cand)
