@@ -176,6 +176,15 @@ def test_state_restores_bit_for_bit(optimizer):
 
 def test_report_shows_truth_model_and_error_for_images():
     agent = build(image=True)
-    (video,) = agent.report(batch_for(agent)).values()
+    video = agent.report(batch_for(agent))["openloop/obs"]
     assert video.shape == (1, T, 3 * 32, B * 32, 3) and video.dtype == np.uint8
     assert not np.array_equal(video[:, 0, 0, 0], video[:, -1, 0, 0])  # border changes colour
+
+
+def test_report_plots_vectors_and_the_reward():
+    agent = build()
+    pictures = agent.report(batch_for(agent))
+    assert pictures.keys() == {"openloop/obs", "openloop/reward"}
+    for picture in pictures.values():
+        assert picture.ndim == 3 and picture.shape[-1] == 3 and picture.dtype == np.uint8
+        assert picture.std() > 0

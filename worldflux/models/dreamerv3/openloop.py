@@ -45,24 +45,63 @@ def openloop(
 def openloop_report(
     model: DreamerV3, obs: Mapping[str, Tensor], start: Latent, action: Tensor
 ) -> dict[str, np.ndarray]:
-    """A video `openloop/<key>` `[1, T, 3H, B*W, 3]` uint8 per image key: true, model, error.
+    """Pictures `openloop/<key>`: what was observed for half of the time, then imagined.
 
-    The border is green while the model observes and red while it imagines.
+    Image keys give a video `[1, T, 3H, B*W, 3]` uint8 of true, model and error, whose border is
+    green while the model observes and red while it imagines; vectors and the reward a plot
+    `[H, W, 3]` uint8 of true and predicted values.
     """
     context = max(1, action.shape[1] // 2)
     latent = openloop(model, obs, start, action, context)
     decoded = model.decoder(latent.deter, latent.stoch.flatten(-2))
-    videos = {}
+    pictures = {}
+    plots = {"reward": (obs["reward"], model.reward(latent.feat()).pred())}
     for key, space in model.obs_spaces.items():
-        if not space.image:
-            continue
-        truth, guess = as_image(obs[key]).float(), decoded[key].pred().float()
-        rows = [truth, guess, (guess - truth + 1) / 2]
-        rows = [border(row, context) for row in rows]
-        video = torch.cat(rows, -2)  # [B, T, C, 3H, W]
-        video = torch.cat(list(video), -1).permute(0, 2, 3, 1)  # [T, 3H, B*W, C]
-        videos[f"openloop/{key}"] = (video * 255).clamp(0, 255).byte().cpu().numpy()[None]
-    return videos
+        if space.image:
+            truth, guess = as_image(obs[key]).float(), decoded[key].pred().float()
+            pictures[f"openloop/{key}"] = comparison_video(truth, guess, context)
+        elif not space.discrete:
+            plots[key] = (obs[key].flatten(2), decoded[key].pred())
+    for key, (truth, guess) in plots.items():
+        pictures[f"openloop/{key}"] = comparison_plot(
+            first_sequence(truth), first_sequence(guess), key, context
+        )
+    return pictures
+
+
+def first_sequence(x: Tensor) -> np.ndarray:
+    """Values `[T, D]` of the first row of `[B, T]` or `[B, T, D]`."""
+    return x[0].float().reshape(x.shape[1], -1).cpu().numpy()
+
+
+def comparison_video(truth: Tensor, guess: Tensor, context: int) -> np.ndarray:
+    """True, model and error `[B, T, C, H, W]` in [0, 1] below each other, sequences side by side."""
+    rows = [border(row, context) for row in (truth, guess, (guess - truth + 1) / 2)]
+    video = torch.cat(rows, -2)  # [B, T, C, 3H, W]
+    video = torch.cat(list(video), -1).permute(0, 2, 3, 1)  # [T, 3H, B*W, C]
+    return (video * 255).clamp(0, 255).byte().cpu().numpy()[None]
+
+
+def comparison_plot(truth: np.ndarray, guess: np.ndarray, name: str, context: int) -> np.ndarray:
+    """True and predicted values `[T, D]` over time, the first eight dimensions."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    dims = min(8, truth.shape[1])
+    figure = Figure(figsize=(6, 0.6 + 1.1 * dims), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(dims, 1, sharex=True, squeeze=False)[:, 0]
+    for index, axis in enumerate(axes):
+        axis.axvspan(0, context - 0.5, color=GREEN, alpha=0.08, linewidth=0)
+        axis.plot(truth[:, index], color="0.25", label="true")
+        axis.plot(guess[:, index], color=RED, linestyle="--", label="model")
+        axis.set_ylabel(f"{name}[{index}]" if dims > 1 else name, fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].legend(fontsize=7, loc="upper right", frameon=False)
+    axes[0].set_title("observed (green), then imagined", fontsize=8)
+    axes[-1].set_xlabel("step", fontsize=8)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def border(video: Tensor, context: int) -> Tensor:
