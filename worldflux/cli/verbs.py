@@ -14,6 +14,7 @@ from worldflux.core.fields import near_miss
 VERBS = {
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
+    "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
 }
 
 _HELP = """\
