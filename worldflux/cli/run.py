@@ -13,6 +13,7 @@ from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
+from worldflux.envs.length import episode_length
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
 from worldflux.factory import model_class
@@ -44,6 +45,8 @@ def run(config: RunConfig, run_dir: Path) -> float:
     model_config, envs = config.model, training_envs(config)
     if envs is not None:
         model_config = model_config.with_spaces(envs.obs_spaces, envs.action_spaces)
+        if getattr(model_config, "episode_length", 0) is None:
+            model_config = model_config.with_overrides(episode_length=episode_length(config.env))
     source: Source | None = None
     try:
         agent = make_agent(model_config, training)
@@ -63,6 +66,7 @@ def run(config: RunConfig, run_dir: Path) -> float:
             training,
             run_dir=folder,
             evaluator=None if envs is None else evaluator_of(config),
+            solved_return=config.env.solved_return,
             facts=run_facts(config, agent.model),
             tensorboard=config.logger.tensorboard,
             progress=Progress(config.env.id),

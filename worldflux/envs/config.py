@@ -27,6 +27,7 @@ class EnvConfig(CheckedConfig):
     noop_max: Atari's random start, up to so many frames of action 0 after a reset.
     frame_pool: with action_repeat, the observation is the maximum of the last so many frames.
     rescale_actions: the agent's [-1, 1] is mapped to the bounds of continuous actions.
+    solved_return: training ends when the mean return of an evaluation reaches this; None never.
     """
 
     suite: str = "gym"
@@ -40,6 +41,7 @@ class EnvConfig(CheckedConfig):
     grayscale: bool = False
     clip_reward: bool = False
     rescale_actions: bool = True
+    solved_return: float | None = None
     noop_max: int = 0
     frame_pool: int = 1
 

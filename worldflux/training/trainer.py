@@ -44,8 +44,9 @@ class Trainer:
     to ``TrainingConfig()`` with the model's own learning rate and gradient clipping. optimizer, scheduler: used by the agent instead of the configured ones.
 
     The runner also gives: run_dir (default ``config.output_dir``), evaluator (greedy evaluation;
-    without one nothing is evaluated and no checkpoint is ``best``), facts (more manifest content),
-    tensorboard, progress (the live line).
+    without one nothing is evaluated and no checkpoint is ``best``), solved_return (training ends
+    when an evaluation reaches it), facts (more manifest content), tensorboard, progress (the live
+    line).
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Trainer:
         *,
         run_dir: Path | None = None,
         evaluator: Evaluator | None = None,
+        solved_return: float | None = None,
         facts: Mapping[str, Any] | None = None,
         tensorboard: bool = True,
         progress: Progress | None = None,
@@ -68,6 +70,7 @@ class Trainer:
         self.agent = as_agent(model, self.config, self.device, optimizer, scheduler)
         self.callbacks = list(callbacks or ())
         self.evaluator = evaluator
+        self.solved_return = solved_return
         self.facts = dict(facts or {})
         self.folder = RunFolder(Path(run_dir or self.config.output_dir), tensorboard=tensorboard)
         half = self.config.mixed_precision and self.config.mixed_precision_dtype == "float16"
@@ -77,6 +80,7 @@ class Trainer:
         self._target = self.config.total_steps
         self._stop = StopSignals()
         self._begun = False
+        self._first_step = 0  # updates done before this call of train
         self._batch: dict[str, Tensor] = {}
 
     @property
@@ -132,6 +136,7 @@ class Trainer:
     def _loop(self, source: Source) -> None:
         config, state = self.config, self.state
         context = self.agent.replay_context
+        self._first_step = state.global_step
         rows = config.batch_size * config.gradient_accumulation_steps
         self._evaluate_if_due()
         self._keep_best()
@@ -166,7 +171,15 @@ class Trainer:
         state, limit = self.state, self.config.env_steps
         if self._stop.received or state.should_stop or state.global_step >= self._target:
             return True
+        if self.solved:
+            return True
         return limit is not None and state.env_steps >= limit
+
+    @property
+    def solved(self) -> bool:
+        """Whether an evaluation has reached the return that solves the task."""
+        best = self.state.best_score
+        return self.solved_return is not None and best is not None and best >= self.solved_return
 
     def _finish(self) -> None:
         """Saves first: the last log record and evaluation of a run whose end falls between two
@@ -177,8 +190,14 @@ class Trainer:
         if not self._stop.received:
             if state.metrics_step != state.global_step and state.global_step:
                 self.record.log(self.folder.logger)
+            trained = state.global_step > self._first_step
             if self.evaluator is not None and state.last_eval_step != state.global_step:
                 self._evaluate()
+            elif self.evaluator is not None and self.solved and trained:
+                # The evaluation that ended the training was picked for being good: the result
+                # comes from other episodes.
+                log.info("solved: an evaluation reached %.4g", self.solved_return)
+                self._evaluate(again=True)
         self._keep_best()
 
     # Logging
@@ -212,7 +231,8 @@ class Trainer:
         if self.evaluator and fresh and step and due(step, self.config.eval_interval):
             self._evaluate()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, again: bool = False) -> None:
+        """Evaluates now; `again` plays other episodes than the first evaluation of this update."""
         assert self.evaluator is not None
         state = self.state
         self.record.meter.check()
@@ -220,7 +240,8 @@ class Trainer:
             return
         with self.record.clock.pause():
             self._show("evaluating")
-            seed = derive_seed(self.config.seed, EVALUATION, state.global_step)
+            path = [EVALUATION, state.global_step] + [1] * again
+            seed = derive_seed(self.config.seed, *path)
             result = self.evaluator(self.agent, seed, lambda: self._stop.received is not None)
             if result is None:
                 return
