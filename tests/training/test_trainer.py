@@ -14,11 +14,14 @@ from worldflux.errors import CheckpointError, ConfigurationError, TrainingError
 from worldflux.training import Callback, Trainer, TrainingConfig
 from worldflux.training.callbacks import CheckpointCallback, EarlyStoppingCallback, LoggingCallback
 from worldflux.training.checkpoint import read_checkpoint
+from worldflux.training.evaluate import Evaluation
 from worldflux.training.logger import read_metrics
 from worldflux.training.manifest import read_manifest
 
 
-def make(folder, agent=None, callbacks=None, evaluator=tiny_evaluator, **fields) -> Trainer:
+def make(
+    folder, agent=None, callbacks=None, evaluator=tiny_evaluator, solved_return=None, **fields
+) -> Trainer:
     values = dict(
         total_steps=40,
         batch_size=4,
@@ -35,6 +38,7 @@ def make(folder, agent=None, callbacks=None, evaluator=tiny_evaluator, **fields)
         callbacks,
         run_dir=folder,
         evaluator=evaluator,
+        solved_return=solved_return,
         tensorboard=False,
     )
 
@@ -344,3 +348,26 @@ def test_fields_that_do_not_act_are_refused():
         Trainer(TinyAgent(), TrainingConfig(device="cpu"), optimizer=object())
     with pytest.raises(ConfigurationError, match="expected a world model or an agent, got dict"):
         Trainer({}, TrainingConfig(device="cpu"))
+
+
+def test_a_solved_task_ends_training_and_is_judged_by_fresh_episodes(tmp_path):
+    seeds, scores = [], iter([3.0, 8.0, 6.5])
+
+    def evaluator(agent, seed, should_stop):
+        seeds.append(seed)
+        return Evaluation([next(scores)] * 2, [5, 5])
+
+    trainer = make(tmp_path, evaluator=evaluator, solved_return=7.0)
+    trainer.train(TinySource())
+    assert trainer.state.global_step == 20  # the second evaluation, of 40 updates
+    assert len(seeds) == len(set(seeds)) == 3
+    assert trainer.state.last_score == 6.5
+    assert read_manifest(tmp_path)["status"] == "completed"
+
+    again = make(tmp_path, evaluator=evaluator, solved_return=7.0)
+    again.train(TinySource(), resume_from=tmp_path)
+    assert again.state.global_step == 20 and len(seeds) == 3
+
+    further = make(tmp_path)
+    further.train(TinySource(), resume_from=tmp_path)
+    assert further.state.global_step == 40
