@@ -7,18 +7,22 @@ from typing import Any
 
 from worldflux.core.config_base import CheckedConfig
 
-SUITES = ("gym",)
+SUITES = ("gym", "dmc")
 
 
 @dataclass
 class EnvConfig(CheckedConfig):
     """Which environment, and how its observations and actions are prepared.
 
-    id: any Gymnasium id. suite: who makes it (`gym`; more suites come with their extras).
+    suite: who makes it, `gym` or `dmc` (the DeepMind Control Suite).
+    id: any Gymnasium id, or domain-task of the suite (walker-walk).
     import_module: a Python module to import first, so that it can register its environments;
         written `import` in YAML and on the command line.
-    kwargs: passed to `gymnasium.make`.
+    kwargs: passed to `gymnasium.make`, or for dmc to `DeepMindControl` (worldflux/envs/dmc.py).
     obs: `state` takes the observation as it is, `pixels` render() frames instead of it.
+    flatten: the vectors of a state observation are joined, in the environment's own order.
+    frame_stack: a picture is the newest so many, one after another along the channels; the first
+        one of an episode is repeated. Vectors stay as they are.
     action_repeat: environment frames per agent step.
     time_limit: agent steps after which an episode is truncated; None leaves it to the environment.
     image_size: images are resized to this height and width; None leaves them.
@@ -35,6 +39,8 @@ class EnvConfig(CheckedConfig):
     import_module: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     obs: str = "state"
+    flatten: bool = False
+    frame_stack: int = 1
     action_repeat: int = 1
     time_limit: int | None = None
     image_size: tuple[int, int] | None = None
@@ -48,7 +54,7 @@ class EnvConfig(CheckedConfig):
     def _validate(self) -> None:
         self._one_of("suite", SUITES)
         self._one_of("obs", ("state", "pixels"))
-        self._at_least(1, "action_repeat", "frame_pool")
+        self._at_least(1, "action_repeat", "frame_pool", "frame_stack")
         self._at_least(0, "noop_max")
         if self.frame_pool > self.action_repeat:
             raise self.refuse(
@@ -60,5 +66,9 @@ class EnvConfig(CheckedConfig):
             raise self.refuse(
                 f"image_size must be two whole numbers above 0, got {self.image_size}"
             )
+        if self.suite == "dmc" and (self.import_module or self.noop_max):
+            # Spelled as in YAML, where `import` is the key.
+            name = "import" if self.import_module else "noop_max"
+            raise self.refuse(f"{name} has no meaning with suite dmc; leave it out")
         if not self.id.strip():
             raise self.refuse("id must name an environment, for example CartPole-v1")

@@ -15,12 +15,14 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from worldflux.envs import dmc
 from worldflux.envs.config import EnvConfig
 from worldflux.envs.failures import make_error, missing
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.vector import VectorEnv
 from worldflux.envs.wrappers import (
     ActionRepeat,
+    FlattenVectors,
     HouseStep,
     NoopStart,
     RenderObservation,
@@ -68,7 +70,7 @@ def make_envs(
     try:
         first = makers[0]()
         house = _find(first, HouseStep)
-        obs_spaces, action_spaces = house.encode.spaces, house.decode.spaces
+        obs_spaces, action_spaces = house.obs_spaces, house.decode.spaces
         if house.encode.left_out:
             _tell_left_out(config.id, ", ".join(house.encode.left_out))
         envs = _vectorize(first, makers, mode)
@@ -111,18 +113,39 @@ def _make_one(
         # update, for which it needs these processes; they end when their pipe closes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-    env = _gym_make(config, render)
-    if config.obs == "pixels" and not is_picture(env.observation_space):
+    env = _suite_make(config, render)
+    frames = config.obs == "pixels" and not is_picture(env.observation_space)
+    if frames and config.frame_pool > 1:
         env = RenderObservation(env)
+    elif config.flatten and not frames:
+        env = FlattenVectors(env)
     if config.noop_max:
         env = NoopStart(env, config.noop_max)
     if config.action_repeat > 1:
         env = ActionRepeat(env, config.action_repeat, config.frame_pool)
+    if frames and config.frame_pool == 1:
+        env = RenderObservation(env)  # only the last frame of a repeat is drawn
     if config.time_limit is not None:
         env = StepLimit(env, config.time_limit)
-    size = None if config.image_size is None else (config.image_size[0], config.image_size[1])
-    env = HouseStep(env, ImageFormat(size, config.grayscale), config.rescale_actions)
+    env = HouseStep(
+        env,
+        ImageFormat(_size(config), config.grayscale),
+        config.rescale_actions,
+        frame_stack=config.frame_stack,
+    )
     return ResumableEpisodes(env, seed, index)
+
+
+def _size(config: EnvConfig) -> tuple[int, int] | None:
+    return None if config.image_size is None else (config.image_size[0], config.image_size[1])
+
+
+def _suite_make(config: EnvConfig, render: bool) -> gym.Env[Any, Any]:
+    if config.suite == "dmc":
+        pixels = config.obs == "pixels"
+        size = _size(config) if pixels else None
+        return dmc.make(config.id, config.kwargs, size=size, render=render or pixels)
+    return _gym_make(config, render)
 
 
 def _gym_make(config: EnvConfig, render: bool) -> gym.Env[Any, Any]:

@@ -96,9 +96,10 @@ class ObservationEncoder:
     def __call__(self, observation: Any) -> dict[str, np.ndarray]:
         return {leaf.name: convert(leaf.take(observation)) for leaf, convert in self._parts}
 
-    def gym_space(self) -> gs.Dict:
-        """The encoded observation as a gymnasium space, for the vector environments."""
-        return gs.Dict([(name, _plain_box(space)) for name, space in self.spaces.items()])
+
+def gym_space(spaces: Mapping[str, Space]) -> gs.Dict:
+    """Encoded observations as a gymnasium space, for the vector environments."""
+    return gs.Dict([(name, _plain_box(space)) for name, space in spaces.items()])
 
 
 def _plain_box(space: Space) -> gs.Box:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces as gs
 
+from worldflux.core.spaces import Space
 from worldflux.envs.failures import EnvironmentFailed
-from worldflux.envs.spaces import ActionDecoder, ImageFormat, ObservationEncoder
+from worldflux.envs.spaces import (
+    ActionDecoder,
+    ImageFormat,
+    ObservationEncoder,
+    gym_space,
+    is_picture,
+    leaves,
+)
 from worldflux.errors import ConfigurationError, WorldFluxError
 
 
@@ -40,6 +50,26 @@ class RenderObservation(gym.Wrapper[Any, Any, Any, Any]):
                 "env.obs=pixels: the environment's render() gives no rgb_array picture"
             )
         return frame
+
+
+class FlattenVectors(gym.ObservationWrapper[Any, Any, Any]):
+    """All arrays of the observation as one float32 vector, in the environment's own order."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._leaves = list(leaves(env.observation_space, "obs"))
+        for leaf in self._leaves:
+            if not isinstance(leaf.space, gs.Box) or is_picture(leaf.space):
+                raise ConfigurationError(
+                    f"env.flatten=true: observation key {leaf.name!r} is no vector of numbers "
+                    f"({leaf.space})"
+                )
+        size = sum(int(np.prod(leaf.space.shape or ())) for leaf in self._leaves)
+        self.observation_space = gs.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        parts = [np.asarray(leaf.take(observation)).reshape(-1) for leaf in self._leaves]
+        return np.concatenate(parts).astype(np.float32)
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
@@ -104,23 +134,52 @@ class StepLimit(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated or self._steps >= self._limit, info
 
 
+class FrameStack:
+    """The newest `frames` pictures of every picture key, oldest first along the channels."""
+
+    def __init__(self, spaces: Mapping[str, Space], frames: int) -> None:
+        self.spaces = dict(spaces)
+        self._held: dict[str, deque[np.ndarray]] = {}
+        for key, space in spaces.items():
+            if space.dtype == "uint8" and len(space.shape) == 3:
+                channels, *size = space.shape
+                self.spaces[key] = Space((frames * channels, *size), "uint8")
+                self._held[key] = deque(maxlen=frames)
+
+    def __call__(self, obs: dict[str, np.ndarray], *, first: bool) -> dict[str, np.ndarray]:
+        stacked = dict(obs)
+        for key, held in self._held.items():
+            held.extend([obs[key]] * ((held.maxlen or 1) if first else 1))
+            stacked[key] = np.concatenate(held)
+        return stacked
+
+
 class HouseStep(gym.Wrapper[Any, Any, Any, Any]):
     """Flat actions in, named observation arrays out, no infos."""
 
-    def __init__(self, env: gym.Env[Any, Any], image: ImageFormat, rescale: bool) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], image: ImageFormat, rescale: bool, frame_stack: int = 1
+    ) -> None:
         super().__init__(env)
         self.encode = ObservationEncoder(env.observation_space, image)
         self.decode = ActionDecoder(env.action_space, rescale)
-        self.observation_space = self.encode.gym_space()
+        self._stack = FrameStack(self.encode.spaces, frame_stack) if frame_stack > 1 else None
+        self.obs_spaces = self._stack.spaces if self._stack else self.encode.spaces
+        self.observation_space = gym_space(self.obs_spaces)
         self.action_space = gs.Box(-np.inf, np.inf, (self.decode.flat_dim,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         obs, _ = self.env.reset(seed=seed, options=options)
-        return self.encode(obs), {}
+        return self._encode(obs, first=True), {}
 
     def step(self, action: np.ndarray) -> Any:
         obs, reward, terminated, truncated, _ = self.env.step(self.decode(action))
-        return self.encode(obs), float(reward), bool(terminated), bool(truncated), {}
+        encoded = self._encode(obs, first=False)
+        return encoded, float(reward), bool(terminated), bool(truncated), {}
+
+    def _encode(self, obs: Any, *, first: bool) -> dict[str, np.ndarray]:
+        encoded = self.encode(obs)
+        return self._stack(encoded, first=first) if self._stack else encoded
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:

@@ -1,0 +1,41 @@
+"""env=dmc counts as the family's official code does; recipes hold the official settings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hydra import compose, initialize_config_dir
+
+from worldflux.cli import preflight, schema
+from worldflux.cli.schema import RunConfig
+from worldflux.core.presets import conf_dir
+
+
+def composed(*overrides: str) -> RunConfig:
+    schema.register()
+    with initialize_config_dir(str(conf_dir()), **preflight.VERSION):
+        return schema.run_config(compose("config", overrides=list(overrides)))
+
+
+def test_each_family_counts_steps_in_its_own_way() -> None:
+    dreamer = composed("env=dmc", "env.id=walker-walk").env
+    assert (dreamer.suite, dreamer.action_repeat, dreamer.time_limit) == ("dmc", 1, None)
+    assert not dreamer.flatten and dreamer.frame_stack == 1
+    tdmpc2 = composed("model=tdmpc2", "env=dmc", "env.id=walker-walk").env
+    assert (tdmpc2.action_repeat, tdmpc2.time_limit) == (2, 500)
+    assert tdmpc2.flatten and tdmpc2.frame_stack == 3
+    changed = composed("env=dmc", "model=tdmpc2", "env.id=a-b", "env.action_repeat=4").env
+    assert changed == dataclasses.replace(tdmpc2, id="a-b", action_repeat=4)
+
+
+def test_recipes_are_the_official_settings() -> None:
+    run = composed("+experiment=dmc_proprio_dreamerv3", "env.id=cartpole-balance")
+    assert run.model.model_name == "size1m" and run.env.id == "cartpole-balance"
+    training = run.training
+    assert (training.batch_size, training.sequence_length, training.num_envs) == (16, 64, 16)
+    assert (training.learning_rate, training.warmup_steps, training.agc) == (4e-5, 1000, 0.3)
+    assert run.data.train_ratio == 1024 and run.data.capacity == 5_000_000
+    assert run.env.action_repeat == 1 and run.env.obs == "state"
+    vision = composed("+experiment=dmc_vision_dreamerv3")
+    assert vision.model.model_name == "size200m" and vision.data.train_ratio == 256
+    assert vision.env.obs == "pixels" and tuple(vision.env.image_size or ()) == (64, 64)
