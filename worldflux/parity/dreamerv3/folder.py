@@ -56,8 +56,8 @@ def compare_folder(
 ) -> Comparison:
     """Compares every number of a folder; see the README of such folders for its format.
 
-    dtype: what our model computes in. compile: compiles the update as training does. Raises
-    ConfigurationError or CheckpointError for folders that cannot be read or set up.
+    dtype: what our model computes in. compile: whole updates are compiled as in training (single
+    components, acting and imports are not compiled there either). Raises ConfigurationError or CheckpointError for folders that cannot be read or set up.
     """
     comparison, kind = Comparison(), kind_of(folder)
     check_files(folder, kind, comparison)
@@ -66,7 +66,7 @@ def compare_folder(
     elif kind == "set":
         compare_set(folder, comparison, dtype, compile)
     else:
-        compare_checkpoint(folder, comparison, dtype, compile)
+        compare_checkpoint(folder, comparison, dtype)
     return comparison
 
 
@@ -83,16 +83,14 @@ def check_files(folder: Path, kind: str, comparison: Comparison) -> None:
 
 def compare_set(folder: Path, comparison: Comparison, dtype: torch.dtype, compile: bool) -> None:
     config = read_config(folder / "config.json")
-    subject = Subject(config, dtype=dtype, compile=compile)
+    subject = Subject(config, dtype=dtype)
     load_official(subject.model, Recorded.load(folder / "params.npz").arrays)
     compare_settings(config, subject, comparison)
     compare_parts(subject, Recorded.load(folder / "parts.npz", "parts/"), comparison)
-    compare_training(subject, folder, comparison)
+    compare_training(Subject(config, dtype=dtype, compile=compile), folder, comparison)
 
 
-def compare_checkpoint(
-    folder: Path, comparison: Comparison, dtype: torch.dtype, compile: bool
-) -> None:
+def compare_checkpoint(folder: Path, comparison: Comparison, dtype: torch.dtype) -> None:
     """Imports the checkpoint, loads the model folder that was written and compares with it."""
     expected = folder / "expected"
     check_files(expected, "expected", comparison)
@@ -101,7 +99,7 @@ def compare_checkpoint(
         import_checkpoint(folder / "logdir", Path(temporary) / "model")
         model = DreamerV3.from_pretrained(Path(temporary) / "model")
     compare_weights(model, folder / "logdir", comparison)
-    subject = Subject(config, dtype=dtype, compile=compile, model=model)
+    subject = Subject(config, dtype=dtype, model=model)
     compare_settings(config, subject, comparison)
     compare_parts(subject, Recorded.load(expected / "parts.npz", "parts/"), comparison)
 

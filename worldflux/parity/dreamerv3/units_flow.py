@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +19,7 @@ from worldflux.parity.compare import Comparison, compare
 
 def compare_flow(settings: Mapping[str, Any], comparison: Comparison) -> None:
     """Adds rows for every case; a failure for each that is not known."""
-    cases = {
+    cases: dict[str, Callable[[Any], Iterator[Case]]] = {
         "init": initialisation,
         "ratio": train_ratio,
         "replay_trace": replay_trace,
