@@ -74,7 +74,7 @@ def settings(env_id="CartPole-v1", resume=None, num_envs=1, **training) -> RunCo
         num_envs=num_envs,
     )
     return RunConfig(
-        model=DreamerV3Config.from_size("ci", imagination_horizon=5),
+        model=DreamerV3Config.from_size("ci", imagination_horizon=5, actor_critic=True),
         env=EnvConfig(id=env_id),
         data=DataConfig(prefill_steps=60, collect_steps_per_update=2.5),
         training=TrainingConfig(**{**values, **training}),
@@ -234,7 +234,9 @@ def test_a_pixel_run_shows_what_the_model_imagines(tmp_path):
     run(config, tmp_path)
     pictures = EventAccumulator(str(tmp_path / "pictures"))
     pictures.Reload()
-    (tag,) = pictures.Tags()["images"]
+    tags = set(pictures.Tags()["images"])
+    assert "report/openloop/reward" in tags
+    (tag,) = tags - {"report/openloop/reward"}
     assert tag.startswith("report/openloop")
     (shown,) = pictures.Images(tag)
     assert shown.step == read_manifest(tmp_path)["env_steps"]

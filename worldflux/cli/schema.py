@@ -42,6 +42,13 @@ class RunConfig:
     logger: LoggerConfig
     resume: str | None = None
 
+    def __post_init__(self) -> None:
+        # Evaluation acts too, so this holds whatever the data source is.
+        if getattr(self.model, "actor_critic", True) is False:
+            raise ConfigurationError(
+                "model.actor_critic must be true: a run acts in its environment"
+            )
+
 
 GROUPS: dict[str, type[CheckedConfig]] = {
     "env": EnvConfig,
