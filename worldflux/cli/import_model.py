@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorldFluxError as error:
         print(f"worldflux import: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"worldflux import: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{options.out}: {options.family} model with {count:,} trained parameters")
     return 0
