@@ -185,6 +185,9 @@ class RSSM(nn.Module):
         shares, actions = embed_share.unbind(1), action_embed.unbind(1)
         firsts, weights = is_first.unbind(1), self.hoisted()
         deter, stoch = carry
+        if torch.is_grad_enabled():
+            # As the states of all later steps do, so that a compiled step is compiled only once.
+            deter, stoch = deter.detach().requires_grad_(), stoch.detach().requires_grad_()
         deters, stochs, logits = [], [], []
         for t in range(len(shares)):
             deter, stoch, logit = self.observe_step(
