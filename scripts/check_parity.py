@@ -1,6 +1,6 @@
 """Compares a model family with numbers that its official implementation computed.
 
-    python scripts/check_parity.py dreamerv3 DIR [--float64] [--compile] [--failures]
+    python scripts/check_parity.py FAMILY DIR [--float64] [--compile] [--failures]
 
 DIR is a folder of recorded sets, units or checkpoints. Prints one row for each array and exits
 with 1 if any of them differs, is missing or is not known, with 2 if DIR cannot be read.
@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from worldflux.errors import WorldFluxError
-from worldflux.parity import dreamerv3
+from worldflux.parity import dreamerv3, tdmpc2
 from worldflux.parity.compare import Comparison, Row
 
-FAMILIES = {"dreamerv3": dreamerv3.compare_folder}
+FAMILIES = {"dreamerv3": dreamerv3.compare_folder, "tdmpc2": tdmpc2.compare_folder}
 
 
 def line(row: Row, width: int) -> str:

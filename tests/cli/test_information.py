@@ -112,7 +112,15 @@ def test_models_tell_the_official_parameter_counts(capsys: pytest.CaptureFixture
     rows = {row["id"]: row for row in models(capsys)["models"]}
     for size, count in IMAGE_DISCRETE.items():
         assert rows[f"dreamerv3:{size}"]["parameters"] == count
-    assert {"tdmpc2:1m", "tdmpc2:5m", "tdmpc2:19m", "tdmpc2:48m", "tdmpc2:317m"} <= rows.keys()
+    assert rows["tdmpc2:5m"]["parameters"] is None  # it takes no images
+
+
+def test_models_count_tdmpc2_for_vectors(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--obs", "39", "--action-type", "continuous"]
+    rows = {row["id"]: row["parameters"] for row in models(capsys, *words)["models"]}
+    counts = {"1m": 1_218_491, "5m": 4_964_458, "19m": 18_077_802, "48m": 47_235_178}
+    assert {size: rows[f"tdmpc2:{size}"] for size in counts} == counts
+    assert rows["tdmpc2:317m"] == 312_656_857
 
 
 def test_models_count_for_the_spaces_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ CASES = {
     "experiment=atari100k": "\\+experiment=",
     "+experiment=atari": "options: .*Did you mean: 'atari100k'",
     "foo/bar=3": "unknown group 'foo/bar'",
-    "model=tdmpc2": "not available yet",
+    "model=tdmpc2 model.num_elites=600": "model.num_elites must be <= num_samples",
     # values
     "training.total_steps=abc": "training.total_steps must be a whole number, got 'abc'",
     "training.total_steps=1.5": "whole number",
@@ -75,7 +75,7 @@ CASES = {
     "--cfg job training.batch_size=0": "training.batch_size must be >= 1",
     # sweeps: every job is checked before the first starts
     "-m training.batch_size=4,0": "training.batch_size must be >= 1, got 0",
-    "-m training.seed=1,2 model=dreamerv3,tdmpc2": "not available yet",
+    "-m model=dreamerv3,tdmpc2 training.batch_size=4,0": "training.batch_size must be >= 1",
     "-m training.seed=1,2 training.seed=3": "given twice",
     "-m model/size=ci,5m": "'5m' is a size of tdmpc2",
     "-m env.id=CartPole-v1,Nope-v1": "env.id=Nope-v1",

@@ -39,3 +39,18 @@ def test_recipes_are_the_official_settings() -> None:
     vision = composed("+experiment=dmc_vision_dreamerv3")
     assert vision.model.model_name == "size200m" and vision.data.train_ratio == 256
     assert vision.env.obs == "pixels" and tuple(vision.env.image_size or ()) == (64, 64)
+
+
+def test_the_tdmpc2_recipe_is_the_official_one() -> None:
+    run = composed("+experiment=dmc_walker_tdmpc2")
+    assert run.model.model_name == "5m" and run.env.action_repeat == 2
+    assert (run.training.batch_size, run.training.sequence_length) == (256, 3)
+    assert (run.training.learning_rate, run.training.grad_clip) == (3e-4, 20.0)
+    assert run.training.optimizer == "adam" and not run.data.online
+    assert run.data.prefill_steps == run.data.pretrain_updates == 2_500
+    assert run.data.collect_steps_per_update == 1 and run.data.capacity == 1_000_000
+
+
+def test_the_unrolled_steps_follow_the_horizon() -> None:
+    run = composed("+experiment=pendulum_tdmpc2", "model.horizon=5", "data.prefill_steps=700")
+    assert run.training.sequence_length == 5 and run.data.pretrain_updates == 700

@@ -12,7 +12,10 @@ from worldflux.core.fields import near_miss
 from worldflux.errors import ConfigurationError, WorldFluxError
 
 # Family -> module with `import_checkpoint(path, out) -> model`.
-FAMILIES = {"dreamerv3": "worldflux.models.dreamerv3.official_checkpoint"}
+FAMILIES = {
+    "dreamerv3": "worldflux.models.dreamerv3.official_checkpoint",
+    "tdmpc2": "worldflux.models.tdmpc2.official_checkpoint",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         "checkpoint",
         type=Path,
         metavar="CKPT",
-        help="dreamerv3: a run's log folder (with config.yaml), its ckpt folder or one save in it",
+        help="dreamerv3: a run's log folder (with config.yaml), its ckpt folder or one save in it;"
+        " tdmpc2: a .pt file of either layout",
     )
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     return made

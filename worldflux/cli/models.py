@@ -65,11 +65,14 @@ def spaces_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def row(name: str, spaces: dict[str, Any]) -> dict[str, Any]:
-    """One preset: its sizes and its trainable parameters, None while the family has no model."""
+    """One preset: its sizes and its trainable parameters, None where it takes no such spaces."""
     model_type, size = resolve(name)
     config = WorldModelConfig.families[model_type].from_size(size, **spaces)
     shown = {field: getattr(config, field) for field in _SHOWN[model_type]}
-    counted = count_parameters(config) if available(model_type) else None
+    try:
+        counted = count_parameters(config) if available(model_type) else None
+    except ConfigurationError:
+        counted = None
     return {"id": name, "parameters": counted, **shown}
 
 
@@ -92,7 +95,7 @@ def table(rows: list[dict[str, Any]], spaces: dict[str, Any]) -> str:
     lines = []
     for entry in rows:
         count = entry["parameters"]
-        number = f"{count:>13,}" if count is not None else "not built yet"
+        number = f"{count:>13,}" if count is not None else f"{'-':>13}"
         sizes = "  ".join(f"{k} {v}" for k, v in entry.items() if k not in ("id", "parameters"))
         lines.append(f"{entry['id']:<19}{number}  {sizes}")
     shape = "x".join(str(n) for n in spaces["obs_shape"])

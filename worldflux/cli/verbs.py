@@ -15,6 +15,7 @@ VERBS = {
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
     "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
+    "export": ("worldflux.cli.export_model", "write a model as an official checkpoint"),
 }
 
 _HELP = """\

@@ -250,8 +250,10 @@ class TDMPC2Config(WorldModelConfig):
         gives z.
     horizon, num_samples, num_elites, num_pi_trajs, iterations, min_std, max_std, temperature: MPPI.
     momentum: share of its mean that MPPI keeps in each iteration (official: 0).
-    gamma: discount; None takes the official rule: (f - 1) / f with f = episode length /
+    gamma: discount; None takes the official rule: (f - 1) / f with f = episode_length /
         discount_denom, within [discount_min, discount_max].
+    episode_length: agent steps of an episode; None: no limit, the runner takes the environment's.
+    episodic: the task can end an episode, which a termination head predicts.
     """
 
     inert: ClassVar[dict[str, str]] = {
@@ -299,6 +301,7 @@ class TDMPC2Config(WorldModelConfig):
     log_std_max: float = 2.0
     entropy_coef: float = 1e-4
     gamma: float | None = None
+    episode_length: int | None = None
     discount_denom: float = 5.0
     discount_min: float = 0.95
     discount_max: float = 0.995
@@ -344,6 +347,8 @@ class TDMPC2Config(WorldModelConfig):
         self._between("gamma", 0, 1, "(]")
         self._between("dropout", 0, 1, "[)")
         self._above(0, "discount_denom")
+        if self.episode_length is not None:
+            self._at_least(1, "episode_length")
         self._at_least(0, "consistency_loss_coef", "reward_loss_coef", "td_loss_coef")
         self._at_least(0, "policy_loss_coef", "termination_loss_coef", "entropy_coef")
 

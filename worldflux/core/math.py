@@ -59,6 +59,23 @@ def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
     return ((probs[..., upper:] - probs[..., :half].flip(-1)) * bins[upper:]).sum(-1)
 
 
+def symlog_two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """The two-hot code `[..., K]` of symlog(x) over equally spaced bins (TD-MPC2, eq. 3)."""
+    width = (bins[-1] - bins[0]) / (len(bins) - 1)
+    place = (symlog(x.to(bins.dtype)) - bins[0]) / width
+    distance = (
+        torch.arange(len(bins), device=bins.device) - place.clamp(0, len(bins) - 1)[..., None]
+    )
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def episode_discount(length: float, denominator: float, low: float, high: float) -> float:
+    """Discount for episodes of `length` steps: (f - 1) / f with f = length / denominator, bounded
+    (TD-MPC2, appendix on hyperparameters)."""
+    fraction = length / denominator
+    return min(max((fraction - 1) / fraction, low), high)
+
+
 def lambda_return(
     reward: Tensor, live: Tensor, keep: Tensor, value: Tensor, boot: Tensor
 ) -> Tensor:

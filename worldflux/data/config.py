@@ -15,6 +15,7 @@ class DataConfig(CheckedConfig):
         environment's shapes, to test machinery.
     capacity: replay capacity in environment steps over all environments.
     prefill_steps: environment steps with random actions before the first update.
+    pretrain_updates: updates on those steps before collecting goes on.
     collect_steps_per_update: environment steps per gradient update (may be below 1), or
     train_ratio: replayed steps per environment step; one of the two, not both.
     online: hand each newest sequence to training once, first come first served.
@@ -26,6 +27,7 @@ class DataConfig(CheckedConfig):
     source: str = "gym"
     capacity: int = 1_000_000
     prefill_steps: int = 1_000
+    pretrain_updates: int = 0
     collect_steps_per_update: float | None = None
     train_ratio: float | None = None
     online: bool = True
@@ -36,7 +38,7 @@ class DataConfig(CheckedConfig):
         self._one_of("source", ("gym", "random"))
         self._one_of("on_env_failure", ("error", "degrade"))
         self._at_least(1, "capacity", "consec")
-        self._at_least(0, "prefill_steps")
+        self._at_least(0, "prefill_steps", "pretrain_updates")
         for name in ("collect_steps_per_update", "train_ratio"):
             if getattr(self, name) is not None:
                 self._above(0, name)

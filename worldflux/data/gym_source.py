@@ -67,8 +67,8 @@ class GymSource:
     """Collects from environments into a sequence replay at a fixed ratio to the updates.
 
     Before the first update it takes `data.prefill_steps` random steps, and more where that is not
-    yet enough for one batch. replay_context: extra steps in front of the `sequence_length`
-    trained ones. When an environment fails, `data.on_env_failure` decides: ``error`` raises
+    yet enough for one batch; `data.pretrain_updates` are made on them before the ratio counts.
+    replay_context: extra steps in front of the `sequence_length` trained ones. When an environment fails, `data.on_env_failure` decides: ``error`` raises
     TrainingError; ``degrade`` goes on with what was collected (random noise where that is not
     enough for a batch) and says so.
     """
@@ -135,7 +135,8 @@ class GymSource:
             while not self.replay.ready(self._batch_size):
                 episodes += self.collector.collect(None, self.replay.num_envs)
             self._first_update = self.env_steps
-        target = self._first_update + self.ratio.steps_before(updates)
+        owed = self.ratio.steps_before(max(1, updates - self._data.pretrain_updates))
+        target = self._first_update + owed
         return episodes + self.collector.collect(agent, target - self.env_steps)
 
     def _do_without(self, reason: str) -> None:

@@ -1,0 +1,205 @@
+"""Every number that the official TD-MPC2 recorded, against what ours computes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.parity.test_strictness import array, edit
+from worldflux.cli.verbs import main as worldflux
+from worldflux.core.config import TDMPC2Config
+from worldflux.errors import CheckpointError
+from worldflux.models.tdmpc2 import TDMPC2
+from worldflux.models.tdmpc2.official_checkpoint import import_checkpoint
+from worldflux.parity.tdmpc2 import compare_folder
+
+RECORDED = Path(__file__).parents[3] / "shared" / "parity" / "tdmpc2"
+INSTANCES = ("base", "episodic")
+
+# Trainable parameters that the official code counts, by (size, observation, action) widths.
+COUNTS = {
+    ("1m", 39, 6): 1_218_491,
+    ("1m", 223, 38): 1_339_387,
+    ("5m", 39, 6): 4_964_458,
+    ("5m", 24, 6): 4_960_618,
+    ("5m", 5, 1): 4_932_704,
+    ("19m", 39, 6): 18_077_802,
+    ("19m", 24, 6): 18_062_442,
+    ("48m", 39, 6): 47_235_178,
+    ("48m", 5, 1): 47_093_600,
+    ("317m", 39, 6): 312_656_857,
+}
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Path:
+    if not RECORDED.is_dir():
+        pytest.skip(f"the recorded numbers are not there: {RECORDED}")
+    return RECORDED
+
+
+@pytest.fixture
+def folder(recorded: Path, tmp_path: Path) -> Path:
+    """A copy of the base instance, to be spoilt."""
+    return Path(shutil.copytree(recorded / "base", tmp_path / "base"))
+
+
+@pytest.fixture
+def failed(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], list[str]]:
+    """Runs the script, which must exit with 1; returns the names of the rows that failed."""
+
+    def run(folder: Path) -> list[str]:
+        assert script.main(["tdmpc2", str(folder), "--failures"]) == 1
+        return [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:-1]]
+
+    return run
+
+
+def differing(folder: Path, **options: Any) -> list[str]:
+    comparison = compare_folder(folder, **options)
+    assert len(comparison.rows) > 400
+    return [str(row) for row in comparison.failures()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", INSTANCES)
+def test_every_recorded_number_is_reproduced(recorded: Path, name: str, dtype: torch.dtype) -> None:
+    assert differing(recorded / name, dtype=dtype) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
+@pytest.mark.parametrize("name", INSTANCES)
+def test_compiled_updates_and_plans_compute_the_same(recorded: Path, name: str) -> None:
+    assert differing(recorded / name, compile=True) == []
+
+
+@pytest.mark.parametrize("spaces", COUNTS, ids=str)
+def test_presets_have_the_official_parameter_counts(spaces: tuple[str, int, int]) -> None:
+    size, obs, action = spaces
+    with torch.device("meta"):
+        model = TDMPC2(TDMPC2Config.from_size(size, obs_shape=(obs,), action_dim=action))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == COUNTS[spaces]
+
+
+def test_the_termination_head_has_the_official_parameter_count() -> None:
+    with torch.device("meta"):
+        model = TDMPC2(TDMPC2Config.from_size("5m", obs_shape=(39,), action_dim=6, episodic=True))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 5_492_331
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("forward.npz", "out_next"),
+        ("update.npz", "out_upd1_td_targets"),
+        ("update_grads1.npz", "_Qs.params.1.weight"),
+        ("plan.npz", "out_plan1_means"),
+        ("float64_outputs.npz", "upd2_zs"),
+        ("checkpoint_io.npz", "out_q_avg"),
+    ],
+)
+def test_one_wrong_element_fails_its_array(
+    folder: Path, failed: Callable, file: str, name: str
+) -> None:
+    wrong = array(folder / file, name)
+    last = tuple(n - 1 for n in wrong.shape)
+    wrong[last] += 1e-2 * (1 + abs(wrong[last]))
+    edit(folder / file, **{name: wrong})
+    rows = failed(folder)
+    assert rows and all(row.endswith(name) for row in rows)
+
+
+def test_what_is_missing_or_not_known_fails(folder: Path, failed: Callable) -> None:
+    edit(folder / "forward.npz", out_encode=None, out_mystery=np.ones(2))
+    edit(folder / "update_params3.npz", **{"_pi.9.weight": np.ones(2)})
+    (folder / "plan.npz").unlink()
+    (folder / "more.npz").write_bytes(b"")
+    expected = {"forward/out_encode", "forward/out_mystery", "update_params3/_pi.9.weight"}
+    assert set(failed(folder)) == expected | {"plan.npz", "more.npz"}
+
+
+def test_another_elite_fails(folder: Path, failed: Callable) -> None:
+    wrong = array(folder / "plan.npz", "out_plan2_elite_idx")
+    wrong[3, 5] = next(i for i in range(128) if i not in wrong[3])
+    edit(folder / "plan.npz", out_plan2_elite_idx=wrong)
+    assert failed(folder) == ["plan/out_plan2_elite_idx"]
+
+
+# === Checkpoints ===========================================================================
+
+
+@pytest.mark.parametrize("file", ["base/agent.pt", "base/agent_oldformat.pt", "episodic/agent.pt"])
+def test_both_layouts_are_imported_and_written_back(
+    recorded: Path, tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, written = str(tmp_path / "model"), tmp_path / "back.pt"
+    assert worldflux(["import", "tdmpc2", str(recorded / file), "--out", model]) == 0
+    count = "84,818" if "base" in file else "40,581"
+    assert count in capsys.readouterr().out
+    assert worldflux(["export", "tdmpc2", model, "--out", str(written)]) == 0
+    ours = torch.load(written, weights_only=True)["model"]
+    theirs = torch.load(recorded / file.replace("_oldformat", ""), weights_only=True)["model"]
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        same = torch.equal(ours[name], value) if torch.is_tensor(value) else ours[name] == value
+        assert same and type(ours[name]) is type(value), name
+
+
+SPOILS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "missing": (lambda w: w.pop("_reward.1.bias"), "missing: _reward.1.bias"),
+    "extra": (lambda w: w.update(odd=torch.ones(1)), "not known: odd"),
+    "shape": (
+        lambda w: w.update({"_pi.0.bias": torch.ones(3)}),
+        r"_pi.0.bias \[3\], expected \[52\]",
+    ),
+    "tasks": (lambda w: w.update({"_task_emb.weight": torch.ones(1)}), "multi-task"),
+    "pixels": (lambda w: w.update({"_encoder.rgb.2.weight": torch.ones(1)}), "pixels"),
+    "encoder": (lambda w: w.pop("_encoder.state.0.weight"), "_encoder.state"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_files_that_do_not_fit_are_refused(recorded: Path, tmp_path: Path, spoil: str) -> None:
+    content = torch.load(recorded / "base/agent.pt", weights_only=True)
+    change, words = SPOILS[spoil]
+    change(content["model"])
+    torch.save(content, tmp_path / "agent.pt")
+    with pytest.raises(CheckpointError, match=words):
+        import_checkpoint(tmp_path / "agent.pt", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_damaged_files_are_refused_in_one_line(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = (recorded / "base/agent.pt").read_bytes()[:5000]
+    (tmp_path / "half.pt").write_bytes(half)
+    torch.save({"weights": 3}, tmp_path / "other.pt")
+    for name in ("half.pt", "other.pt", "none.pt"):
+        words = ["import", "tdmpc2", str(tmp_path / name), "--out", str(tmp_path / "model")]
+        assert worldflux(words) == 2
+        error = capsys.readouterr().err
+        assert name in error and error.count("\n") == 1
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("executed"),)
+
+
+def test_nothing_in_a_file_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"_pi.0.weight": Trap()}}, tmp_path / "trap.pt")
+    assert worldflux(["import", "tdmpc2", "trap.pt", "--out", "model"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,47 @@
+"""`worldflux export`: models of ours become official checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from worldflux.core.fields import near_miss
+from worldflux.errors import ConfigurationError, WorldFluxError
+
+FAMILIES = ("tdmpc2",)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="worldflux export",
+        description="Writes the weights of a model folder as the official implementation saves"
+        " them, so that it can load them.",
+    )
+    made.add_argument("family", metavar="FAMILY", help=", ".join(FAMILIES))
+    made.add_argument("model", type=Path, metavar="DIR", help="a folder of save_pretrained")
+    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .pt file")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code (0, or 2 for wrong input)."""
+    options = parser().parse_args(argv)
+    try:
+        if options.family not in FAMILIES:
+            line = f"unknown family {options.family!r}; there are {', '.join(FAMILIES)}."
+            raise ConfigurationError(line + near_miss(options.family, FAMILIES))
+        export_tdmpc2(options.model, options.out)
+    except (WorldFluxError, FileNotFoundError, TypeError) as error:
+        print(f"worldflux export: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    print(f"{options.out}: official {options.family} checkpoint")
+    return 0
+
+
+def export_tdmpc2(folder: Path, out: Path) -> None:
+    from worldflux.models.tdmpc2 import TDMPC2
+    from worldflux.models.tdmpc2.official_checkpoint import export_checkpoint
+
+    export_checkpoint(TDMPC2.from_pretrained(folder), out)

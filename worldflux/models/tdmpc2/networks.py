@@ -1,0 +1,203 @@
+"""TD-MPC2's networks: MLPs of Linear, LayerNorm and Mish, SimNorm latents, the Q ensemble."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldflux.core.distributions import MultiOneHot, SquashedNormal, gumbel_noise, softmax
+
+INIT_STD = 0.02
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, computed in float32; `lead` for ensembles."""
+
+    def __init__(self, dim: int, lead: tuple[int, ...] = ()):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*lead, dim))
+        self.bias = nn.Parameter(torch.zeros(*lead, dim))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x `[..., D]` normalised with affine parameters that broadcast; eps is the official 1e-5."""
+    full = x if x.dtype == torch.float64 else x.float()
+    return F.layer_norm(full, full.shape[-1:], eps=1e-5) * weight + bias
+
+
+def simnorm(x: Tensor, group: int) -> Tensor:
+    """Softmax inside groups of the last axis (TD-MPC2, section "SimNorm")."""
+    return softmax(x.unflatten(-1, (-1, group))).flatten(-2)
+
+
+class Layer(nn.Linear):
+    """Linear, LayerNorm, then Mish or (group above 0) SimNorm."""
+
+    def __init__(self, in_features: int, out_features: int, group: int = 0):
+        super().__init__(in_features, out_features)
+        self.ln = LayerNorm(out_features)
+        self.group = group
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=INIT_STD)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(F.linear(x, self.weight, self.bias))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm and activation of the linear part."""
+        normed = layer_norm(x, self.ln.weight, self.ln.bias)
+        out = simnorm(normed, self.group) if self.group else F.mish(normed)
+        return out.to(x.dtype)
+
+
+class Plain(nn.Linear):
+    """A last layer: Linear alone; zero starts with zero weights."""
+
+    def __init__(self, in_features: int, out_features: int, zero: bool = False):
+        self.zero = zero
+        super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        if self.zero:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.trunc_normal_(self.weight, std=INIT_STD)
+        nn.init.zeros_(self.bias)
+
+
+def hidden_layers(in_features: int, units: int, layers: int) -> list[nn.Module]:
+    """`layers` times Linear, LayerNorm, Mish."""
+    widths = [in_features] + [units] * layers
+    return [Layer(a, b) for a, b in itertools.pairwise(widths)]
+
+
+def head(in_features: int, units: int, layers: int, out: int, zero: bool = False) -> nn.Sequential:
+    """An MLP that ends with a plain linear layer."""
+    return nn.Sequential(*hidden_layers(in_features, units, layers), Plain(units, out, zero=zero))
+
+
+def latent_mlp(in_features: int, units: int, layers: int, latent: int, group: int) -> nn.Sequential:
+    """An MLP that ends in a SimNorm latent."""
+    return nn.Sequential(
+        *hidden_layers(in_features, units, layers), Layer(units, latent, group=group)
+    )
+
+
+class EnsembleLayer(nn.Module):
+    """A layer of Q networks: weight `[Q, out, in]`, bias `[Q, out]`, with or without norm."""
+
+    ln: LayerNorm | None
+
+    def __init__(self, count: int, in_features: int, out_features: int, norm: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(count, out_features))
+        self.ln = LayerNorm(out_features, (count,)) if norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.ln is None:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.trunc_normal_(self.weight, std=INIT_STD)
+        nn.init.zeros_(self.bias)
+
+
+class QEnsemble(nn.Sequential):
+    """Q networks as batched matrix products.
+
+    Q count, N rows, K bins. The weights of the last layer start at zero.
+    """
+
+    def __init__(self, count: int, in_features: int, units: int, layers: int, bins: int):
+        widths = [in_features] + [units] * layers
+        pairs = itertools.pairwise(widths)
+        super().__init__(
+            *(EnsembleLayer(count, a, b, True) for a, b in pairs),
+            EnsembleLayer(count, units, bins, False),
+        )
+        self.count, self.units = count, units
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        *,
+        frozen: bool = False,
+        dropout: Tensor | None = None,
+    ) -> Tensor:
+        """Logits `[Q, N, K]` of inputs `[N, in]`.
+
+        index: only these networks are computed, in this order. frozen: no gradient reaches the
+        weights. dropout `[Q, N, units]`: factors of the first layer's linear part.
+        """
+
+        def pick(weight: Tensor) -> Tensor:
+            weight = weight.detach() if frozen else weight
+            return weight if index is None else weight.index_select(0, index)
+
+        hidden = x
+        for i, layer in enumerate(self):
+            assert isinstance(layer, EnsembleLayer)
+            weight, bias = pick(layer.weight), pick(layer.bias)
+            if i == 0:
+                # One wide product: all networks have the same input.
+                wide = F.linear(hidden, weight.flatten(0, 1))
+                hidden = wide.unflatten(-1, bias.shape).transpose(0, 1) + bias[:, None]
+                if dropout is not None:
+                    hidden = hidden * dropout.to(hidden.dtype)
+            else:
+                hidden = torch.bmm(hidden, weight.transpose(1, 2)) + bias[:, None]
+            if layer.ln is not None:
+                affine = pick(layer.ln.weight)[:, None], pick(layer.ln.bias)[:, None]
+                hidden = F.mish(layer_norm(hidden, *affine)).to(wide.dtype)
+        return hidden
+
+
+def parameters_of(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """All trained parameters of the modules, in order."""
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+class Policy(nn.Sequential):
+    """The policy prior: an MLP on z whose output parametrises the action's distribution.
+
+    classes: empty for continuous actions; else the classes of every discrete entry.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        units: int,
+        layers: int,
+        action_dim: int,
+        *,
+        classes: tuple[int, ...],
+        log_std: tuple[float, float],
+    ):
+        out = action_dim if classes else 2 * action_dim
+        super().__init__(*head(in_features, units, layers, out))
+        self.action_dim, self.classes, self.log_std = action_dim, classes, log_std
+
+    def dist(self, z: Tensor) -> SquashedNormal | MultiOneHot:
+        """Distribution of the flat action `[..., A]` in latents `[..., L]`."""
+        out = self(z)
+        if self.classes:
+            return MultiOneHot(out, self.classes)
+        mean, raw = out.chunk(2, -1)
+        return SquashedNormal(mean, raw, *self.log_std)
+
+    def noise(
+        self, lead: tuple[int, ...], generator: torch.Generator | None, device: torch.device
+    ) -> Tensor:
+        """Noise `[*lead, A]` for `dist(z).sample`: normal, or Gumbel for discrete actions."""
+        shape = (*lead, self.action_dim)
+        if self.classes:
+            return gumbel_noise(shape, generator, device)
+        return torch.randn(shape, generator=generator, device=device)

@@ -1,0 +1,235 @@
+"""TD-MPC2's objective on one batch of replayed slices: the model's part and the policy's part.
+
+H unrolled steps, B batch, L latent, A action width, Q number of Q networks, K bins. Time comes
+first, as in the official code. Heavy sections are methods that can be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from worldflux.core.distributions import SymlogTwoHot
+from worldflux.core.math import symlog_two_hot
+from worldflux.errors import TrainingError
+from worldflux.models.tdmpc2.losses import (
+    consistency_loss,
+    entropies,
+    policy_loss,
+    td_target,
+    termination_loss,
+    value_loss,
+)
+
+if TYPE_CHECKING:
+    from worldflux.models.tdmpc2.world_model import TDMPC2
+
+
+@dataclass
+class Noise:
+    """Every random draw of one update.
+
+    td_action `[H, B, A]` and policy_action `[H+1, B, A]` are the policy's noise, td_index and
+    policy_index `[2]` the Q networks that count. q_dropout `[Q, H*B, units]` and policy_dropout
+    `[2, (H+1)*B, units]` are factors, None without dropout.
+    """
+
+    td_action: Tensor
+    td_index: Tensor
+    policy_action: Tensor
+    policy_index: Tensor
+    q_dropout: Tensor | None = None
+    policy_dropout: Tensor | None = None
+
+    @staticmethod
+    def draw(model: TDMPC2, steps: int, rows: int, generator: torch.Generator | None) -> Noise:
+        """Fresh noise for slices of `steps` transitions."""
+        device = model.device
+        noise = Noise(
+            model.pi.noise((steps, rows), generator, device),
+            model.draw_q_index(generator),
+            model.pi.noise((steps + 1, rows), generator, device),
+            model.draw_q_index(generator),
+        )
+        if rate := model.config.dropout:
+
+            def keep(networks: int, count: int) -> Tensor:
+                shape = (networks, count, model.q.units)
+                factors = torch.empty(shape, device=device, dtype=model.dtype)
+                return factors.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+            noise.q_dropout = keep(model.q.count, steps * rows)
+            noise.policy_dropout = keep(2, (steps + 1) * rows)
+        return noise
+
+
+@dataclass
+class Slices:
+    """A batch, time first: obs `[H+1, B, O]`, what each action led to `[H, B]`.
+
+    valid `[H+1, B]`: 0 from where a slice runs into another episode, 1 before.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    valid: Tensor
+
+    @property
+    def steps_rows(self) -> tuple[int, int]:
+        """H and B."""
+        steps, rows = self.reward.shape
+        return steps, rows
+
+
+@dataclass
+class ModelStep:
+    """losses `[H, B]` by name; latent `[H+1, B, L]` is the rollout, target `[H, B, L]` the encoder's
+    view of the next observations; td_target `[H, B]`; terminated `[H, B]` predicted probabilities."""
+
+    losses: dict[str, Tensor]
+    latent: Tensor
+    target: Tensor
+    td_target: Tensor
+    terminated: Tensor | None
+
+
+@dataclass
+class PolicyStep:
+    """loss, entropy and scaled_entropy `[H+1, B]`; value is Q, not scaled."""
+
+    loss: Tensor
+    value: Tensor
+    entropy: Tensor
+    scaled_entropy: Tensor
+
+
+class Objective:
+    """The objective of one model; `compile` replaces its heavy sections by compiled ones."""
+
+    def __init__(self, model: TDMPC2, compile: Callable[[Any], Any] | None = None):
+        self.model = model
+        config = model.config
+        self.coefs = {
+            "consistency": config.consistency_loss_coef,
+            "reward": config.reward_loss_coef,
+            "td": config.td_loss_coef,
+            "termination": config.termination_loss_coef,
+            "policy": config.policy_loss_coef,
+        }
+        wrap = compile or (lambda function: function)
+        self.targets = wrap(self._targets)
+        self.next = wrap(model.next)
+        self.model_terms = wrap(self._model_terms)
+        self.policy_terms = wrap(self._policy_terms)
+
+    def slices(self, batch: Mapping[str, Tensor]) -> Slices:
+        """Step sequences `[B, H+1, ...]` as slices.
+
+        Raises TrainingError for sequences of one step, and for an end of the task in a model that
+        has no termination head.
+        """
+        model = self.model
+        if batch["is_first"].shape[1] < 2:
+            raise TrainingError("TD-MPC2 trains on transitions: sequences need at least 2 steps")
+        terminal = batch["is_terminal"][:, 1:]
+        if model.termination is None and bool(terminal.any()):
+            raise TrainingError(
+                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
+                " set model.episodic=true"
+            )
+        first = batch["is_first"].T.clone()
+        first[0] = False
+        return Slices(
+            obs=model.vector({key: batch[key].transpose(0, 1) for key in model.obs_spaces}),
+            action=batch["action"].transpose(0, 1)[:-1].to(model.dtype),
+            reward=batch["reward"].T[1:].to(model.dtype),
+            terminated=terminal.T.to(model.dtype),
+            valid=1 - first.cumsum(0).clamp(max=1).to(model.dtype),
+        )
+
+    # === The model ==========================================================================
+
+    def model_losses(self, data: Slices, noise: Noise) -> ModelStep:
+        """Losses of encoder, dynamics, reward, Q and termination."""
+        target, td = self.targets(data, noise.td_action, noise.td_index)
+        latent = [self.model.latent(data.obs[0])]
+        for action in data.action:
+            latent.append(self.next(latent[-1], action))
+        stacked = torch.stack(latent)
+        losses, ended = self.model_terms(data, stacked, target, td, noise.q_dropout)
+        return ModelStep(losses, stacked, target, td, ended)
+
+    @torch.no_grad()
+    def _targets(self, data: Slices, action_noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents of the next observations `[H, B, L]` and TD targets `[H, B]`."""
+        model = self.model
+        target = model.latent(data.obs[1:])
+        action = model.pi.dist(target).sample(action_noise)
+        value = model.q_values(target, action, index, target=True).amin(0)
+        return target, td_target(data.reward, data.terminated, value, model.discount)
+
+    def _model_terms(
+        self, data: Slices, latent: Tensor, target: Tensor, td: Tensor, dropout: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Losses `[H, B]` of the rollout `[H+1, B, L]`, and probabilities of termination."""
+        model, start = self.model, latent[:-1]
+        logits = model.q_logits(start, data.action, dropout=dropout)
+        losses = {
+            "consistency": consistency_loss(latent[1:], target),
+            "reward": model.reward_dist(start, data.action).loss(data.reward),
+            "td": value_loss(logits, symlog_two_hot(td, model.bins), model.bins),
+        }
+        if model.termination is None:
+            return losses, None
+        logit = model.termination(latent[1:])[..., 0]
+        losses["termination"] = termination_loss(logit, data.terminated)
+        return losses, torch.sigmoid(logit.detach())
+
+    def mean(self, name: str, loss: Tensor, data: Slices) -> Tensor:
+        """Mean over steps and batch, step t weighted by rho^t (termination: unweighted).
+
+        Transitions that lead into another episode count as zero.
+        """
+        valid = data.valid if name == "policy" else data.valid[1:]
+        loss = loss * valid
+        if name == "termination":
+            return loss.mean()
+        steps = torch.arange(len(loss), device=loss.device, dtype=loss.dtype)
+        return (self.model.config.rho ** steps[:, None] * loss).mean()
+
+    def total(self, step: ModelStep, data: Slices) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar that trains the model, and its parts before their coefficients."""
+        parts = {name: self.mean(name, loss, data) for name, loss in step.losses.items()}
+        return torch.stack([self.coefs[name] * part for name, part in parts.items()]).sum(), parts
+
+    # === The policy =========================================================================
+
+    def policy_losses(
+        self, latent: Tensor, data: Slices, noise: Noise, update_scale: bool = True
+    ) -> PolicyStep:
+        """Losses of the policy prior on the rollout `[H+1, B, L]`, which gets no gradient."""
+        model = self.model
+        value, entropy, scaled = self.policy_terms(
+            latent.detach(), noise.policy_action, noise.policy_index, noise.policy_dropout
+        )
+        if update_scale:
+            model.q_scale.update(value[0].detach())
+        loss = policy_loss(value, scaled, model.q_scale.value.clone(), model.config.entropy_coef)
+        return PolicyStep(loss, value.detach(), entropy.detach(), scaled.detach())
+
+    def _policy_terms(
+        self, latent: Tensor, action_noise: Tensor, index: Tensor, dropout: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Value of the policy's actions, their entropy and scaled entropy, each `[H+1, B]`."""
+        model = self.model
+        dist = model.pi.dist(latent)
+        action = dist.sample(action_noise)
+        logits = model.q_logits(latent, action, index, frozen=True, dropout=dropout)
+        value = SymlogTwoHot(logits, model.bins).pred().mean(0)
+        return value, *entropies(dist, action_noise)

@@ -1,0 +1,233 @@
+"""Planning by MPPI in the latent space (TD-MPC2, section "Model predictive control").
+
+N environments, S samples, P of them from the policy prior, H steps, K iterations, E elites, A flat
+action width. All samples of all environments are computed together.
+
+Continuous actions: every step and dimension has a normal with a mean and a standard deviation,
+both refitted to the elites. Discrete actions: every step and entry has a categorical, whose
+probabilities are refitted to the elites' weighted frequencies; `mean` holds the probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from worldflux.core.distributions import MultiOneHot
+
+if TYPE_CHECKING:
+    from worldflux.models.tdmpc2.world_model import TDMPC2
+
+# Least share of the uniform distribution in a refitted categorical, and in a warm-started one: what
+# min_std and max_std are to a normal.
+MIN_UNIFORM = 0.05
+MAX_UNIFORM = 0.5
+# From so many action dimensions on the official planner takes two more iterations.
+MANY_ACTIONS = 20
+
+
+@dataclass
+class PlanNoise:
+    """Every random draw of one planning call.
+
+    policy `[H, N, P, A]` and value `[K, N, S, A]`: the policy prior's. sample `[K, N, H, S-P, A]`:
+    normal, or Gumbel for discrete actions. index `[K, 2]`: the Q networks that count. exponential
+    `[N, E]`: the choice among the elites. action `[N, A]`: exploration, None to do without.
+    """
+
+    policy: Tensor
+    sample: Tensor
+    value: Tensor
+    index: Tensor
+    exponential: Tensor
+    action: Tensor | None
+
+    @staticmethod
+    def draw(
+        model: TDMPC2, rows: int, explore: bool, generator: torch.Generator | None
+    ) -> PlanNoise:
+        """Fresh noise for `rows` environments."""
+        config, device = model.config, model.device
+        steps, rounds = config.horizon, iterations(model)
+        drawn = config.num_samples - config.num_pi_trajs
+        elites = torch.empty(rows, config.num_elites, device=device)
+        return PlanNoise(
+            policy=model.pi.noise((steps, rows, config.num_pi_trajs), generator, device),
+            sample=model.pi.noise((rounds, rows, steps, drawn), generator, device),
+            value=model.pi.noise((rounds, rows, config.num_samples), generator, device),
+            index=torch.stack([model.draw_q_index(generator) for _ in range(rounds)]),
+            exponential=elites.exponential_(generator=generator),
+            action=model.pi.noise((rows,), generator, device) if explore else None,
+        )
+
+
+def iterations(model: TDMPC2) -> int:
+    """Iterations of the planner."""
+    return model.config.iterations + 2 * (model.action_dim >= MANY_ACTIONS)
+
+
+@dataclass
+class Plan:
+    """What one planning call gives: action `[N, A]`, the mean to start from next time `[N, H, A]`.
+
+    Details by iteration: values `[N, S]`, elites (indices) and elite_values `[N, E]`, means and stds
+    `[N, H, A]`. first_actions `[N, H, S, A]` are the candidates of the first iteration, score
+    `[N, E]` the elites' last weights, chosen `[N]` the elite that acts.
+    """
+
+    action: Tensor
+    mean: Tensor
+    policy_actions: Tensor
+    first_actions: Tensor
+    score: Tensor
+    chosen: Tensor
+    values: list[Tensor] = field(default_factory=list)
+    elites: list[Tensor] = field(default_factory=list)
+    elite_values: list[Tensor] = field(default_factory=list)
+    means: list[Tensor] = field(default_factory=list)
+    stds: list[Tensor] = field(default_factory=list)
+
+
+class Planner:
+    """Plans with one model; `compile` replaces its heavy sections by compiled ones."""
+
+    def __init__(self, model: TDMPC2, compile: Callable[[Any], Any] | None = None):
+        self.model = model
+        wrap = compile or (lambda function: function)
+        self.policy_step = wrap(self._policy_step)
+        self.iterate = wrap(self._iterate)
+
+    @torch.no_grad()
+    def __call__(
+        self, vector: Tensor, prev_mean: Tensor, is_first: Tensor, noise: PlanNoise
+    ) -> Plan:
+        """A plan for each flat observation `[N, O]`.
+
+        prev_mean `[N, H, A]`: the mean of the last call; an environment whose episode begins
+        (is_first `[N]`) starts without it.
+        """
+        model = self.model
+        z = model.latent(vector)
+        policy_actions = self.policy_trajectories(z, noise.policy)
+        mean, std = self.start(prev_mean, is_first)
+        rounds = []
+        for sample, value, index in zip(noise.sample, noise.value, noise.index, strict=True):
+            rounds.append(self.iterate(z, policy_actions, mean, std, sample, value, index))
+            mean, std = rounds[-1][0], rounds[-1][1]
+        means, stds, values, elites, elite_values, actions, score = zip(*rounds, strict=True)
+        chosen = (score[-1].log() - noise.exponential.log()).argmax(-1)
+        rows = torch.arange(len(z), device=z.device)
+        picked = elites[-1][rows, chosen]
+        action = self.explore(actions[-1][rows, 0, picked], mean, std, noise.action)
+        return Plan(
+            action, mean, policy_actions, actions[0], score[-1], chosen, list(values),
+            list(elites), list(elite_values), list(means), list(stds),
+        )  # fmt: skip
+
+    def policy_trajectories(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Actions `[N, H, P, A]` of the policy prior in its own imagination."""
+        steps, rows, count, width = noise.shape
+        if not count:
+            return z.new_zeros(rows, steps, 0, width)
+        actions, current = [], z[:, None].expand(-1, count, -1)
+        for step in noise:
+            action, current = self.policy_step(current, step)
+            actions.append(action)
+        return torch.stack(actions, 1)
+
+    def _policy_step(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        action = self.model.pi.dist(z).sample(noise).to(self.model.dtype)
+        return action, self.model.next(z, action)
+
+    def start(self, prev_mean: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[N, H, A]` before the first iteration: the last call's mean,
+        one step on."""
+        config, fresh = self.model.config, self.initial_mean(len(prev_mean))
+        shifted = torch.cat([prev_mean[:, 1:], fresh[:, -1:]], 1)
+        if self.model.pi.classes:
+            shifted = (1 - MAX_UNIFORM) * shifted + MAX_UNIFORM * fresh
+        mean = torch.where(is_first[:, None, None], fresh, shifted)
+        return mean, torch.full_like(mean, config.max_std)
+
+    def initial_mean(self, rows: int) -> Tensor:
+        """`[N, H, A]`: zero, or uniform probabilities for discrete actions."""
+        model = self.model
+        widths = [1 / count for count in model.pi.classes for _ in range(count)]
+        one = torch.tensor(widths or [0.0] * model.action_dim, device=model.device)
+        return one.to(model.dtype).expand(rows, model.config.horizon, -1).clone()
+
+    def _iterate(
+        self,
+        z: Tensor,
+        policy_actions: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        noise: Tensor,
+        value_noise: Tensor,
+        index: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """One iteration: candidates, their values, the elites, and what is refitted to them."""
+        config = self.model.config
+        actions = torch.cat([policy_actions, self.sample(mean, std, noise)], 2)  # [N, H, S, A]
+        values = self.estimate(z, actions, value_noise, index).nan_to_num(0.0)
+        elite_values, elites = values.topk(config.num_elites, -1)
+        score = torch.exp(config.temperature * (elite_values - elite_values[:, :1]))
+        score = score / score.sum(-1, keepdim=True)
+        place = elites[:, None, :, None].expand(-1, config.horizon, -1, actions.shape[-1])
+        best = actions.gather(2, place)  # [N, H, E, A]
+        new_mean, new_std = self.refit(best, score, mean)
+        return new_mean, new_std, values, elites, elite_values, actions, score
+
+    def sample(self, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+        """Candidates `[N, H, S-P, A]`."""
+        if self.model.pi.classes:
+            logits = mean[:, :, None].clamp(min=1e-8).log().expand_as(noise)
+            return MultiOneHot(logits, self.model.pi.classes).sample(noise).to(mean.dtype)
+        return (mean[:, :, None] + std[:, :, None] * noise).clamp(-1, 1)
+
+    def refit(self, best: Tensor, score: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the elites `[N, H, E, A]`, weighted by score `[N, E]`."""
+        config = self.model.config
+        weight = score[:, None, :, None]
+        total = weight.sum(2) + 1e-9
+        new_mean = (weight * best).sum(2) / total
+        spread = (weight * (best - new_mean[:, :, None]) ** 2).sum(2) / total
+        new_std = spread.sqrt().clamp(config.min_std, config.max_std)
+        if self.model.pi.classes:
+            uniform = self.initial_mean(len(mean))
+            new_mean = (1 - MIN_UNIFORM) * new_mean + MIN_UNIFORM * uniform
+        if config.momentum:
+            new_mean = config.momentum * mean + (1 - config.momentum) * new_mean
+        return new_mean, new_std
+
+    def explore(self, action: Tensor, mean: Tensor, std: Tensor, noise: Tensor | None) -> Tensor:
+        """The action that is taken `[N, A]`: with noise for exploration, if there is any."""
+        if noise is None:
+            return action
+        if self.model.pi.classes:
+            return self.sample(mean[:, :1], std[:, :1], noise[:, None, None])[:, 0, 0]
+        return (action + std[:, 0] * noise).clamp(-1, 1)
+
+    def estimate(self, z: Tensor, actions: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        """Values `[N, S]` of action sequences `[N, H, S, A]`: predicted rewards, then Q."""
+        model, samples = self.model, actions.shape[2]
+        current = z[:, None].expand(-1, samples, -1)
+        latents, discount = [], 1.0
+        alive = torch.ones(current.shape[:-1], dtype=z.dtype, device=z.device)
+        weights: list[Tensor] = []
+        for t in range(actions.shape[1]):
+            latents.append(current)
+            weights.append(alive * discount)
+            current = model.next(current, actions[:, t])
+            discount = discount * model.discount
+            if model.termination is not None:
+                alive = alive * (model.terminated(current) <= 0.5).to(alive.dtype)
+        stacked = torch.stack(latents, 1)  # [N, H, S, L]
+        rewards = model.reward_dist(stacked, actions).pred()
+        value = (torch.stack(weights, 1) * rewards).sum(1)
+        last = model.pi.dist(current).sample(noise)
+        return value + discount * alive * model.q_values(current, last, index).mean(0)
