@@ -55,7 +55,12 @@ def size_names(model_type: str, *, aliases: bool = True) -> list[str]:
     """Names of a family's sizes, smallest first; aliases last, or left out."""
     own = {name: fields for (kind, name), fields in _presets().items() if kind == model_type}
     names = [name for name in own if aliases or own[name]["model_name"] == name]
-    return sorted(names, key=lambda n: (own[n]["model_name"] != n, own[n]["hidden_dim"], n))
+
+    def order(name: str) -> tuple[bool, int, int, str]:
+        fields = own[name]
+        return fields["model_name"] != name, fields["hidden_dim"], fields.get("deter_dim", 0), name
+
+    return sorted(names, key=order)
 
 
 def size_fields(model_type: str, size: str) -> dict[str, Any]:

@@ -138,6 +138,13 @@ def as_tensors(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
+def default_training(model: Any) -> TrainingConfig:
+    """TrainingConfig's defaults with the learning rate and clipping of the model's configuration."""
+    config = getattr(model, "config", None)
+    names = [name for name in ("learning_rate", "grad_clip") if hasattr(config, name)]
+    return TrainingConfig(**{name: getattr(config, name) for name in names})
+
+
 def as_agent(
     model: Any, config: TrainingConfig, device: torch.device, optimizer: Any, scheduler: Any
 ) -> Agent:

@@ -20,7 +20,7 @@ from worldflux.training.callbacks import Callback
 from worldflux.training.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation
-from worldflux.training.feeds import Feed, as_agent, as_source
+from worldflux.training.feeds import Feed, as_agent, as_source, default_training
 from worldflux.training.manifest import environment_facts, run_manifest
 from worldflux.training.meter import Meter
 from worldflux.training.progress import Progress, Status
@@ -395,13 +395,6 @@ class Trainer:
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self)
-
-
-def default_training(model: Any) -> TrainingConfig:
-    """TrainingConfig's defaults with the learning rate and clipping of the model's configuration."""
-    config = getattr(model, "config", None)
-    names = [name for name in ("learning_rate", "grad_clip") if hasattr(config, name)]
-    return TrainingConfig(**{name: getattr(config, name) for name in names})
 
 
 def due(step: int, interval: int) -> bool:
