@@ -109,7 +109,8 @@ def models(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 
 def test_models_tell_the_official_parameter_counts(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {row["id"]: row for row in models(capsys)["models"]}
+    words = ["--obs", "3,64,64", "--action-type", "discrete"]
+    rows = {row["id"]: row for row in models(capsys, *words)["models"]}
     for size, count in IMAGE_DISCRETE.items():
         assert rows[f"dreamerv3:{size}"]["parameters"] == count
     assert rows["tdmpc2:5m"]["parameters"] is None  # it takes no images
@@ -134,8 +135,8 @@ def test_models_count_for_the_spaces_that_are_asked_for(capsys: pytest.CaptureFi
 def test_the_table_states_its_spaces(capsys: pytest.CaptureFixture[str]) -> None:
     assert verbs.main(["models"]) == 0
     text = capsys.readouterr().out
-    assert "observations 3x64x64, 6 discrete actions" in text
-    assert "10,492,616" in text
+    assert "observations 24, 6 continuous actions" in text
+    assert "9,738,019" in text
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--obs",
         type=_shape,
-        default=(3, 64, 64),
+        default=(24,),
         metavar="SHAPE",
-        help="observation shape, such as 24 or 3,64,64 (default)",
+        help="observation shape, such as 3,64,64; default: 24",
     )
     made.add_argument("--actions", type=int, default=6, metavar="N", help="default: 6")
-    made.add_argument("--action-type", choices=("discrete", "continuous"), default="discrete")
+    made.add_argument("--action-type", choices=("discrete", "continuous"), default="continuous")
     made.add_argument("-f", "--format", choices=("table", "json"), default="table")
     return made
 
