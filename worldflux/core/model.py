@@ -268,3 +268,11 @@ class WorldModel(nn.Module):
         except (SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
+
+
+def new_folder(out: str | Path) -> Path:
+    """The folder that an import writes; ConfigurationError where something is there already."""
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigurationError(f"--out {target} exists already; name a new folder")
+    return target

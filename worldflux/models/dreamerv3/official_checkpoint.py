@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from worldflux.core.config_base import read_yaml
+from worldflux.core.model import new_folder
 from worldflux.core.pickled_arrays import read_pickled_arrays
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.official import load_official, official_names
@@ -173,9 +174,7 @@ def import_checkpoint(path: str | Path, out: str | Path) -> DreamerV3:
     checkpoint that is damaged, incomplete or does not fit its own settings and
     ConfigurationError for settings that our model does not have; nothing is written then.
     """
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigurationError(f"--out {target} exists already; name a new folder")
+    target = new_folder(out)
     model = load_checkpoint(path)
     model.save_pretrained(target)
     return model

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worldflux.core.config import TDMPC2Config
+from worldflux.core.model import new_folder
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.tdmpc2.official import DETACHED, is_old, load_official, official_names
 from worldflux.models.tdmpc2.world_model import TDMPC2
@@ -128,9 +129,7 @@ def import_checkpoint(path: str | Path, out: str | Path) -> TDMPC2:
     Raises CheckpointError for a file that is damaged or has other weights than one network layout
     explains and ConfigurationError where `out` is taken; nothing is written then.
     """
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigurationError(f"--out {target} exists already; name a new folder")
+    target = new_folder(out)
     model = load_checkpoint(path)
     model.save_pretrained(target)
     return model
