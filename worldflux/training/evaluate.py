@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldflux.core.agent import Agent
+from worldflux.core.statistics import bootstrap_interval
 from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.training.seed import isolated_rng
@@ -54,18 +55,6 @@ class Evaluation:
             "eval/length": float(np.mean(self.lengths)),
             "eval/episodes": float(len(self.returns)),
         }
-
-
-def bootstrap_interval(
-    values: list[float], confidence: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979), the same for the same values."""
-    sample = np.asarray(values, np.float64)
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(sample), (resamples, len(sample)))
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(sample[picks].mean(1), [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def quotas(episodes: int, num_envs: int) -> np.ndarray:
