@@ -37,6 +37,16 @@ class CheckpointError(WorldFluxError):
     """A checkpoint or model folder is missing, damaged or does not fit."""
 
 
+class DiskError(CheckpointError):
+    """The disk refuses: it is full, read-only, or the folder is gone. Ends a running training."""
+
+    exit_code = 3
+
+
+class RunBusyError(WorldFluxError):
+    """Another process writes the run folder at this moment."""
+
+
 class MissingDependencyError(WorldFluxError):
     """An optional package is not installed; the message holds the line that installs it."""
 

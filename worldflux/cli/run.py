@@ -22,6 +22,7 @@ from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import GreedyEvaluator
 from worldflux.training.manifest import plain
 from worldflux.training.progress import Progress
+from worldflux.training.run_state import claim
 from worldflux.training.seed import set_seed
 from worldflux.training.trainer import Trainer
 
@@ -40,6 +41,11 @@ def run(config: RunConfig, run_dir: Path) -> float:
     after a checkpoint and a line that says how to continue.
     """
     folder = Path(config.resume) if config.resume else Path(run_dir)
+    with claim(folder):
+        return _run(config, folder)
+
+
+def _run(config: RunConfig, folder: Path) -> float:
     training = config.training
     set_seed(training.seed)
     model_config, envs = config.model, training_envs(config)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldflux.errors import BufferError, CheckpointError
+from worldflux.core.disk import disk_errors, write_atomic
+from worldflux.errors import BufferError
 
 if TYPE_CHECKING:
     from worldflux.data.replay import SequenceReplay
@@ -34,7 +34,7 @@ class ReplayFiles:
         self._written: dict[tuple[str, int], tuple[tuple[int, ...], str]] = {}
 
     def save(self, replay: SequenceReplay, folder: Path) -> str:
-        with _disk_errors(folder):
+        with disk_errors("replay", folder):
             folder.mkdir(parents=True, exist_ok=True)
             if folder != self._folder:
                 self._folder, self._tag = folder, None
@@ -48,7 +48,7 @@ class ReplayFiles:
                 }
                 for index in range(len(replay.segments))
             ]
-            _replace_text(folder / f"replay-{tag}.json", _index(replay, segments))
+            write_atomic(folder / f"replay-{tag}.json", json.dumps(_index(replay, segments)))
             self._prune(folder, {tag, self._tag or tag})
             self._tag = tag
             return tag
@@ -165,25 +165,3 @@ def _newest(folder: Path) -> Path:
 def _serial(path: Path) -> int:
     tail = path.stem.rpartition("-")[2]
     return int(tail) if tail.isdigit() else 0
-
-
-def _replace_text(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"cannot write replay {folder}: {error.strerror}") from error

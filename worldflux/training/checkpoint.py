@@ -13,8 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from worldflux.core.disk import disk_errors, file_facts, sync_folder, write_atomic
 from worldflux.errors import CheckpointError, TrainingError, WorldFluxError
 
 SCHEMA = "worldflux.checkpoint.v1"
@@ -44,40 +44,6 @@ class Checkpoint:
 
     agent: dict[str, dict[str, Tensor]]
     state: dict[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def disk_errors(what: str, path: Path) -> Iterator[None]:
-    """Tells a full disk or a read-only folder as one CheckpointError line."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(f"cannot write {what} {path}: {reason}") from error
-
-
-def write_atomic(path: Path, content: str) -> None:
-    """Replaces a text file; a reader, or a crash, sees the old or the new one, never half."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -140,7 +106,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name, facts in document["files"].items():
         path = folder / name
         try:
-            if _file_facts(path) != facts:
+            if file_facts(path) != facts:
                 raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {name} differs")
             loaded[name] = load_file(path)
         except (OSError, SafetensorError) as error:
@@ -313,13 +279,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     save_file(own, path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-    return _file_facts(path)
-
-
-def _file_facts(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
+    return file_facts(path)
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from worldflux.training.checkpoint import disk_errors
+from worldflux.core.disk import disk_errors
 from worldflux.training.manifest import plain
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldflux.core.disk import disk_errors, write_atomic
 from worldflux.errors import CheckpointError
-from worldflux.training.checkpoint import disk_errors, write_atomic
 
 if TYPE_CHECKING:
     from worldflux.training.trainer import Trainer

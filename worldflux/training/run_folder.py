@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from worldflux.core.disk import disk_errors
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError
-from worldflux.training.checkpoint import Checkpoint, CheckpointStore, disk_errors, read_checkpoint
+from worldflux.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from worldflux.training.feeds import Feed
 from worldflux.training.logger import METRICS, MetricLogger
 from worldflux.training.manifest import FILE, write_manifest

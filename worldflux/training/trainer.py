@@ -26,6 +26,7 @@ from worldflux.training.meter import Meter
 from worldflux.training.progress import Progress, Status
 from worldflux.training.record import Record, TrainerState
 from worldflux.training.run_folder import RunFolder, restore_from
+from worldflux.training.run_state import claim
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state, set_seed
 from worldflux.training.signals import StopSignals
 
@@ -104,14 +105,15 @@ class Trainer:
         of batches. resume_from: a run folder or a checkpoint folder.
 
         SIGTERM, SIGUSR1 and SIGUSR2 end it with a checkpoint and SystemExit(0), Ctrl-C with a
-        checkpoint and KeyboardInterrupt. TrainingError: a value was not finite.
+        checkpoint and KeyboardInterrupt. TrainingError: a value was not finite. DiskError: the disk
+        refuses. RunBusyError: another process writes this run.
         """
         self._target = self.config.total_steps if num_steps is None else num_steps
         self.source = as_source(data, self.agent, self.config)
         status = "failed"
         error: Exception | None = None
         self._begun = False
-        with StopSignals() as self._stop:
+        with claim(self.folder.path), StopSignals() as self._stop:
             try:
                 self._open(self.source, resume_from)
                 self._begun = True

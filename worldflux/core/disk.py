@@ -1,0 +1,55 @@
+"""Files that outlive a crash: replaced whole, flushed to the disk, checked by checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from worldflux.errors import DiskError
+
+
+@contextmanager
+def disk_errors(what: str, path: Path) -> Iterator[None]:
+    """Tells a full disk, a read-only or a deleted folder as one DiskError line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DiskError(f"cannot write {what} {path}: {reason}") from error
+
+
+def write_atomic(path: Path, content: str) -> None:
+    """Replaces a text file; a reader, or a crash, sees the old or the new one, never half."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names and renames inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Checksum and size, by which damage to a file is found."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}
