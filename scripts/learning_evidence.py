@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 
 from worldflux.errors import WorldFluxError
 from worldflux.report.curves import EVAL, GRID, INK, TRAIN, compact, series
-from worldflux.report.published import PublishedCurve, read_published
+from worldflux.report.published import PublishedCurve, published_task, read_published
 from worldflux.training.logger import read_metrics
 from worldflux.training.manifest import FILE, read_manifest
 
@@ -202,16 +202,8 @@ def newest_mean(points: np.ndarray, count: int) -> np.ndarray:
 
 def published_of(run_: Run, scores: Path) -> PublishedCurve | None:
     """The published curve of a run's task and family."""
-    task = run_.task.replace("-", "_")
-    if run_.manifest["model_config"]["model_type"] == "tdmpc2":
-        name = (
-            task.replace("_", "-").replace("ball-in-cup", "cup").replace("point-mass", "pointmass")
-        )
-        return read_published(scores, suite="dmcontrol", task=name, method="tdmpc2")
-    pixels = run_.manifest["config"]["env"]["obs"] == "pixels"
-    name = "dmc_" + task.replace("cup_", "ball_in_cup_", int(task.startswith("cup_")))
-    suite = "dmc_vision" if pixels else "dmc_proprio"
-    return read_published(scores, suite=suite, task=name, method="dreamerv3")
+    task = published_task(run_.manifest)
+    return None if task is None else read_published(scores, task)
 
 
 def report(options: argparse.Namespace) -> int:

@@ -14,6 +14,10 @@ from worldflux.core.fields import near_miss
 VERBS = {
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
+    "verify": (
+        "worldflux.cli.verify",
+        "check a finished run, or compare seeds with published ones",
+    ),
     "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
     "export": ("worldflux.cli.export_model", "write a model as an official checkpoint"),
 }

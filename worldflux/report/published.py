@@ -1,17 +1,91 @@
-"""Published learning curves, to which runs are compared at equal environment steps."""
+"""Published scores, to which runs are compared at equal simulator steps.
+
+Simulator steps are environment steps times the action repeat. The sources are the authors' own
+repositories: danijar/dreamerv3 (scores/: returns of training episodes) and nicklashansen/tdmpc2
+(results/: evaluation returns, every 100,000 simulator steps, action repeat 2 included).
+"""
 
 from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from worldflux.errors import ConfigurationError
 
-FILE = "published_per_seed.csv.gz"
+PER_SEED = "published_per_seed.csv.gz"
+TABLE = Path(__file__).with_name("published.csv")
+# What a source's scores are returns of, and where it is found.
+EPISODES, EVALUATIONS = "training episodes", "evaluation episodes"
+SCORE_OF = {"dreamerv3-repo": EPISODES, "tdmpc2-repo": EVALUATIONS}
+ADDRESS_OF = {
+    "dreamerv3-repo": "github.com/danijar/dreamerv3, scores/",
+    "tdmpc2-repo": "github.com/nicklashansen/tdmpc2, results/",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and method as the published files name them."""
+
+    suite: str
+    name: str
+    method: str
+
+
+def published_task(manifest: Mapping[str, Any]) -> Task | None:
+    """What the published files call a run's task and family; None for a task that none has.
+
+    manifest: the run's ``run_manifest.json``. Atari runs count only with the 4 frames per step of
+    the published ones.
+    """
+    env, pixels = manifest["env"], manifest["config"]["env"]["obs"] == "pixels"
+    tdmpc2 = manifest["model_config"]["model_type"] == "tdmpc2"
+    task = str(env["id"]).replace("-", "_")
+    if env["suite"] == "dmc" and tdmpc2 and not pixels:
+        name = str(env["id"]).replace("ball_in_cup", "cup").replace("point_mass", "pointmass")
+        return Task("dmcontrol", name.replace("_", "-"), "tdmpc2")
+    if env["suite"] == "dmc" and not tdmpc2:
+        name = task.replace("cup_", "ball_in_cup_", int(task.startswith("cup_")))
+        return Task("dmc_vision" if pixels else "dmc_proprio", f"dmc_{name}", "dreamerv3")
+    if env["id"].startswith("ALE/") and env["action_repeat"] == 4 and not tdmpc2:
+        game = env["id"].removeprefix("ALE/").split("-")[0]
+        words = "".join(f"_{c.lower()}" if c.isupper() else c for c in game)
+        return Task("atari100k", f"atari{words}", "dreamerv3")
+    return None
+
+
+@dataclass(frozen=True)
+class PublishedScores:
+    """Scores of all seeds of one method on one task after so many simulator steps."""
+
+    source: str
+    task: Task
+    steps: int
+    scores: tuple[float, ...]
+
+    @property
+    def score_of(self) -> str:
+        """What they are returns of: training or evaluation episodes."""
+        return SCORE_OF[self.source]
+
+
+def published_scores(task: Task) -> list[PublishedScores]:
+    """The shipped figures of a task, in the order of steps; empty where there are none."""
+    found = []
+    with open(TABLE, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if Task(row["suite"], row["task"], row["method"]) == task:
+                scores = tuple(map(float, row["scores"].split()))
+                found.append(
+                    PublishedScores(row["source"], task, int(row["simulator_steps"]), scores)
+                )
+    return sorted(found, key=lambda at: at.steps)
 
 
 @dataclass(frozen=True)
@@ -22,9 +96,7 @@ class PublishedCurve:
     """
 
     source: str
-    suite: str
-    task: str
-    method: str
+    task: Task
     seeds: tuple[np.ndarray, ...]
 
     def at(self, steps: float) -> np.ndarray:
@@ -34,19 +106,19 @@ class PublishedCurve:
         return np.array([np.interp(steps, s[:, 0], s[:, 1]) for s in inside])
 
 
-def read_published(folder: Path, *, suite: str, task: str, method: str) -> PublishedCurve | None:
+def read_published(folder: Path, task: Task) -> PublishedCurve | None:
     """A curve of ``published_per_seed.csv.gz`` in `folder`, None where the file has none.
 
     Columns: source, suite, task, method, seed, env_steps (simulator steps), score. Raises
     ConfigurationError if the file is missing or reads otherwise.
     """
-    path = folder / FILE
+    path = folder / PER_SEED
     points: dict[str, list[tuple[float, float]]] = {}
     source = ""
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if (row["suite"], row["task"], row["method"]) == (suite, task, method):
+                if Task(row["suite"], row["task"], row["method"]) == task:
                     source = row["source"]
                     point = (float(row["env_steps"]), float(row["score"]))
                     points.setdefault(row["seed"], []).append(point)
@@ -55,4 +127,4 @@ def read_published(folder: Path, *, suite: str, task: str, method: str) -> Publi
     if not points:
         return None
     seeds = tuple(np.array(sorted(values)) for _, values in sorted(points.items()))
-    return PublishedCurve(source, suite, task, method, seeds)
+    return PublishedCurve(source, task, seeds)

@@ -1,0 +1,30 @@
+"""The runs that `worldflux verify --target` means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from worldflux.errors import CheckpointError
+from worldflux.training.manifest import FILE
+
+NOT_RUNS = {"checkpoints", "replay", "previous", ".hydra", "report", "videos", "pictures"}
+
+
+def runs_below(target: Path) -> list[Path]:
+    """The run folders at or below a folder, oldest first.
+
+    Runs that were moved aside (``previous/`` inside a run) do not count. CheckpointError if there
+    is none.
+    """
+    if not target.is_dir():
+        raise CheckpointError(f"--target {target}: there is no such folder")
+    found = []
+    for folder, below, files in os.walk(target):
+        if FILE in files:
+            found.append(Path(folder))
+        below[:] = sorted(set(below) - NOT_RUNS)
+    if not found:
+        text = f"--target {target}: neither a run folder (with {FILE}) nor a folder of runs"
+        raise CheckpointError(text)
+    return sorted(found, key=lambda run: ((run / FILE).stat().st_mtime, str(run)))
