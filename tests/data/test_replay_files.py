@@ -71,7 +71,7 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_segments")
-def test_the_save_before_survives_until_the_next_one(tmp_path: Path) -> None:
+def test_saves_stay_until_they_are_no_longer_needed(tmp_path: Path) -> None:
     """A run that dies between replay and checkpoint goes on from the save before."""
     replay = fill(make(online=True), 25)
     train(replay)
@@ -90,6 +90,7 @@ def test_the_save_before_survives_until_the_next_one(tmp_path: Path) -> None:
     again = make(online=True)
     assert again.load(tmp_path) == third
     assert_same_future(late, again, 55)
+    late.keep_saves(tmp_path, {first, third})
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [
         f"replay-{first}.json",
         f"replay-{third}.json",
@@ -148,5 +149,5 @@ def test_what_does_not_fit_or_is_damaged_is_told(tmp_path: Path) -> None:
     with pytest.raises(BufferError, match=damaged.name):
         make().load(tmp_path)
     next(tmp_path.glob("*.json")).write_text("{")
-    with pytest.raises(BufferError, match="cannot be read"):
+    with pytest.raises(BufferError, match="missing or damaged"):
         make().load(tmp_path)

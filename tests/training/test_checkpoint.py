@@ -159,8 +159,12 @@ def test_leftovers_of_a_crash_are_cleared_and_a_half_done_swap_is_undone(tmp_pat
     (tmp_path / ".tmp-step_000000020").mkdir()
     (tmp_path / ".tmp-step_000000020" / "model.safetensors").write_bytes(b"half")
     (tmp_path / ".tmp-latest").write_text("step_0000")
-    folder, _ = CheckpointStore(tmp_path).load_latest()
-    assert folder.name == "step_000000020"
+    # Somebody who only reads a run, such as `worldflux eval`, must not tidy under its process.
+    assert CheckpointStore(tmp_path).load_latest()[0].name == "step_000000010"
+    assert (tmp_path / ".tmp-latest").exists()
+    store = CheckpointStore(tmp_path)
+    store.tidy()
+    assert store.load_latest()[0].name == "step_000000020"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

@@ -144,6 +144,11 @@ class TinySource:
         self.saves.append(f"{self.env_steps}.npz")
         np.savez(folder / self.saves[-1], obs=self.obs, entries=self.entries)
 
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
+        for path in folder.iterdir():
+            if path.name not in {state["save"] for state in states}:
+                path.unlink()
+
     def load(self, folder: Path) -> None:
         self.folder = folder
 

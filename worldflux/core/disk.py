@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def seal(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON text of a document together with its checksum."""
+    sealed = {**document, "sha256": _digest(document)}
+    return json.dumps(sealed, indent=indent, sort_keys=True, allow_nan=False) + "\n"
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The document that `seal` made a file of; ValueError or OSError say what is wrong with it."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or document.pop("sha256", None) != _digest(document):
+        raise ValueError("its checksum differs")
+    return document
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -203,6 +203,9 @@ class GymSource:
     def save(self, folder: Path) -> None:
         self._saved = self.replay.save(folder)
 
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
+        self.replay.keep_saves(folder, {state["replay"] for state in states})
+
     def load(self, folder: Path) -> None:
         # Not the newest save: it may be damaged, or newer than the state that comes next.
         self._folder = folder

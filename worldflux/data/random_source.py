@@ -82,6 +82,9 @@ class RandomSource:
     def save(self, folder: Path) -> None:
         """Nothing is recorded."""
 
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
+        pass
+
     def load(self, folder: Path) -> None:
         """Nothing was recorded."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldflux.core.spaces import Space
-from worldflux.data.replay_files import ReplayFiles
+from worldflux.data.replay_files import ReplayFiles, keep_saves
 from worldflux.errors import BufferError, ConfigurationError
 
 SEGMENT_BYTES = 16 * 2**20
@@ -173,11 +173,15 @@ class SequenceReplay:
         """Writes contents, sampler and online queue; only what changed since the last save.
 
         The save is complete or absent: its files get new names, and its index, renamed into place
-        last, says which belong together. The save before is kept too, so that a crash between
-        this one and the checkpoint that goes with it loses nothing. No pickle. Returns the name
-        by which `load` finds this save.
+        last, says which belong together. Saves before it stay until `keep_saves`. No pickle.
+        Returns the name by which `load` finds this save.
         """
         return self._files.save(self, folder)
+
+    @staticmethod
+    def keep_saves(folder: Path, tags: set[str]) -> None:
+        """Removes all saves of the folder but these, and what interrupted ones left."""
+        keep_saves(folder, tags)
 
     def load(self, folder: Path, tag: str | None = None) -> str:
         """Restores a save exactly (None: the newest) and returns its name.

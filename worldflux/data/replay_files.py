@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldflux.core.disk import disk_errors, write_atomic
+from worldflux.core.disk import disk_errors, file_facts, read_sealed, seal, write_atomic
 from worldflux.errors import BufferError
 
 if TYPE_CHECKING:
     from worldflux.data.replay import SequenceReplay
 
-SCHEMA = "worldflux.replay.v1"
+SCHEMA = "worldflux.replay.v2"
 
 
 class ReplayFiles:
@@ -25,19 +24,21 @@ class ReplayFiles:
 
     Files: ``steps-<segment>-<serial>.npz`` (what never changes once a segment is full),
     ``entries-<segment>-<serial>.npz`` (what training writes back) and ``replay-<serial>.json``, the
-    index of one save. Serials grow, so that no save touches a file of an earlier one.
+    index of one save with the checksums of its files. Serials grow, so that no save touches a file
+    of an earlier one.
     """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
-        self._tag: str | None = None
-        self._written: dict[tuple[str, int], tuple[tuple[int, ...], str]] = {}
+        # (group, segment) -> the version that is on disk, and its file
+        self._written: dict[tuple[str, int], tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def save(self, replay: SequenceReplay, folder: Path) -> str:
+        folder = folder.resolve()
         with disk_errors("replay", folder):
             folder.mkdir(parents=True, exist_ok=True)
             if folder != self._folder:
-                self._folder, self._tag = folder, None
+                self._folder = folder
                 self._written.clear()
             serial = 1 + max((_serial(path) for path in folder.iterdir()), default=0)
             tag = f"{serial:06d}"
@@ -48,35 +49,34 @@ class ReplayFiles:
                 }
                 for index in range(len(replay.segments))
             ]
-            write_atomic(folder / f"replay-{tag}.json", json.dumps(_index(replay, segments)))
-            self._prune(folder, {tag, self._tag or tag})
-            self._tag = tag
+            write_atomic(folder / f"replay-{tag}.json", seal(_index(replay, segments)))
             return tag
 
     def load(self, replay: SequenceReplay, folder: Path, tag: str | None) -> str:
+        folder = folder.resolve()
         path = _newest(folder) if tag is None else folder / f"replay-{tag}.json"
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise BufferError(f"replay {path} cannot be read: {error}") from error
+            index = read_sealed(path)
+        except (OSError, ValueError) as error:
+            raise BufferError(f"replay {path} is missing or damaged: {error}") from error
         _check(replay, index, path)
         replay.load_sampler_state(index["sampler"])
         replay.segments, replay.versions = [], []
         self._written.clear()
         for number, files in enumerate(index["segments"]):
             segment = replay.new_segment()
-            for group, name in files.items():
+            for group, file in files.items():
                 keys = _groups(replay)[group]
-                _read(folder / name, {key: segment[key] for key in keys})
-                self._written[group, number] = (tuple(index["versions"][number]), name)
+                _read(folder, file, {key: segment[key] for key in keys})
+                self._written[group, number] = (tuple(index["versions"][number]), file)
             replay.segments.append(segment)
             replay.versions.append(list(index["versions"][number]))
-        self._folder, self._tag = folder, f"{_serial(path):06d}"
-        return self._tag
+        self._folder = folder
+        return f"{_serial(path):06d}"
 
     def _write(
         self, replay: SequenceReplay, index: int, group: str, keys: list[str], serial: int
-    ) -> str:
+    ) -> dict[str, Any]:
         version = tuple(replay.versions[index][: 1 if group == "steps" else 2])
         known = self._written.get((group, index))
         if known is not None and known[0][: len(version)] == version:
@@ -85,24 +85,30 @@ class ReplayFiles:
         name = f"{group}-{index:05d}-{serial:06d}.npz"
         segment = replay.segments[index]
         rows = min(version[0], next(iter(segment.values())).shape[1])
-        with open(self._folder / name, "wb") as file:
+        path = self._folder / name
+        with open(path, "wb") as file:
             arrays: dict[str, Any] = {key: segment[key][:, :rows] for key in keys}
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        self._written[group, index] = (version, name)
-        return name
+        self._written[group, index] = (version, {"name": name, **file_facts(path)})
+        return self._written[group, index][1]
 
-    def _prune(self, folder: Path, tags: set[str]) -> None:
-        """Removes indices of other saves, and the segments that no kept index names."""
-        named: set[str] = set()
+
+def keep_saves(folder: Path, tags: set[str]) -> None:
+    """Removes all other saves, and what interrupted ones left."""
+    named: set[str] = set()
+    with disk_errors("replay", folder):
         for path in folder.glob("replay-*.json"):
-            if f"{_serial(path):06d}" in tags:
-                for files in json.loads(path.read_text(encoding="utf-8"))["segments"]:
-                    named.update(files.values())
-            else:
+            if f"{_serial(path):06d}" not in tags:
                 path.unlink()
-        for path in folder.glob("*-*-*.npz"):
+                continue
+            try:
+                segments = read_sealed(path)["segments"]
+            except ValueError:
+                continue  # damaged: its files are of no use without it
+            named.update(file["name"] for files in segments for file in files.values())
+        for path in [*folder.glob("*-*-*.npz"), *folder.glob(".tmp-*")]:
             if path.name not in named:
                 path.unlink()
 
@@ -125,7 +131,7 @@ def _layout(replay: SequenceReplay) -> dict[str, Any]:
     }
 
 
-def _index(replay: SequenceReplay, segments: list[dict[str, str]]) -> dict[str, Any]:
+def _index(replay: SequenceReplay, segments: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "layout": _layout(replay),
@@ -144,12 +150,15 @@ def _check(replay: SequenceReplay, index: Mapping[str, Any], path: Path) -> None
             raise BufferError(f"replay {path} does not fit: its {name} is {stored}, not {here}")
 
 
-def _read(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _read(folder: Path, file: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Fills the front rows of each array from the file."""
+    path = folder / file["name"]
     try:
-        with np.load(path, allow_pickle=False) as file:
+        if {"name": file["name"], **file_facts(path)} != file:
+            raise ValueError("its checksum differs")
+        with np.load(path, allow_pickle=False) as stored_arrays:
             for key, array in arrays.items():
-                stored = file[key]
+                stored = stored_arrays[key]
                 array[:, : stored.shape[1]] = stored
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise BufferError(f"replay file {path} is missing or damaged: {error}") from error

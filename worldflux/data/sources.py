@@ -78,6 +78,10 @@ class Source(Protocol):
         """Writes the recorded steps. Call it before `state_dict`, which names this save."""
         ...
 
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
+        """Removes the saves that belong to none of these `state_dict`s."""
+        ...
+
     def load(self, folder: Path) -> None:
         """Where the recorded steps are; `load_state_dict`, called next, reads the save it names."""
         ...

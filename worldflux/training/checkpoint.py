@@ -8,12 +8,10 @@ and renamed; the text files ``latest`` and ``best`` name one folder each.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldflux.core.disk import disk_errors, file_facts, sync_folder, write_atomic
-from worldflux.errors import CheckpointError, TrainingError, WorldFluxError
+from worldflux.core.disk import (
+    disk_errors,
+    file_facts,
+    read_sealed,
+    seal,
+    sync_folder,
+    write_atomic,
+)
+from worldflux.errors import BufferError, CheckpointError, TrainingError
 
 SCHEMA = "worldflux.checkpoint.v1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -73,9 +78,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
                 OPTIMIZER: _write_tensors(temporary / OPTIMIZER, arrays),
             }
             document = {"schema_version": SCHEMA, "groups": groups, "files": files, "state": state}
-            document["sha256"] = _digest(document)
-            text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
-            write_atomic(temporary / STATE, text)
+            write_atomic(temporary / STATE, seal(document, indent=2))
             _swap(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -85,12 +88,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def read_state(folder: Path) -> dict[str, Any]:
     """The checked content of a checkpoint's ``state.json``, arrays still as references."""
     try:
-        document = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        expected = document.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        document = read_sealed(folder / STATE)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {STATE}: {error}") from error
-    if _digest(document) != expected:
-        raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {STATE} differs")
     if document.get("schema_version") != SCHEMA:
         found = document.get("schema_version")
         raise CheckpointError(f"checkpoint {folder}: schema {found!r}, expected {SCHEMA!r}")
@@ -129,7 +129,7 @@ class CheckpointStore:
     keep: resumable checkpoints kept besides the best.
     """
 
-    def __init__(self, folder: Path, keep: int | None = 3) -> None:
+    def __init__(self, folder: Path, keep: int | None = 2) -> None:
         self.folder = folder
         self.keep = keep
         self.damaged: list[str] = []
@@ -170,8 +170,7 @@ class CheckpointStore:
         accept: called with folder and checkpoint; it may refuse by raising a WorldFluxError.
         Damaged ones are named in a warning and in ``damaged``. CheckpointError if none is left.
         """
-        self._tidy()
-        reason = "it holds none"
+        reason = "it holds none that a run can continue from"
         for folder in reversed(self.folders()):
             try:
                 if not read_state(folder)["state"].get("resumable"):
@@ -180,11 +179,21 @@ class CheckpointStore:
                 if accept is not None:
                     accept(folder, checkpoint)
                 return folder, checkpoint
-            except WorldFluxError as error:
+            except (CheckpointError, BufferError) as error:
                 self.damaged.append(folder.name)
                 reason = str(error)
                 log.warning("%s; trying the checkpoint before it", error)
         raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
+
+    def resumable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Folder and state of the checkpoints that a run can continue from, newest first."""
+        for folder in reversed(self.folders()):
+            try:
+                state = read_state(folder)["state"]
+            except CheckpointError:
+                continue
+            if state.get("resumable"):
+                yield folder, state
 
     def forget_after(self, step: int) -> None:
         """Removes checkpoints newer than a step, when a run continues from that step."""
@@ -231,7 +240,8 @@ class CheckpointStore:
         folder.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Clears what a crash left. Only for the process that writes the run."""
         for old in self.folder.glob(".old-*"):
             original = old.with_name(old.name.removeprefix(".old-"))
             if original.exists():
@@ -243,15 +253,6 @@ class CheckpointStore:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
-
-
-def find_checkpoint(path: Path) -> tuple[Path, Checkpoint]:
-    """The checkpoint a path means: a checkpoint folder, or the newest good one of a run folder."""
-    if (path / STATE).exists():
-        return path, read_checkpoint(path)
-    if not (path / "checkpoints").is_dir():
-        raise CheckpointError(f"{path} is neither a run folder with checkpoints nor a checkpoint")
-    return CheckpointStore(path / "checkpoints").load_latest()
 
 
 def _swap(temporary: Path, folder: Path) -> None:
@@ -280,11 +281,6 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return file_facts(path)
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    canonical = json.dumps(document, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _pack(tree: Any, path: str, arrays: dict[str, Tensor]) -> Any:

@@ -28,6 +28,8 @@ class TrainingConfig(CheckedConfig):
     device: auto takes CUDA if there is one, else the CPU.
     env_mode: sync steps the environments in turn, async each in a process; auto chooses.
     log_interval, eval_interval, save_interval: in updates; eval_interval 0: only at the end.
+    save_seconds: also save when the last save is so long ago, unless saving would then take more
+    than 2 % of the time; 0 is off.
     ema_decay, model_overrides: fields of the wider format; a Trainer refuses them.
     """
 
@@ -108,6 +110,7 @@ class TrainingConfig(CheckedConfig):
     eval_interval: int = 1000
     eval_episodes: int = 10
     save_interval: int = 10_000
+    save_seconds: float = 300.0
     output_dir: str = "./outputs"
     ema_decay: float | None = None
     model_overrides: dict[str, Any] = field(default_factory=dict)
@@ -149,7 +152,7 @@ class TrainingConfig(CheckedConfig):
         self._at_least(1, "total_steps", "batch_size", "sequence_length")
         self._at_least(1, "gradient_accumulation_steps", "num_envs", "eval_episodes")
         self._at_least(1, "log_interval", "save_interval")
-        self._at_least(0, "eval_interval", "warmup_steps", "seed")
+        self._at_least(0, "eval_interval", "warmup_steps", "seed", "save_seconds")
         if self.env_steps is not None:
             self._at_least(1, "env_steps")
         self._one_of("env_mode", ("auto", "sync", "async"))

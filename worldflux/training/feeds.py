@@ -98,6 +98,9 @@ class Feed:
     def save(self, folder: Path) -> None:
         pass
 
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
+        pass
+
     def load(self, folder: Path) -> None:
         pass
 

@@ -10,11 +10,13 @@ experience, as published curves have, gradient updates in the others; both count
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,8 @@ class MetricLogger:
         with disk_errors("metrics", self.path):
             self._file.write(json.dumps(plain(record), allow_nan=False) + "\n")
             self._file.flush()
+            if os.fstat(self._file.fileno()).st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted while the run was writing it")
             if self._scalars is not None:
                 x = self._x(step, env_steps)
                 for name, value in metrics.items():
@@ -121,10 +125,10 @@ class MetricLogger:
             return self.path.stat().st_size
 
     def close(self) -> None:
-        self._file.close()
-        for writer in (self._scalars, self._pictures):
-            if writer is not None:
-                writer.close()
+        with disk_errors("metrics", self.path), ExitStack() as stack:
+            for writer in (self._file, self._scalars, self._pictures):
+                if writer is not None:
+                    stack.callback(writer.close)
 
     def _x(self, step: int, env_steps: int) -> int:
         return env_steps if self.x_axis == "env_steps" else step

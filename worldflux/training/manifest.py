@@ -144,7 +144,6 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes ``run_manifest.json`` atomically; valid JSON whatever the values."""
     text = json.dumps(plain(content), indent=2, sort_keys=True, allow_nan=False) + "\n"
     with disk_errors("run manifest", folder / FILE):
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / FILE, text)
 
 

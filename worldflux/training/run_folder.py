@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,10 +12,11 @@ from typing import Any
 from worldflux.core.disk import disk_errors
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError
-from worldflux.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from worldflux.training.checkpoint import STATE, Checkpoint, CheckpointStore, read_checkpoint
 from worldflux.training.feeds import Feed
 from worldflux.training.logger import METRICS, MetricLogger
 from worldflux.training.manifest import FILE, write_manifest
+from worldflux.training.run_state import Claim
 
 log = logging.getLogger("worldflux.training")
 
@@ -35,14 +37,19 @@ class RunFolder:
     """Writes one run.
 
     path: the folder. tensorboard: also write TensorBoard events. keep: resumable checkpoints kept.
+    claim: of the folder, checked before each write where it is set. saved_at: when the newest
+    checkpoint was written, by the monotonic clock, which took save_seconds.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool = True, keep: int | None = 3) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = True, keep: int | None = 2) -> None:
         self.path = path
         self.store = CheckpointStore(path / CHECKPOINTS, keep)
         self.tensorboard = tensorboard
         self.saved_step = -1
         self.best_step = -1
+        self.claim: Claim | None = None
+        self.saved_at = time.monotonic()
+        self.save_seconds = 0.0
         self._logger: MetricLogger | None = None
 
     @property
@@ -87,20 +94,33 @@ class RunFolder:
         """Saves replay and checkpoint of this step, once."""
         if step == self.saved_step:
             return
+        begun = time.monotonic()
+        self._check()
         with disk_errors("replay", self.path / REPLAY):
             source.save(self.path / REPLAY)
         self.store.save(step, checkpoint())
+        newest = itertools.islice(self.store.resumable(), self.store.keep)
+        # Only now: until its checkpoint was complete, this save was no way to go on.
+        source.keep_saves(self.path / REPLAY, [state["source"] for _, state in newest])
         self.saved_step = step
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - begun
 
     def keep_best(self, step: int, checkpoint: Callable[[], Checkpoint]) -> None:
         """Points ``best`` at this step, saving it first (without replay) where it is not yet."""
+        self._check()
         if step != self.saved_step:
             self.store.save(step, checkpoint(), resumable=False)
         self.store.mark_best(step)
         self.best_step = step
 
     def write_manifest(self, content: Mapping[str, Any]) -> None:
+        self._check()
         write_manifest(self.path, content)
+
+    def _check(self) -> None:
+        if self.claim is not None:
+            self.claim.check()
 
     def close(self) -> None:
         if self._logger is not None:
@@ -124,11 +144,41 @@ def set_aside(folder: Path) -> None:
     log.warning("%s held a run already; it is now in %s", folder, target)
 
 
+def find_checkpoint(
+    path: Path,
+    accept: Callable[[Path, Checkpoint], None] | None = None,
+    damaged: list[str] | None = None,
+) -> tuple[Path, Checkpoint]:
+    """The checkpoint that a path means: a checkpoint folder, or the newest good one of a run.
+
+    accept: see `CheckpointStore.load_latest`. damaged: gets the names of those passed over.
+    CheckpointError: there is none.
+    """
+    if (path / STATE).exists():
+        checkpoint = read_checkpoint(path)
+        if accept is not None:
+            accept(path, checkpoint)
+        return path, checkpoint
+    store = CheckpointStore(path / CHECKPOINTS)
+    if store.folders():
+        try:
+            return store.load_latest(accept)
+        finally:
+            if damaged is not None:
+                damaged += store.damaged
+    if (path / FILE).exists() or store.folder.is_dir():
+        raise CheckpointError(
+            f"{path} has no checkpoint yet: it ended before its first one. Start it anew, without "
+            "resume; resume=auto starts it anew by itself"
+        )
+    raise CheckpointError(f"{path} is neither a run folder nor a checkpoint")
+
+
 def restore_from(path: Path, source: Source, store: CheckpointStore) -> tuple[Path, Checkpoint]:
     """Restores the source from a run folder's newest good checkpoint, or a checkpoint folder.
 
-    Returns the run folder and the checkpoint. store: where damaged checkpoints that were passed
-    over are noted.
+    Returns the run folder and the checkpoint. store: of the run that goes on; damaged checkpoints
+    that were passed over are noted in it.
     """
 
     def load(folder: Path, checkpoint: Checkpoint) -> None:
@@ -140,13 +190,9 @@ def restore_from(path: Path, source: Source, store: CheckpointStore) -> tuple[Pa
                 f"{folder} was saved without its replay; resume from a run folder"
             )
 
-    if (path / CHECKPOINTS).is_dir():
-        newest = CheckpointStore(path / CHECKPOINTS)
-        folder, checkpoint = newest.load_latest(load)
-        store.damaged += newest.damaged
-    else:
-        folder, checkpoint = path, read_checkpoint(path)
-        load(folder, checkpoint)
+    if (path / CHECKPOINTS).resolve() == store.folder.resolve():
+        store.tidy()
+    folder, checkpoint = find_checkpoint(path, load, store.damaged)
     return run_of(folder), checkpoint
 
 

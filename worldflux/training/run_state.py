@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from worldflux.errors import CheckpointError, RunBusyError
+from worldflux.errors import CheckpointError, DiskError, RunBusyError
 from worldflux.training.manifest import FILE, read_manifest
 
 LOCK = "run.lock"
@@ -42,13 +42,27 @@ class RunState(StrEnum):
 
 
 @dataclass
-class _Claim:
+class Claim:
+    """A run folder that this process alone writes."""
+
+    folder: Path
     descriptor: int
     process: int
     depth: int = 1
 
+    def check(self) -> None:
+        """DiskError if the folder was deleted, or another one put in its place, meanwhile."""
+        try:
+            there = os.path.samestat(os.stat(self.folder / LOCK), os.fstat(self.descriptor))
+        except OSError:
+            there = False
+        if not there:
+            raise DiskError(
+                f"the run folder {self.folder} was deleted while the run was writing it"
+            )
 
-_claims: dict[Path, _Claim] = {}  # of this process
+
+_claims: dict[Path, Claim] = {}  # of this process
 
 
 def run_state(folder: Path) -> RunState:
@@ -83,7 +97,7 @@ def claimed_by(folder: Path) -> str | None:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def claim(folder: Path) -> Iterator[Claim]:
     """Nobody else writes the run folder while this is entered; the folder is made where missing.
 
     Claims of one process nest. RunBusyError: another process has claimed it, on this machine or
@@ -94,16 +108,16 @@ def claim(folder: Path) -> Iterator[None]:
     path = folder.resolve()
     own = _own(folder)
     if own is None:
-        _claims[path] = _Claim(_lock(folder), os.getpid())
+        own = _claims[path] = Claim(folder, _lock(folder), os.getpid())
     else:
         own.depth += 1
     try:
-        yield
+        yield own
     finally:
         _let_go(path)
 
 
-def _own(folder: Path) -> _Claim | None:
+def _own(folder: Path) -> Claim | None:
     own = _claims.get(folder.resolve())
     return own if own is not None and own.process == os.getpid() else None  # a fork has none
 

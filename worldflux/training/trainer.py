@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from worldflux.core.agent import Agent
 from worldflux.data.sources import Source
-from worldflux.errors import CheckpointError, TrainingError
+from worldflux.errors import CheckpointError, DiskError, TrainingError
 from worldflux.training.callbacks import Callback
-from worldflux.training.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
+from worldflux.training.checkpoint import Checkpoint, write_checkpoint
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation
 from worldflux.training.feeds import Feed, as_agent, as_source, default_training
@@ -25,7 +26,7 @@ from worldflux.training.manifest import environment_facts, run_manifest
 from worldflux.training.meter import Meter
 from worldflux.training.progress import Progress, Status
 from worldflux.training.record import Record, TrainerState
-from worldflux.training.run_folder import RunFolder, restore_from
+from worldflux.training.run_folder import RunFolder, find_checkpoint, restore_from
 from worldflux.training.run_state import claim
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state, set_seed
 from worldflux.training.signals import StopSignals
@@ -33,6 +34,7 @@ from worldflux.training.signals import StopSignals
 log = logging.getLogger("worldflux.training")
 
 EVALUATION, TRAINING = 0, 1  # paths of derived seeds
+SAVE_PAUSE = 50  # times as long as the last save took, before the clock asks for another one
 
 # (agent, seed, should_stop) -> result, or None when it was told to stop
 Evaluator = Callable[[Agent, int, Callable[[], bool]], Evaluation | None]
@@ -113,9 +115,10 @@ class Trainer:
         status = "failed"
         error: Exception | None = None
         self._begun = False
-        with claim(self.folder.path), StopSignals() as self._stop:
+        with claim(self.folder.path) as self.folder.claim, StopSignals() as self._stop:
             try:
-                self._open(self.source, resume_from)
+                with refused_at_the_start():
+                    self._open(self.source, resume_from)
                 self._begun = True
                 self._call("on_train_begin")
                 self._loop(self.source)
@@ -161,6 +164,8 @@ class Trainer:
             if due(state.global_step, config.log_interval):
                 self.record.log(self.folder.logger)
             self._call("on_step_end")
+            if self._long_unsaved():
+                self._save()
             self._evaluate_if_due()
             if due(state.global_step, config.save_interval):
                 self._save()
@@ -301,6 +306,12 @@ class Trainer:
             self.folder.save(self.state.global_step, self.source, self.checkpoint)
             self._write_manifest("running")
 
+    def _long_unsaved(self) -> bool:
+        """Whether `save_seconds` have passed; saving may take a fiftieth of the time at most."""
+        seconds = self.config.save_seconds
+        pause = max(seconds, SAVE_PAUSE * self.folder.save_seconds)
+        return seconds > 0 and time.monotonic() - self.folder.saved_at >= pause
+
     def _keep_best(self) -> None:
         step = self.state.global_step
         if self.state.best_step != step or self.folder.best_step == step:
@@ -361,8 +372,9 @@ class Trainer:
         except CheckpointError as second:
             if error is None:
                 raise
-            # The error that ends the run matters more than this one.
-            log.error("%s", second)
+            # The error that ends the run matters more, and a disk that refuses is told once.
+            if not isinstance(error, DiskError):
+                log.error("%s", second)
         finally:
             if self._begun:
                 self._call("on_train_end")
@@ -397,6 +409,15 @@ class Trainer:
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self)
+
+
+@contextmanager
+def refused_at_the_start() -> Iterator[None]:
+    """A disk that refuses before anything was trained: the folder given is the mistake."""
+    try:
+        yield
+    except DiskError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def due(step: int, interval: int) -> bool:
