@@ -106,10 +106,10 @@ def resolve(model: str) -> tuple[str, str]:
         options = [*ALIASES, *third_party()]
         text = f"{model!r} is neither family:size, such as dreamerv3:size12m, nor an alias"
         raise UnknownPresetError(f"{text}.{near_miss(name, options)}")
-    if family in third_party():
-        model_class(family)
-        return family, size
     if family not in FAMILIES:
+        if family in third_party():
+            model_class(family)
+            return family, size
         options = [*GROUP_OF_TYPE.values(), *third_party()]
         text = f"unknown family {family!r} in {model!r}; there are {', '.join(options)}."
         raise UnknownPresetError(text + near_miss(family, [*FAMILIES, *options]))

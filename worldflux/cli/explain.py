@@ -14,15 +14,24 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from worldflux.cli.schema import FREE, all_groups, keys_of, unknown_key
+from worldflux.cli.schema import FREE, Group, all_groups, keys_of, unknown_key
 from worldflux.core.config import LOSS_SCALES, WorldModelConfig
-from worldflux.core.config_base import CheckedConfig
 from worldflux.core.fields import near_miss
 from worldflux.core.presets import conf_dir, unknown_size_text
 from worldflux.errors import WorldFluxError
 
 GROUPS = ("model", "model/size", "env", "data", "training", "logger", "experiment")
-TOP = ("model", "env", "data", "training", "logger", "resume")
+TOP = (
+    "model",
+    "env",
+    "data",
+    "training",
+    "logger",
+    "gameplay",
+    "visualization",
+    "project",
+    "resume",
+)
 
 
 def explain(error: BaseException) -> str | None:
@@ -165,7 +174,7 @@ def _free_key(group: str, name: str) -> str:
     return f"{group} has no '{name}' yet: write +{group}.{name}=... to add it"
 
 
-def _class_of(group: str, text: str) -> type[CheckedConfig] | None:
+def _class_of(group: str, text: str) -> type[Group] | None:
     kind = re.search(r"object_type=(\w+)", text)
     families = {cls.__name__: cls for cls in WorldModelConfig.families.values()}
     if group == "model" and kind and kind.group(1) in families:

@@ -19,6 +19,7 @@ from worldflux.core.presets import GROUP_OF_TYPE
 from worldflux.data.config import DataConfig
 from worldflux.envs.config import EnvConfig
 from worldflux.errors import ConfigurationError
+from worldflux.project.sections import Gameplay, Section, Visualization
 from worldflux.training.config import LoggerConfig, TrainingConfig
 
 # Python cannot name a field `import`; YAML and the command line can.
@@ -28,18 +29,30 @@ FROM_ENVIRONMENT = ("obs_shape", "action_dim", "action_type")
 # The training group's values, which the model group only repeats.
 OF_TRAINING = ("learning_rate", "grad_clip", "device")
 # Mappings whose keys are the user's own.
-FREE = ("env.kwargs", "model.observation_modalities", "model.action_spec", "model.loss_scales")
+FREE = (
+    "env.kwargs",
+    "model.observation_modalities",
+    "model.action_spec",
+    "model.loss_scales",
+    "project",
+)
 
 
 @dataclass
 class RunConfig:
-    """One run, checked and typed."""
+    """One run, checked and typed.
+
+    project: what a worldflux.toml says beyond the other groups, see worldflux/project/convert.py.
+    """
 
     model: WorldModelConfig
     env: EnvConfig
     data: DataConfig
     training: TrainingConfig
     logger: LoggerConfig
+    gameplay: Gameplay = field(default_factory=Gameplay)
+    visualization: Visualization = field(default_factory=Visualization)
+    project: dict[str, Any] = field(default_factory=dict)
     resume: str | None = None
 
     def __post_init__(self) -> None:
@@ -50,11 +63,14 @@ class RunConfig:
             )
 
 
-GROUPS: dict[str, type[CheckedConfig]] = {
+Group = CheckedConfig | Section
+GROUPS: dict[str, type[Group]] = {
     "env": EnvConfig,
     "data": DataConfig,
     "training": TrainingConfig,
     "logger": LoggerConfig,
+    "gameplay": Gameplay,
+    "visualization": Visualization,
 }
 
 
@@ -67,6 +83,9 @@ class _Composed:
     data: Any = MISSING
     training: Any = MISSING
     logger: Any = MISSING
+    gameplay: Any = MISSING
+    visualization: Any = MISSING
+    project: dict[str, Any] = field(default_factory=dict)
     resume: str | None = None
 
 
@@ -112,7 +131,7 @@ def composed_schema() -> DictConfig:
     """The schema of the whole configuration; the model's family is still open."""
     schema = OmegaConf.structured(_Composed)
     schema.env = hydra_schema(EnvConfig, missing=("id",))
-    for name in ("data", "training", "logger"):
+    for name in ("data", "training", "logger", "gameplay", "visualization"):
         schema[name] = hydra_schema(GROUPS[name])
     return schema
 
@@ -148,7 +167,8 @@ def run_config(cfg: DictConfig) -> RunConfig:
         raise ConfigurationError(f"model.model_type cannot be {kind!r} in a {declared}: set model=")
     classes = {**GROUPS, "model": family}
     groups = {name: _typed(name, cls, values[name]) for name, cls in classes.items()}
-    config = RunConfig(**groups, resume=values["resume"])  # type: ignore[arg-type]
+    rest = {name: values[name] for name in ("project", "resume")}
+    config = RunConfig(**groups, **rest)  # type: ignore[arg-type]
     _check_together(config)
     return config
 
@@ -179,12 +199,12 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"{text}; {group or 'the top level'} has {', '.join(known)}"
 
 
-def all_groups() -> dict[str, type[CheckedConfig]]:
+def all_groups() -> dict[str, type[Group]]:
     """Every group with its class; of the families the first."""
     return {"model": DreamerV3Config, **GROUPS}
 
 
-def _typed(group: str, cls: type[CheckedConfig], values: dict[str, Any]) -> CheckedConfig:
+def _typed(group: str, cls: type[Group], values: dict[str, Any]) -> Group:
     _check_keys(group, values, keys_of(cls))
     given = {}
     for key, value in values.items():

@@ -21,7 +21,7 @@ from worldflux.errors import ConfigurationError
 
 C = TypeVar("C", bound="CheckedConfig")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
 class CheckedConfig:
@@ -87,7 +87,7 @@ class CheckedConfig:
 
     def _check_device(self, name: str = "device") -> None:
         value = getattr(self, name)
-        if not _DEVICE.fullmatch(value):
+        if not DEVICE.fullmatch(value):
             text = f"{name} must be auto, cpu, cuda, cuda:N or mps; got {value!r}."
             raise self.refuse(text + near_miss(value, DEVICES))
 

@@ -1,0 +1,285 @@
+"""worldflux.toml, read strictly: a typed configuration, or one line that tells the mistake."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worldflux.core.config import WorldModelConfig
+from worldflux.core.fields import field_types, near_miss
+from worldflux.core.presets import GROUP_OF_TYPE
+from worldflux.errors import ConfigurationError
+from worldflux.factory import resolve
+from worldflux.project.lines import line_of_error, lines_of
+from worldflux.project.sections import (
+    DELEGATED,
+    IGNORED,
+    SECTIONS,
+    Architecture,
+    Cloud,
+    Data,
+    Flywheel,
+    Gameplay,
+    Inference,
+    OnlineCollection,
+    Training,
+    Verify,
+    Visualization,
+    plain_text,
+    shown,
+)
+
+FILE = "worldflux.toml"
+LARGEST_FILE = 64 * 2**10  # bytes; a configuration is some fifty lines
+TEXTS = ("project_name", "environment", "model", "model_type")
+# What `model_type` may say, and the model_type of the configuration class.
+MODEL_TYPES = {"dreamer": "dreamer", "tdmpc2": "tdmpc2", "tdmpc": "tdmpc2"}
+NEWCOMERS = "this file takes DreamerV3 (dreamer:SIZE) and TD-MPC2 (tdmpc2:SIZE)"
+
+
+class ProjectFileError(ConfigurationError, ValueError):
+    """A mistake in worldflux.toml, told with file, line and key."""
+
+
+@dataclass(frozen=True)
+class ProjectConfig:
+    """One worldflux.toml. Sections are immutable records; what the file leaves out has its default.
+
+    raw: the parsed file. path: the file. given: the keys it holds, as `section.key`.
+    """
+
+    project_name: str
+    environment: str
+    model: str
+    model_type: str
+    architecture: Architecture
+    training: Training
+    data: Data
+    gameplay: Gameplay
+    online_collection: OnlineCollection
+    inference: Inference
+    visualization: Visualization
+    verify: Verify
+    cloud: Cloud
+    flywheel: Flywheel
+    raw: dict[str, Any] = field(compare=False, repr=False)
+    path: Path = field(compare=False, repr=False)
+    given: frozenset[str] = field(compare=False, repr=False)
+    lines: dict[str, int] = field(compare=False, repr=False)
+
+    @property
+    def size(self) -> str:
+        """Name of the preset."""
+        return resolve(self.model)[1]
+
+    @property
+    def ignored(self) -> list[str]:
+        """What the file asks for and nothing is built for."""
+        names = [f"[{name}]" for name in IGNORED if name in self.raw]
+        for name in ("training", "verify"):
+            if getattr(self, name).backend.endswith(DELEGATED):
+                names.append(f'{name}.backend = "{getattr(self, name).backend}"')
+        if self.training.backend_profile:
+            names.append(f'training.backend_profile = "{self.training.backend_profile}"')
+        return names
+
+    def where(self, key: str) -> str:
+        """File and line of a key, or of its section, for a message."""
+        return _where(self.path, self.lines.get(key) or self.lines.get(key.split(".")[0]))
+
+
+def load_config(path: str | Path = FILE) -> ProjectConfig:
+    """Reads and checks a worldflux.toml; nothing is written.
+
+    Raises FileNotFoundError, or ProjectFileError (a ConfigurationError and a ValueError) whose text
+    names file, line, key, what was expected and the near miss.
+    """
+    path = Path(path)
+    return parse(_read(path), path)
+
+
+def parse(text: str, path: Path) -> ProjectConfig:
+    """The configuration that a file of this content is; `path` names it and its folder."""
+    return _Reader(text, path).config()
+
+
+def _read(path: Path) -> str:
+    if not path.exists():
+        raise FileNotFoundError(f"Configuration file not found: {path}{_elsewhere(path)}")
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ProjectFileError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > LARGEST_FILE:
+        raise ProjectFileError(f"{path} is larger than {LARGEST_FILE // 1024} KiB")
+    try:
+        return content.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ProjectFileError(f"{_where(path, line)}: must be UTF-8 text") from None
+
+
+def _elsewhere(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path()
+    close = near_miss(path.name, [other.name for other in folder.glob("*.toml")])
+    return f".{close}" if close else "; `worldflux init` makes a project"
+
+
+def _where(path: Path, line: int | None) -> str:
+    return f"{path}, line {line}" if line else str(path)
+
+
+class _Reader:
+    """One pass over a file; the first mistake is raised."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        self.text = text
+        self.path = path
+        self.raw = self._parsed()
+        self.lines = {".".join(keys): line for keys, line in lines_of(text).items()}
+
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:
+            line, said = line_of_error(self.text, error)
+            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {said}") from None
+        except (ValueError, RecursionError):  # a number of thousands of digits, endless brackets
+            text = "broken TOML: a value is too long or nested too deeply"
+            raise ProjectFileError(f"{self.path}: {text}") from None
+
+    def refuse(self, name: str, text: str) -> ProjectFileError:
+        line = self.lines.get(name) or self.lines.get(name.split(".")[0])
+        return ProjectFileError(f"{_where(self.path, line)}: {text}")
+
+    def config(self) -> ProjectConfig:
+        self._check_names("", self.raw, [*TEXTS, *SECTIONS])
+        texts: dict[str, Any] = {name: self._text(name) for name in TEXTS if name in self.raw}
+        texts.setdefault("project_name", self.path.resolve().parent.name)
+        environment = texts.setdefault("environment", "custom")
+        model = texts.setdefault("model", f"{_default_family(environment)}:ci")
+        kind = self._family(model, texts.get("model_type"))
+        sections = {name: self._section(name) for name in SECTIONS}
+        given = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
+        config = ProjectConfig(
+            **{**texts, "model_type": kind},
+            **sections,
+            raw=self.raw,
+            path=self.path,
+            given=frozenset(given),
+            lines=self.lines,
+        )
+        config = self._fit_architecture(config)
+        self._check_together(config)
+        return config
+
+    def _check_names(self, section: str, values: Mapping[str, Any], known: list[str]) -> None:
+        for name in values:
+            if name in known:
+                continue
+            if not section:
+                text = f"Unknown top-level key: {shown(name)[1:-1]}."
+                raise self.refuse(name, text + _near_name(name, known, self.raw[name]))
+            text = (
+                f"Unknown key '{section}.{shown(name)[1:-1]}'; [{section}] has {', '.join(known)}."
+            )
+            raise self.refuse(f"{section}.{name}", text + near_miss(name[:40], known))
+
+    def _text(self, name: str) -> str:
+        value = self.raw[name]
+        if not isinstance(value, str):
+            raise self.refuse(name, f"{name} must be a text, got {shown(value)}")
+        wrong = plain_text(value)
+        if wrong:
+            raise self.refuse(name, f"{name} {wrong}")
+        return value
+
+    def _family(self, model: str, model_type: str | None) -> str:
+        """The model_type, with which `model` and `model_type` agree."""
+        try:
+            kind, _ = resolve(model)
+        except ConfigurationError as error:
+            raise self.refuse("model", f"model: {error} ({NEWCOMERS})") from None
+        if kind not in GROUP_OF_TYPE:
+            raise self.refuse("model", f"model {model!r}: {NEWCOMERS}")
+        if model_type is None:
+            return kind
+        if model_type not in MODEL_TYPES:
+            text = f"model_type must be one of {', '.join(MODEL_TYPES)}; got {shown(model_type)}."
+            close = near_miss(model_type[:40], MODEL_TYPES)
+            raise self.refuse("model_type", f"{text}{close} ({NEWCOMERS})")
+        if MODEL_TYPES[model_type] != kind:
+            text = f"model_type {model_type!r} contradicts model {model!r}, which is {kind!r}"
+            raise self.refuse("model_type", f"{text}; leave model_type out")
+        return kind
+
+    def _section(self, name: str) -> Any:
+        values = self.raw.get(name, {})
+        if not isinstance(values, dict):
+            text = f"Section '{name}' must be a TOML table: write [{name}], got {shown(values)}"
+            raise self.refuse(name, text)
+        cls = SECTIONS[name]
+        self._check_names(name, values, [*field_types(cls)])
+        if name == "architecture" and type(values.get("obs_shape")) is int:
+            values = {**values, "obs_shape": [values["obs_shape"]]}
+        try:
+            return cls(**values)
+        except ConfigurationError as error:
+            wrong = re.match(r"\w*", str(error))
+            assert wrong is not None
+            raise self.refuse(f"{name}.{wrong.group()}", f"{name}.{error}") from None
+
+    def _fit_architecture(self, config: ProjectConfig) -> ProjectConfig:
+        """Fills in the preset's width, and checks the sizes against the family."""
+        wanted = config.architecture
+        sizes: dict[str, Any] = {"obs_shape": wanted.obs_shape, "action_dim": wanted.action_dim}
+        if "architecture.hidden_dim" in config.given:
+            sizes["hidden_dim"] = wanted.hidden_dim
+        if wanted.action_type:
+            sizes["action_type"] = wanted.action_type
+        try:
+            made = WorldModelConfig.families[config.model_type].from_size(config.size, **sizes)
+        except ConfigurationError as error:
+            text = str(error).partition("] ")[2] or str(error)
+            name = f"architecture.{text.split()[0]}"
+            known = name.split(".")[1] in field_types(Architecture)
+            prefix = "architecture." if known else "architecture: "
+            raise self.refuse(name, prefix + text.partition("; env.")[0]) from None
+        filled = Architecture(**{**vars(wanted), "hidden_dim": made.hidden_dim})
+        return ProjectConfig(**{**vars(config), "architecture": filled})
+
+    def _check_together(self, config: ProjectConfig) -> None:
+        data, length = config.data, config.training.sequence_length
+        if data.source == "gym" and not data.gym_env:
+            text = 'data.gym_env must name an environment, such as "CartPole-v1", with source "gym"'
+            raise self.refuse("data.gym_env" if "data.gym_env" in config.given else "data", text)
+        # Recorded and random data is cut into episodes; an environment's goes on over their ends.
+        online = data.source == "gym" and config.online_collection.enabled
+        for name, room in (
+            ("data.buffer_capacity", data.buffer_capacity),
+            *([] if online else [("data.episode_length", data.episode_length)]),
+        ):
+            if length > room:
+                text = f"training.sequence_length must be <= {name} = {room}, got {length}"
+                raise self.refuse("training.sequence_length", text)
+
+
+def _near_name(name: str, known: list[str], value: Any) -> str:
+    if isinstance(value, dict):
+        known = [item for item in known if item in SECTIONS]
+    close = near_miss(name[:40], known)
+    if close:
+        return close
+    owners = [section for section, cls in SECTIONS.items() if name in field_types(cls)]
+    if owners:
+        return f" It belongs into [{owners[0]}]."
+    return f" There are {', '.join(known)}."
+
+
+def _default_family(environment: str) -> str:
+    return "dreamer" if environment == "atari" else "tdmpc2"
