@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from tests.cli.conftest import TINY
-from worldflux import DreamerV3Config
+from worldflux import DreamerV3Config, WorldModelConfig
 from worldflux.cli.main import main
+from worldflux.cli.schema import keys_of
 from worldflux.errors import TrainingError
 
 
@@ -148,3 +153,30 @@ def test_a_real_run_and_its_continuation(folder: Path) -> None:
     manifest = json.loads((run_dir / "run_manifest.json").read_text())
     assert (manifest["status"], manifest["global_step"]) == ("completed", 4)
     assert (run_dir / "run.log").read_text().count("evaluation return") >= 2
+
+
+@dataclass
+class RiverConfig(WorldModelConfig):
+    model_type: str = "river"
+
+
+class River(torch.nn.Linear):
+    config_class = RiverConfig
+
+
+def test_a_family_of_another_package_runs(
+    jobs: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("river", f"{__name__}:River", "worldflux.models")
+    monkeypatch.setattr("worldflux.factory.entry_points", lambda group: [point])
+    monkeypatch.setattr(WorldModelConfig, "families", dict(WorldModelConfig.families))
+    (folder / "mine" / "model").mkdir(parents=True)
+    keys = {k: v for k, v in RiverConfig().to_dict().items() if k in keys_of(RiverConfig)}
+    links = {key: f"${{training.{key}}}" for key in ("learning_rate", "grad_clip", "device")}
+    missing = {key: "???" for key in ("obs_shape", "action_dim", "action_type")}
+    derived = {"observation_modalities": {}, "action_spec": {}}
+    text = yaml.safe_dump({**keys, **links, **missing, **derived, "hidden_dim": 8})
+    (folder / "mine" / "model" / "river.yaml").write_text(text)
+    words = ["--config-dir", "mine", "model=river", "data=dreamerv3", "training=dreamerv3"]
+    assert main(words) == 0
+    assert type(jobs[0][0].model).__name__ == "RiverConfig" and jobs[0][0].model.hidden_dim == 8

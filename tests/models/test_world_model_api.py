@@ -194,3 +194,19 @@ def test_old_folders_with_model_pt_load(vector_model, tmp_path):
 def test_config_says_the_family_of_a_folder(vector_model, tmp_path):
     vector_model.save_pretrained(tmp_path)
     assert isinstance(WorldModelConfig.load(tmp_path), DreamerV3Config)
+
+
+@pytest.mark.parametrize("name", ["dreamerv3:ci", "tdmpc2:ci"])
+def test_dtype_is_the_type_of_the_computation(name):
+    obs, action = torch.randn(B, 6), torch.zeros(B, A)
+    made = {}
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = create_world_model(name, obs_shape=(6,), action_dim=A, dtype=dtype)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        state = model.transition(model.encode(obs, deterministic=True), action, deterministic=True)
+        key = "deter" if "deter" in state.tensors else "latent"
+        made[dtype] = state.tensors[key].detach().float()
+    error = (made["bfloat16"] - made["float32"]).abs().max() / made["float32"].abs().max()
+    # bfloat16 keeps 8 bits: not the same numbers, and not far from them.
+    assert 1e-5 < error < 0.1

@@ -19,6 +19,7 @@ from worldflux.core.presets import GROUP_OF_TYPE
 from worldflux.data.config import DataConfig
 from worldflux.envs.config import EnvConfig
 from worldflux.errors import ConfigurationError
+from worldflux.factory import model_class, third_party
 from worldflux.project.sections import Gameplay, Section, Visualization
 from worldflux.training.config import LoggerConfig, TrainingConfig
 
@@ -158,6 +159,8 @@ def run_config(cfg: DictConfig) -> RunConfig:
         if name != "resume" and not isinstance(value, dict):
             raise ConfigurationError(f"{name} must be a group of options, got {value!r}")
     kind = str(values["model"].get("model_type"))
+    if kind not in WorldModelConfig.families and kind in third_party():
+        model_class(kind)  # brings the family's configuration class
     if kind not in WorldModelConfig.families:
         families = ", ".join(WorldModelConfig.families)
         raise ConfigurationError(f"model.model_type must be one of {families}; got {kind!r}")
@@ -235,9 +238,13 @@ def _check_together(config: RunConfig) -> None:
         if getattr(model, name) != getattr(training, name):
             text = f"model.{name} follows training.{name} in a run; set training.{name}"
             raise ConfigurationError(text)
+    if model.dtype != "float32":
+        text = "model.dtype is of a model used by itself; a run takes training.mixed_precision=true"
+        raise ConfigurationError(f"{text} training.mixed_precision_dtype={model.dtype}")
     if getattr(model, "actor_critic", True) is False:
         raise ConfigurationError("model.actor_critic must be true in a run: it is what acts")
-    if data.train_ratio is None and data.collect_steps_per_update is None:
+    ratio = data.train_ratio is not None or data.collect_steps_per_update is not None
+    if data.source == "gym" and not ratio:
         raise ConfigurationError("data.train_ratio or data.collect_steps_per_update must be given")
     try:
         training.check_supported()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 
 from worldflux.core.config import WorldModelConfig
 from worldflux.core.layers import one_hot_flat
+from worldflux.core.precision import computing_in
 from worldflux.core.spaces import flat_action_dim
 from worldflux.core.state import ActionPayload, Batch, LossOutput, ModelOutput, State, Trajectory
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
 
 SAVE_FORMAT_VERSION = 1
+# What a user calls; training computes as its TrainingConfig says.
+PUBLIC = ("encode", "transition", "update", "decode", "loss")
 
 
 class WorldModel(nn.Module):
@@ -28,6 +32,13 @@ class WorldModel(nn.Module):
 
     config_class: ClassVar[type[WorldModelConfig]] = WorldModelConfig
     config: WorldModelConfig
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets a family's public methods compute in the type that ``config.dtype`` names."""
+        super().__init_subclass__(**kwargs)
+        for name in PUBLIC:
+            if name in cls.__dict__:
+                setattr(cls, name, _in_configured_type(cls.__dict__[name]))
 
     def __init__(self, config: WorldModelConfig):
         super().__init__()
@@ -268,6 +279,15 @@ class WorldModel(nn.Module):
         except (SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
+
+
+def _in_configured_type(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: WorldModel, *args: Any, **kwargs: Any) -> Any:
+        with computing_in(self.config.dtype, self.device):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 def new_folder(out: str | Path) -> Path:

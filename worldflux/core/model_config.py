@@ -58,7 +58,8 @@ class WorldModelConfig(CheckedConfig):
         actions.
     learning_rate, grad_clip: what a `Trainer` uses that is given no `TrainingConfig`.
     device: where a model made from this configuration lives.
-    dtype: type of the computation; parameters stay float32.
+    dtype: type in which encode, transition, update, decode and loss compute; parameters stay
+        float32. A run takes training.mixed_precision instead.
 
     Every complaint is a ConfigurationError that begins with `[model_name] `.
     """

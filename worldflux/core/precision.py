@@ -14,6 +14,14 @@ from worldflux.errors import ConfigurationError
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+def computing_in(dtype: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context in which matrix products compute in ``float16`` or ``bfloat16``; for
+    ``float32`` the one that changes nothing."""
+    if dtype not in DTYPES:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[dtype])
+
+
 @dataclass
 class Precision:
     """How a forward and backward pass computes. Parameters stay in float32.
