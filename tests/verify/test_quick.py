@@ -181,6 +181,23 @@ def test_a_mistake_is_one_line(run, capsys, words, named) -> None:
     assert named in error and error.count("\n") == 1
 
 
+def test_the_mode_comes_from_the_project_file_then_the_variable(
+    run, capsys, tmp_path, monkeypatch
+) -> None:
+    def verdict(*words: str) -> tuple[int, str]:
+        code = worldflux(["verify", "--target", str(run), "--format", "badge", *words])
+        return code, capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLDFLUX_VERIFY_MODE", "proof")
+    assert "worldflux proof" in verdict()[1]
+    (tmp_path / "worldflux.toml").write_text('[verify]\nmode = "quick"\n')
+    assert "worldflux quick" in verdict("--episodes", "2")[1]
+    (tmp_path / "other.toml").write_text('[verify]\nmode = "proof"\n')
+    assert "worldflux proof" in verdict("-c", "other.toml")[1]
+    assert verdict("-c", "none.toml")[0] == 2
+
+
 def test_result_and_evidence_are_written(run, verify, tmp_path) -> None:
     verify(run, "-o", str(tmp_path / "r.json"), "--evidence-bundle", str(tmp_path / "bundle"))
     assert json.loads((tmp_path / "r.json").read_text())["target"] == str(run)

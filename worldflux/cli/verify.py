@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.project.schema import FILE as PROJECT_FILE
+from worldflux.project.schema import load_config
 from worldflux.report.published import ADDRESS_OF
 from worldflux.training.manifest import FILE, plain, read_manifest
 from worldflux.verify.proof import AT_PAR, BETTER, Proof, prove
@@ -320,7 +322,15 @@ def write_bundle(folder: Path, mode: str, text: str, runs: list[Path]) -> None:
 
 def toml_mode(path: Path | None) -> str | None:
     """[verify] mode of `path`, or of a worldflux.toml here; None for auto and where there is none."""
-    return None
+    if path is None:
+        path = Path(PROJECT_FILE)
+        if not path.exists():
+            return None
+    try:
+        mode = load_config(path).verify.mode
+    except FileNotFoundError as error:
+        raise ConfigurationError(str(error)) from error
+    return None if mode == "auto" else mode
 
 
 if __name__ == "__main__":
