@@ -19,6 +19,8 @@ from worldflux.core.config import LOSS_SCALES, WorldModelConfig
 from worldflux.core.fields import near_miss
 from worldflux.core.presets import conf_dir, unknown_size_text
 from worldflux.errors import WorldFluxError
+from worldflux.slurm.config import GROUP as LAUNCHER
+from worldflux.slurm.config import SlurmConfig
 
 GROUPS = ("model", "model/size", "env", "data", "training", "logger", "experiment")
 TOP = (
@@ -160,6 +162,8 @@ def _unknown_key(text: str) -> str | None:
     if not group or "/" in key:
         return _top_level(key)
     cls = _class_of(group, text)
+    if group == LAUNCHER and cls is None and name in keys_of(SlurmConfig):
+        return f"{key} is a key of hydra/launcher=slurm, which was not chosen"
     if cls is None:
         return f"unknown key '{key}'"
     for reasons in (getattr(cls, "inert", {}), cls.removed):
@@ -179,6 +183,8 @@ def _class_of(group: str, text: str) -> type[Group] | None:
     families = {cls.__name__: cls for cls in WorldModelConfig.families.values()}
     if group == "model" and kind and kind.group(1) in families:
         return families[kind.group(1)]
+    if group == LAUNCHER and kind and kind.group(1) == SlurmConfig.__name__:
+        return SlurmConfig
     return all_groups().get(group)
 
 

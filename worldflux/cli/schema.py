@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from worldflux.core.config import DreamerV3Config, TDMPC2Config, WorldModelConfig
 from worldflux.core.config_base import CheckedConfig
@@ -21,6 +21,7 @@ from worldflux.envs.config import EnvConfig
 from worldflux.errors import ConfigurationError
 from worldflux.factory import model_class, third_party
 from worldflux.project.sections import Gameplay, Section, Visualization
+from worldflux.slurm.config import SlurmConfig
 from worldflux.training.config import LoggerConfig, TrainingConfig
 
 # Python cannot name a field `import`; YAML and the command line can.
@@ -36,6 +37,7 @@ FREE = (
     "model.action_spec",
     "model.loss_scales",
     "project",
+    "hydra.launcher.additional_parameters",
 )
 
 
@@ -143,6 +145,10 @@ def register() -> None:
     store.store(name="base_config", node=composed_schema())
     store.store(name="base_dreamerv3", node=model_schema(DreamerV3Config))
     store.store(name="base_tdmpc2", node=model_schema(TDMPC2Config))
+    slurm = hydra_schema(SlurmConfig)
+    with open_dict(slurm):
+        slurm["_target_"] = "hydra_plugins.worldflux_slurm.SlurmLauncher"
+    store.store(name="base_slurm", node=slurm)
 
 
 def run_config(cfg: DictConfig) -> RunConfig:

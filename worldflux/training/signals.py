@@ -9,6 +9,14 @@ from types import FrameType, TracebackType
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class Stopped(SystemExit):
+    """A run was stopped by a signal, and has written its checkpoint. It ends the process with 0."""
+
+    def __init__(self, received: signal.Signals) -> None:
+        super().__init__(0)
+        self.signal = received
+
+
 class StopSignals:
     """While entered, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only ask the loop to stop.
 

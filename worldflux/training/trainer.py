@@ -29,7 +29,7 @@ from worldflux.training.record import Record, TrainerState
 from worldflux.training.run_folder import RunFolder, find_checkpoint, restore_from
 from worldflux.training.run_state import claim
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state, set_seed
-from worldflux.training.signals import StopSignals
+from worldflux.training.signals import Stopped, StopSignals
 
 log = logging.getLogger("worldflux.training")
 
@@ -106,7 +106,7 @@ class Trainer:
         data: a Source; or an object with ``sample(batch_size=, seq_len=, device=)``; or an iterable
         of batches. resume_from: a run folder or a checkpoint folder.
 
-        SIGTERM, SIGUSR1 and SIGUSR2 end it with a checkpoint and SystemExit(0), Ctrl-C with a
+        SIGTERM, SIGUSR1 and SIGUSR2 end it with a checkpoint and Stopped (a SystemExit), Ctrl-C with a
         checkpoint and KeyboardInterrupt. TrainingError: a value was not finite. DiskError: the disk
         refuses. RunBusyError: another process writes this run.
         """
@@ -383,7 +383,7 @@ class Trainer:
         log.info("stopped by %s at update %d", received.name, self.state.global_step)
         if received == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(0)
+        raise Stopped(received)
 
     def _write_manifest(self, status: str, error: BaseException | None = None) -> None:
         self.state.elapsed = self.record.clock.elapsed()

@@ -1,0 +1,109 @@
+"""What runs on the node: one job of a sweep, which continues by itself when it is interrupted."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from worldflux.slurm import queue
+from worldflux.training.manifest import FILE, read_manifest
+from worldflux.training.run_state import RunState
+from worldflux.training.signals import Stopped
+
+log = logging.getLogger("worldflux.slurm")
+
+
+class SlurmJob:
+    """One job, as submitit takes it to the node.
+
+    Slurm sends submitit's signal shortly before the time limit, and when another job needs the
+    place. The training then writes its checkpoint and stops; after that submitit's own handler
+    requeues the job, which continues from there.
+    """
+
+    def __init__(
+        self,
+        task: TaskFunction,
+        config: DictConfig,
+        context: HydraContext,
+        singletons: Any,
+        folder: Path,
+    ) -> None:
+        """singletons: Hydra's state in the driver. folder: of the run."""
+        self.task, self.config, self.context = task, config, context
+        self.singletons, self.folder = singletons, folder
+        self.began, self.first_update = 0.0, 0
+
+    def __call__(self) -> str:
+        from submitit import JobEnvironment
+
+        environment = JobEnvironment()
+        # Left by a process that was killed while it saved this object; it would stop the next one.
+        pickled = environment.paths.submitted_pickle
+        pickled.with_suffix(f"{pickled.suffix}.save_tmp").unlink(missing_ok=True)
+        self.began, self.first_update = time.time(), self._updates()
+        number = getattr(signal, f"SIG{environment.USR_SIG}")
+        requeue = {number: signal.getsignal(number)}
+        try:
+            state = self._run(environment.job_id, environment.global_rank)
+        except Stopped as stopped:
+            self._after(stopped, requeue, environment.job_id)
+            raise
+        if state == RunState.FAILED:
+            raise SystemExit(1)  # so that Slurm, and the mail it sends, say that it failed
+        return state
+
+    def _run(self, id: str, rank: int) -> str:
+        # Copies: this object is saved again at a requeue, as it was submitted.
+        Singleton.set_state(copy.deepcopy(self.singletons))
+        setup_globals()
+        config = copy.deepcopy(self.config)
+        with open_dict(config):
+            config.hydra.job.id = id
+            if rank:
+                config.hydra.output_subdir = None
+        done = run_job(
+            task_function=self.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.context,
+            configure_logging=rank == 0,
+        )
+        return str(done.return_value)
+
+    def _after(self, stopped: Stopped, requeue: dict[int, Any], id: str) -> None:
+        """Requeues the job if it was stopped only to make room."""
+        handler: Callable[[int, Any], None] | None = requeue.get(stopped.signal)
+        if handler is None and stopped.signal == signal.SIGTERM and queue.is_preempted(id):
+            # A cluster that tells preempted jobs with SIGTERM takes one that ends as completed.
+            (handler,) = requeue.values()
+        if callable(handler):
+            handler(stopped.signal, None)
+
+    def checkpoint(self) -> Any:
+        """What is to run after the requeue, for submitit; None: nothing, it would be in vain."""
+        from submitit.helpers import DelayedSubmission
+
+        limit = 60 * int(self.config.hydra.launcher.timeout_min)
+        lived = time.time() - self.began
+        if lived > limit / 2 and self._updates() <= self.first_update:
+            text = "not one update was finished within the time limit; it is not requeued"
+            log.error("%s: raise hydra.launcher.timeout_min (now %d)", text, limit // 60)
+            return None
+        return DelayedSubmission(self)
+
+    def _updates(self) -> int:
+        if not (self.folder / FILE).exists():
+            return 0
+        return int(read_manifest(self.folder).get("global_step") or 0)

@@ -1,0 +1,167 @@
+"""The launcher that makes every job of a sweep a job of Slurm."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from worldflux.core.disk import disk_errors
+from worldflux.slurm import queue, record
+from worldflux.slurm.config import slurm_config
+from worldflux.slurm.job import SlurmJob
+from worldflux.slurm.queue import SlurmError
+from worldflux.slurm.submit import submit
+from worldflux.training.run_state import RunState, run_state
+
+log = logging.getLogger("worldflux.slurm")
+
+SPOOL = ".slurm"  # in the sweep's folder: what submitit writes, and the logs
+SETTLING = 30.0  # seconds that a network file system may take to show what a job wrote last
+PATIENCE = 600.0  # seconds without an answer of Slurm after which waiting for jobs is given up
+
+
+class SlurmLauncher(Launcher):
+    """Submits jobs, and waits until none of them is queued or runs.
+
+    detach: only submits. A job that Slurm already queues or runs is never submitted again.
+    """
+
+    def __init__(self, **_: Any) -> None:
+        # Hydra words the errors of a constructor anew; hence `setup` reads the values.
+        self.detach = False
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Raises ConfigurationError for a wrong value, SlurmError where Slurm is missing."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+        values = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        assert isinstance(values, dict)
+        self.asked = slurm_config({str(k): v for k, v in values.items() if k != "_target_"})
+        queue.check_installed()
+
+    @property
+    def root(self) -> Path:
+        """The sweep's folder."""
+        return Path(str(self.config.hydra.sweep.dir)).absolute()
+
+    def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
+        """Those of the folders whose job Slurm queues or runs, with its id and state there."""
+        found = record.alive(folders)
+        return {folder: f"Slurm job {id}, {status}" for folder, (id, status) in found.items()}
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Submits the jobs, as one array, and waits for them unless `detach`."""
+        setup_globals()
+        jobs = list(self._jobs(job_overrides, initial_job_idx))
+        folders = [job.folder for job in jobs]
+        with self._one_submission():
+            there = record.alive(folders)
+            new = [job for job in jobs if job.folder not in there]
+            ids = submit(new, self.asked, f"worldflux-{self.root.name}", self.root / SPOOL)
+        for job, id in zip(new, ids, strict=True):
+            log.info("Slurm job %s: %s", id, job.folder.name)
+        if not self.detach:
+            self.attach(folders)
+        return [_told(job) for job in jobs]
+
+    def attach(self, folders: Sequence[Path]) -> None:
+        """Waits until none of these folders' jobs is queued or runs, and says how they end.
+
+        SlurmError: Slurm has not answered for a long time. The jobs go on.
+        """
+        began = answered = time.monotonic()
+        waiting, last = list(folders), ""
+        ids = {folder: record.read(folder) for folder in waiting}
+        while waiting:
+            try:
+                there = record.alive(waiting)
+                answered = time.monotonic()
+            except SlurmError as error:
+                log.warning("%s; the jobs are not touched", error)
+                if time.monotonic() - answered > PATIENCE:
+                    raise
+                time.sleep(self.asked.poll_s)
+                continue
+            ended = [folder for folder in waiting if folder not in there]
+            self._tell_ends(ended, ids)
+            waiting = list(there)
+            line = _line([status for _, status in there.values()], len(folders) - len(there))
+            if line != last:
+                log.info("%s", line)
+                last = line
+            if waiting:
+                # A sweep of minutes is watched closely, one of days is not.
+                time.sleep(min(self.asked.poll_s, 1 + 0.05 * (time.monotonic() - began)))
+
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[SlurmJob]:
+        singletons = Singleton.get_state()
+        for number, overrides in enumerate(job_overrides, first):
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            config.hydra.job.num = number
+            folder = self.root / str(config.hydra.sweep.subdir)
+            yield SlurmJob(self.task, config, self.context, singletons, folder)
+
+    @contextmanager
+    def _one_submission(self) -> Iterator[None]:
+        """Two commands at once look and submit one after the other."""
+        path = self.root / SPOOL / "submission.lock"
+        with disk_errors("sweep folder", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")
+        with file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            yield
+
+    def _tell_ends(
+        self, folders: Sequence[Path], records: Mapping[Path, record.Record | None]
+    ) -> None:
+        """A line for each job that ended without completing its run, and why."""
+        ids = {f: str(found.id) for f in folders if (found := records[f]) and found.id}
+        told = queue.statuses(ids.values())
+        for folder in folders:
+            state = _settled(folder)
+            if state == RunState.COMPLETED or folder not in ids:
+                continue
+            log.warning(
+                "%s: Slurm job %s ended (%s), the run is %s; its log: %s",
+                folder.name,
+                ids[folder],
+                told[ids[folder]],
+                state,
+                folder / record.LOG,
+            )
+
+
+def _settled(folder: Path) -> RunState:
+    """The state of a run whose job has ended, once the disk shows its end."""
+    end = time.monotonic() + SETTLING
+    while (state := run_state(folder)) == RunState.RUNNING and time.monotonic() < end:
+        time.sleep(0.5)
+    return state
+
+
+def _line(there: Sequence[queue.JobStatus], ended: int) -> str:
+    waiting = sum(status.queued for status in there)
+    parts = {"running": len(there) - waiting, "queued": waiting, "ended": ended}
+    return "Slurm: " + ", ".join(f"{count} {word}" for word, count in parts.items() if count)
+
+
+def _told(job: SlurmJob) -> JobReturn:
+    """What Hydra wants to know of a job; the value is the state of its run."""
+    done = JobReturn(cfg=job.config, working_dir=str(Path.cwd()), status=JobStatus.COMPLETED)
+    done.return_value = str(run_state(job.folder))
+    return done

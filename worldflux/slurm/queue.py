@@ -1,0 +1,141 @@
+"""What Slurm says about jobs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from worldflux.errors import WorldFluxError
+
+# Jobs in these states will use processors, do so, or will do so again.
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
+RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
+SECONDS = 60
+
+
+class SlurmError(WorldFluxError):
+    """Slurm does not answer, or refuses."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """state: in Slurm's words, empty when it does not know the job any more. comment: what the job
+    was submitted with. reason: why it waits."""
+
+    state: str = ""
+    comment: str = ""
+    reason: str = ""
+
+    @property
+    def queued(self) -> bool:
+        return self.state in QUEUED
+
+    @property
+    def alive(self) -> bool:
+        return self.state in QUEUED or self.state in RUNNING
+
+    def __str__(self) -> str:
+        waits = self.state == "PENDING" and self.reason not in ("", "None")
+        words = self.state.lower().replace("_", " ") or "not known to Slurm any more"
+        return f"{words} ({self.reason})" if waits else words
+
+
+def statuses(ids: Iterable[str]) -> dict[str, JobStatus]:
+    """The status of each job, by its id as `squeue` prints it (12, or 12_3 for one of an array).
+
+    SlurmError: the controller does not answer, so that nothing is known.
+    """
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    found = queue("--states=all", "--jobs=" + ",".join(sorted({id.split("_")[0] for id in wanted})))
+    missing = [id for id in wanted if id not in found]
+    if missing:
+        found.update(_from_accounting(missing))
+    return {id: found.get(id, JobStatus()) for id in wanted}
+
+
+def with_comment(comments: Iterable[str]) -> dict[str, list[str]]:
+    """The ids of the user's jobs that are queued or run, by the comment they were submitted with."""
+    wanted = set(comments)
+    found: dict[str, list[str]] = {}
+    for id, status in queue("--me").items():
+        if status.comment in wanted:
+            found.setdefault(status.comment, []).append(id)
+    return found
+
+
+def queue(*options: str) -> dict[str, JobStatus]:
+    """What `squeue` lists, one entry for each element of an array."""
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%k|%r", *options]
+    done = _run(command)
+    if done.returncode != 0:
+        if "Invalid job id" in done.stderr:  # asked for jobs that ended long ago, and no other
+            return {}
+        raise SlurmError(f"squeue failed: {_last(done.stderr)}")
+    rows = [line.split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
+    return {id: JobStatus(state, comment, reason) for id, state, comment, reason in rows}
+
+
+def partitions() -> list[str]:
+    """Names of the cluster's partitions; none when it does not answer."""
+    if shutil.which("sinfo") is None:
+        return []
+    return sorted(set(_run(["sinfo", "--noheader", "--format=%R"]).stdout.split()))
+
+
+def is_preempted(id: str) -> bool:
+    """Whether the running job has been told to make room for another one."""
+    facts = dict(
+        word.split("=", 1)
+        for word in _run(["scontrol", "--oneliner", "show", "job", id]).stdout.split()
+        if "=" in word
+    )
+    return facts.get("PreemptTime", "None") != "None" and facts.get("JobState") != "CANCELLED"
+
+
+def check_installed() -> None:
+    """SlurmError where the commands of Slurm or the package that calls them are missing."""
+    import importlib.util
+
+    if importlib.util.find_spec("submitit") is None:
+        raise SlurmError("hydra/launcher=slurm needs submitit: pip install 'worldflux[slurm]'")
+    for command in ("sbatch", "squeue", "srun", "scontrol"):
+        if shutil.which(command) is None:
+            text = f"hydra/launcher=slurm needs Slurm: {command} is not found in PATH"
+            raise SlurmError(
+                f"{text}; run this on a node of a cluster from which jobs are submitted"
+            )
+
+
+def _from_accounting(ids: list[str]) -> Mapping[str, JobStatus]:
+    """What the accounting database knows of jobs that the controller has forgotten."""
+    if shutil.which("sacct") is None:
+        return {}
+    options = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State"]
+    done = _run(["sacct", *options, "--jobs=" + ",".join(ids)])
+    if done.returncode != 0:  # many clusters keep no accounts
+        return {}
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 1]
+    # "CANCELLED by 1000"
+    return {id: JobStatus(state.split()[0]) for id, state in rows if id in ids and state}
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, env=environment
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not found in PATH") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} gave no answer in {SECONDS} s") from None
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
