@@ -105,3 +105,10 @@ def test_a_users_own_file(content: str, folder: Path, refused: Callable[..., str
     (folder / "conf" / "training").mkdir(parents=True)
     (folder / "conf" / "training" / "mine.yaml").write_text(content)
     assert re.search(FILES[content], refused("--config-dir", "conf", "training=mine"))
+
+
+def test_a_dashboard_without_its_library(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldflux.dashboard.server.importlib.util.find_spec", lambda name: None)
+    assert "pip install 'worldflux[dashboard]'" in refused("dashboard=live")

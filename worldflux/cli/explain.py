@@ -22,7 +22,7 @@ from worldflux.errors import WorldFluxError
 from worldflux.slurm.config import GROUP as LAUNCHER
 from worldflux.slurm.config import SlurmConfig
 
-GROUPS = ("model", "model/size", "env", "data", "training", "logger", "experiment")
+GROUPS = ("model", "model/size", "env", "data", "training", "logger", "dashboard", "experiment")
 TOP = (
     "model",
     "env",

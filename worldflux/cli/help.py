@@ -48,7 +48,7 @@ def help_text(config_dir: str | None) -> str:
         own = size_names(kind)
         rows[f"  {family}"] = own
         rows["model/size"] = [name for name in rows["model/size"] if name not in own]
-    for group in ("env", "data", "training", "logger", "experiment"):
+    for group in ("env", "data", "training", "logger", "dashboard", "experiment"):
         rows[f"+{group}" if group == "experiment" else group] = _options(folders, group)
     return _TEXT.format(groups="\n".join(_row(name, options) for name, options in rows.items()))
 

@@ -25,6 +25,7 @@ from worldflux.cli.explain import explain
 from worldflux.cli.help import help_text
 from worldflux.cli.schema import RunConfig
 from worldflux.core.presets import conf_dir
+from worldflux.dashboard.server import check_installed
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.factory import available
 
@@ -95,6 +96,8 @@ def _check_trainable(configs: list[RunConfig]) -> None:
     """The models and environments of all jobs exist here, and fit each other."""
     seen: list[tuple[object, ...]] = []
     for config in configs:
+        if config.visualization.enabled and config.data.on_env_failure != "degrade":
+            check_installed()
         if not available(config.model.model_type):
             family = schema.family_name(config.model.model_type)
             text = f"model={family} cannot be trained: it is not available yet in this version"

@@ -19,7 +19,7 @@ from worldflux.cli.schema import FREE, RunConfig, in_group, run_config
 from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError
 
-CHOICES = ("model", "model/size", "env", "data", "training", "logger")
+CHOICES = ("model", "model/size", "env", "data", "training", "logger", "dashboard")
 # 1.3 asks for this argument, later releases warn about it.
 VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__[:4] == "1.3." else {}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"

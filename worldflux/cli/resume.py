@@ -47,7 +47,7 @@ def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
 
 
 def _chooses_group(override: Override) -> bool:
-    return override.get_key_element() in ("model", "env", "data", "training", "logger")
+    return override.get_key_element() in ("model", "env", "data", "training", "logger", "dashboard")
 
 
 def _why(folder: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
+from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
 from worldflux.envs.length import episode_length
@@ -41,14 +42,14 @@ def run(config: RunConfig, run_dir: Path) -> float:
     after a checkpoint and a line that says how to continue.
     """
     folder = Path(config.resume) if config.resume else Path(run_dir)
-    with claim(folder):
-        return _run(config, folder)
+    with claim(folder), LiveDashboard.of(config, folder) as live:
+        return _run(config, folder, live)
 
 
-def _run(config: RunConfig, folder: Path) -> float:
+def _run(config: RunConfig, folder: Path, live: LiveDashboard) -> float:
     training = config.training
     set_seed(training.seed)
-    model_config, envs = config.model, training_envs(config)
+    model_config, envs = config.model, training_envs(config, render=live.renders)
     if envs is not None:
         model_config = model_config.with_spaces(envs.obs_spaces, envs.action_spaces)
         if getattr(model_config, "episode_length", 0) is None:
@@ -67,15 +68,18 @@ def _run(config: RunConfig, folder: Path) -> float:
             replay_context=agent.replay_context,
             seed=training.seed,
         )
+        live.watch(source)
         trainer = Trainer(
             agent,
             training,
+            live.callbacks,
             run_dir=folder,
             evaluator=None if envs is None else evaluator_of(config),
             solved_return=config.env.solved_return,
             facts=run_facts(config, agent.model),
             tensorboard=config.logger.tensorboard,
             progress=Progress(config.env.id),
+            degraded_modes=lambda: live.degraded_modes,
         )
         _train(trainer, source, folder, bool(config.resume))
     finally:
@@ -85,12 +89,16 @@ def _run(config: RunConfig, folder: Path) -> float:
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
 
 
-def training_envs(config: RunConfig) -> VectorEnv | None:
+def training_envs(config: RunConfig, render: bool = False) -> VectorEnv | None:
     """The environments to train in; None where they cannot be made and the run may degrade."""
     training = config.training
     return try_envs(
         lambda: make_envs(
-            config.env, num_envs=training.num_envs, mode=training.env_mode, seed=training.seed
+            config.env,
+            num_envs=training.num_envs,
+            mode=training.env_mode,
+            seed=training.seed,
+            render=render,
         ),
         config.data,
     )

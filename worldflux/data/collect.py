@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -31,6 +31,17 @@ class Episode:
     truncated: bool
 
 
+class Watcher(Protocol):
+    """Looks on after each step; it must not change anything."""
+
+    def __call__(
+        self, envs: VectorEnv, row: Mapping[str, np.ndarray], episode: int, episode_step: int, /
+    ) -> None:
+        """row: the newest `[N, ...]`. episode: episodes that have ended. episode_step: steps that
+        environment 0 has taken in its present one."""
+        ...
+
+
 def random_actions(
     spaces: Mapping[str, Space], num_envs: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -52,6 +63,7 @@ class Collector:
     Each step goes into the replay together with the action taken after it and the agent's
     entries; on an episode's last step, after which nothing is taken, the action is zero.
     env_steps counts executed environment steps (an autoreset row is none), action repeat once.
+    watcher: somebody who looks on.
     """
 
     def __init__(self, envs: VectorEnv, replay: SequenceReplay, *, seed: int = 0) -> None:
@@ -59,6 +71,7 @@ class Collector:
         self.replay = replay
         self.env_steps = 0
         self.episodes = 0
+        self.watcher: Watcher | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._carry: Carry | None = None
         self._stored_carry: Mapping[str, Any] | None = None  # from load_state_dict, any device
@@ -89,6 +102,8 @@ class Collector:
             row = self.envs.step(action)
             self.env_steps += self.envs.env_steps - before
             ended.extend(self._count(row))
+            if self.watcher is not None:
+                self.watcher(self.envs, row, self.episodes, int(self._length[0]))
         return ended
 
     def _act(

@@ -1,7 +1,8 @@
 """Hooks into training, and the ready-made ones of the public API.
 
 Hooks get the trainer; ``trainer.state`` has the counters and the latest logged metrics, and setting
-``trainer.state.should_stop`` ends training after the current update.
+``trainer.state.should_stop`` ends training after the current update. At the end ``trainer.status``
+is completed, stopped or failed, then with ``trainer.error``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Callback:
     def on_epoch_end(self, trainer: Trainer) -> None: ...
     def on_step_begin(self, trainer: Trainer) -> None: ...
     def on_step_end(self, trainer: Trainer) -> None: ...
+
+    def on_phase(self, trainer: Trainer, phase: str) -> None:
+        """Training pauses for something else, such as ``evaluating``."""
 
 
 def every(interval: int, name: str) -> int:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 GIF_MILLISECONDS = 100
+
+
+class Listener(Protocol):
+    """Gets everything that is logged, as it is logged."""
+
+    def scalars(self, record: Mapping[str, Any]) -> None: ...
+
+    def pictures(
+        self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int
+    ) -> None: ...
 
 
 class MetricLogger:
@@ -57,6 +67,7 @@ class MetricLogger:
         self._scalars: SummaryWriter | None = None
         self._pictures: FileWriter | None = None
         self._tensorboard = tensorboard
+        self.listeners: list[Listener] = []
         with disk_errors("metrics", self.path):
             folder.mkdir(parents=True, exist_ok=True)
             if resume_at is not None and self.path.exists():
@@ -85,8 +96,9 @@ class MetricLogger:
             "speed": speed,
             "metrics": metrics,
         }
+        record = plain(record)
         with disk_errors("metrics", self.path):
-            self._file.write(json.dumps(plain(record), allow_nan=False) + "\n")
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
             if os.fstat(self._file.fileno()).st_nlink == 0:
                 raise FileNotFoundError(errno.ENOENT, "it was deleted while the run was writing it")
@@ -94,10 +106,14 @@ class MetricLogger:
                 x = self._x(step, env_steps)
                 for name, value in metrics.items():
                     self._scalars.add_scalar(name, value, x)
+        for listener in self.listeners:
+            listener.scalars(record)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
         """Images `[H, W, 3]` and videos `[T, H, W, 3]` or `[B, T, H, W, 3]` (rows below each
         other), uint8; videos become animated GIFs."""
+        for listener in self.listeners:
+            listener.pictures(pictures, step=step, env_steps=env_steps)
         if not self._tensorboard or not pictures:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]

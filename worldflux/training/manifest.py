@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "worldflux.training.run_manifest.v1"
 FILE = "run_manifest.json"
+# Degraded modes of what is only looked at: the training is the same without it.
+ONLY_SHOWN = ("dashboard_port_taken", "dashboard_unavailable", "gameplay_unavailable")
 PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf")
 
 
@@ -50,8 +52,9 @@ def plain(value: Any) -> Any:
 
 def classification(data_mode: str, degraded_modes: Sequence[str], steps: int) -> str:
     """What a run may be cited as: `meaningful_local_training` only for updates on real data with
-    nothing degraded, else `contract_smoke`."""
-    real = data_mode in ("online", "offline") and not degraded_modes and steps > 0
+    nothing degraded that the training depends on, else `contract_smoke`."""
+    touched = [mode for mode in degraded_modes if mode not in ONLY_SHOWN]
+    real = data_mode in ("online", "offline") and not touched and steps > 0
     return "meaningful_local_training" if real else "contract_smoke"
 
 
@@ -97,10 +100,7 @@ def run_manifest(
     """The manifest of a run as it stands. status: running, completed, stopped or failed."""
     state, source = trainer.state, trainer.source
     data_mode = getattr(source, "data_mode", "unknown")
-    degraded = list(getattr(source, "degraded_modes", ()))
-    if state.damaged_checkpoints:
-        degraded.append("damaged_checkpoint_skipped")
-    degraded = list(dict.fromkeys(degraded))
+    degraded = trainer.all_degraded_modes()
     profile = trainer.runtime_profile()
     content = {
         **trainer.facts,

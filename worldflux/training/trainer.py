@@ -44,12 +44,13 @@ class Trainer:
     """Trains an agent on a source of experience.
 
     model: a world model (its agent is made by ``model.make_agent``) or an agent. config: defaults
-    to ``TrainingConfig()`` with the model's own learning rate and gradient clipping. optimizer, scheduler: used by the agent instead of the configured ones.
+    to ``TrainingConfig()`` with the model's own learning rate and gradient clipping. optimizer,
+    scheduler: used by the agent instead of the configured ones.
 
     The runner also gives: run_dir (default ``config.output_dir``), evaluator (greedy evaluation;
     without one nothing is evaluated and no checkpoint is ``best``), solved_return (training ends
     when an evaluation reaches it), facts (more manifest content), tensorboard, progress (the live
-    line).
+    line), degraded_modes (names of what is not as it was asked for, besides the source's own).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Trainer:
         facts: Mapping[str, Any] | None = None,
         tensorboard: bool = True,
         progress: Progress | None = None,
+        degraded_modes: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.config = config or default_training(model)
         self.config.check_supported()
@@ -80,6 +82,9 @@ class Trainer:
         self.record = Record(check_gradients=not half)
         self.source: Source | None = None
         self._progress = progress
+        self._degraded_modes = degraded_modes
+        self.status = "running"
+        self.error: BaseException | None = None
         self._target = self.config.total_steps
         self._stop = StopSignals()
         self._begun = False
@@ -114,7 +119,7 @@ class Trainer:
         self.source = as_source(data, self.agent, self.config)
         status = "failed"
         error: Exception | None = None
-        self._begun = False
+        self._begun, self.status, self.error = False, "running", None
         with claim(self.folder.path) as self.folder.claim, StopSignals() as self._stop:
             try:
                 with refused_at_the_start():
@@ -225,6 +230,9 @@ class Trainer:
         return self.record.status(self._target, self.config.env_steps)
 
     def _show(self, phase: str) -> None:
+        if self._begun:
+            for callback in self.callbacks:
+                callback.on_phase(self, phase)
         if self._progress is not None:
             status = self.progress()
             status.phase = phase
@@ -364,6 +372,7 @@ class Trainer:
         set_rng_state(saved["rng"])
 
     def _close(self, status: str, error: BaseException | None) -> None:
+        self.status, self.error = status, error
         if self._progress is not None:
             self._progress.stop()
         try:
@@ -390,6 +399,13 @@ class Trainer:
         ended = None if status == "running" else time.time()
         text = None if error is None else f"{type(error).__name__}: {error}"
         self.folder.write_manifest(run_manifest(self, status, ended, text))
+
+    def all_degraded_modes(self) -> list[str]:
+        """Names of everything that is not as it was asked for, each once."""
+        modes = [*getattr(self.source, "degraded_modes", ()), *self._degraded_modes()]
+        if self.state.damaged_checkpoints:
+            modes.append("damaged_checkpoint_skipped")
+        return list(dict.fromkeys(modes))
 
     def runtime_profile(self) -> dict[str, float | None]:
         """Seconds to the first finished update, seconds in all, updates per second."""

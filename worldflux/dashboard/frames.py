@@ -1,0 +1,119 @@
+"""Takes frames of the running environment, within a share of the training time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldflux.envs.config import EnvConfig
+from worldflux.errors import WorldFluxError
+
+if TYPE_CHECKING:
+    from worldflux.envs.vector import VectorEnv
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.01  # of the training time that drawing frames may take
+MOST_CREDIT = 0.02  # seconds of drawing that a pause may save up
+UNWATCHED_SECONDS = 2.0  # between frames while nobody looks
+GAMEPLAY_UNAVAILABLE = "gameplay_unavailable"
+
+# (frame [H, W, 3] uint8, *, episode, episode_step, reward, done)
+FrameCallback = Callable[..., None]
+
+
+class FrameTap:
+    """Called after each step of a vector environment; passes on frames of its environment 0.
+
+    fps: at most so many per second, and so few that drawing takes no more than SHARE of the time.
+    wanted: whether somebody looks; if not, a frame comes only now and then. What an agent that
+    sees pictures is shown costs nothing; otherwise the environment draws. An environment that
+    cannot stops the frames, not the training: `on_failure` gets the reason.
+    """
+
+    def __init__(
+        self,
+        frame_callback: FrameCallback,
+        *,
+        fps: int,
+        wanted: Callable[[], bool] = lambda: True,
+        on_failure: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.frame_callback = frame_callback
+        self.interval = 1.0 / fps
+        self.wanted = wanted
+        self.on_failure = on_failure
+        self._next = 0.0
+        self._credit = 0.0  # seconds that may be spent on drawing
+        self._asked = time.perf_counter()
+        self._drawn = 0
+        self._failed = False
+
+    def __call__(
+        self, envs: VectorEnv, row: Mapping[str, np.ndarray], episode: int, episode_step: int
+    ) -> None:
+        now = time.perf_counter()
+        if now < self._next or self._failed:
+            return
+        self._credit = min(self._credit + SHARE * (now - self._asked), MOST_CREDIT)
+        self._asked = now
+        if self._credit < 0:
+            return
+        try:
+            frame = observed_frame(envs, row)
+            frame = envs.render() if frame is None else frame
+        except WorldFluxError as error:
+            self._fail(str(error))
+            return
+        if frame is None:
+            self._fail("the environment draws no frames")
+            return
+        self.frame_callback(
+            frame,
+            episode=episode,
+            episode_step=episode_step,
+            reward=float(envs.raw_reward[0]),
+            done=bool(row["is_last"][0]),
+        )
+        self._drawn += 1
+        if self._drawn > 1:  # the first one starts the renderer
+            self._credit -= time.perf_counter() - now
+        self._next = now + (self.interval if self.wanted() else UNWATCHED_SECONDS)
+
+    def _fail(self, reason: str) -> None:
+        self._failed = True
+        self.on_failure(reason)
+
+
+def observed_frame(envs: VectorEnv, row: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The newest picture `[H, W, 3]` that environment 0's agent sees, None if it sees none."""
+    for key, space in envs.obs_spaces.items():
+        if space.image:
+            stack: np.ndarray = row[key][0]  # [C, H, W], of a frame stack the newest last
+            newest = stack[-3:] if stack.shape[0] % 3 == 0 else stack[-1:].repeat(3, 0)
+            return np.ascontiguousarray(newest.transpose(1, 2, 0))
+    return None
+
+
+def why_no_frames(config: EnvConfig, seed: int) -> str | None:
+    """None if the environment draws, else the reason. Tries it once in an environment of its own,
+    so that the ones trained in never meet a renderer that fails."""
+    from worldflux.envs.make import make_envs
+
+    try:
+        envs = make_envs(config, num_envs=1, mode="sync", seed=seed, render=True)
+    except WorldFluxError as error:
+        return str(error)
+    try:
+        if any(space.image for space in envs.obs_spaces.values()):
+            return None
+        envs.reset()
+        return "it draws no frames" if envs.render() is None else None
+    except WorldFluxError as error:
+        return str(error)
+    finally:
+        envs.close()

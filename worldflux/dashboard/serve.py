@@ -1,0 +1,81 @@
+"""The dashboard's own process: ``python -m worldflux.dashboard.serve FD``.
+
+FD is a listening socket that it inherits; messages (worldflux/dashboard/wire.py) come from standard
+input, the first one being the settings; whether somebody looks goes to standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from worldflux.dashboard import wire
+from worldflux.dashboard.app import make_app
+from worldflux.dashboard.board import Board
+
+KILLED_LINGER_SECONDS = 60.0  # how long a page can still learn that the training was killed
+NICE = 5
+
+
+def main() -> int:
+    os.nice(NICE)  # the training's threads come first
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    messages = wire.read(sys.stdin.buffer)
+    first = next(messages, None)
+    if first is None:
+        return 0
+    board = Board(first[0], _tell_watched)
+    config = uvicorn.Config(
+        make_app(board),
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,  # a browser keeps its connection open
+    )
+    server = uvicorn.Server(config)
+    threading.Thread(target=_receive, args=(messages, board, server), daemon=True).start()
+    asyncio.run(_serve(server, board, listener))
+    return 0
+
+
+async def _serve(server: uvicorn.Server, board: Board, listener: socket.socket) -> None:
+    async def ticking() -> None:
+        while True:
+            board.tick()
+            await asyncio.sleep(1.0)
+
+    ticks = asyncio.create_task(ticking())
+    await server.serve(sockets=[listener])
+    ticks.cancel()
+
+
+def _receive(
+    messages: Iterator[tuple[dict[str, Any], bytes]], board: Board, server: uvicorn.Server
+) -> None:
+    for message, payload in messages:
+        board.note(message, payload)
+    killed = board.metrics.summary()["status"] == "running"
+    board.ended()
+    seconds = KILLED_LINGER_SECONDS if killed else board.settings["linger_seconds"]
+    threading.Event().wait(seconds)
+    server.should_exit = True
+
+
+def _tell_watched(watched: bool) -> None:
+    try:
+        print(json.dumps({"watched": watched}), flush=True)
+    except OSError:  # the training is gone
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

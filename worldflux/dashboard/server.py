@@ -1,0 +1,221 @@
+"""The training process's end of the dashboard: starts the process that serves it, and feeds it."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldflux.dashboard import wire
+from worldflux.dashboard.gameplay import GameplayBuffer
+from worldflux.dashboard.metrics import MetricBuffer
+from worldflux.errors import ConfigurationError, MissingDependencyError
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+PORT_TAKEN, DIED = "dashboard_port_taken", "dashboard_unavailable"
+WAITING_MESSAGES = 4096
+WAITING_FRAMES = 4  # beyond it frames are dropped: the newest one is what counts
+STOP_SECONDS = 5.0
+
+
+class MetricsDashboardServer:
+    """Serves the dashboard from a small process of its own, so that a slow or broken page never
+    holds up the training.
+
+    start_port: the first of `max_port_tries` ports that is free is taken; 0 takes any free one.
+    dashboard_root: folder with the ``index.html`` to serve instead of the package's own.
+    linger_seconds: for how long the page still answers after `stop`.
+
+    degraded_modes names what is not as asked: ``dashboard_port_taken``, ``dashboard_unavailable``.
+    """
+
+    def __init__(
+        self,
+        metric_buffer: MetricBuffer,
+        gameplay_buffer: GameplayBuffer | None = None,
+        host: str = "127.0.0.1",
+        start_port: int = 8765,
+        dashboard_root: str | Path | None = None,
+        refresh_ms: int = 1000,
+        max_port_tries: int = 100,
+        *,
+        linger_seconds: float = 3.0,
+    ) -> None:
+        self.metric_buffer = metric_buffer
+        self.gameplay_buffer = gameplay_buffer
+        self.host = host
+        self.start_port = start_port
+        self.max_port_tries = max_port_tries
+        self.degraded_modes: list[str] = []
+        self.port: int | None = None
+        self.watched = False
+        self._settings: dict[str, Any] = {
+            "host": host,
+            "refresh_ms": refresh_ms,
+            "max_points": metric_buffer.max_points,
+            "max_frames": gameplay_buffer.max_frames if gameplay_buffer else 0,
+            "fps": gameplay_buffer.fps if gameplay_buffer else 0,
+            "root": str(Path(dashboard_root or STATIC).resolve()),
+            "linger_seconds": linger_seconds,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waiting: queue.Queue[tuple[Mapping[str, Any], Any] | None] = queue.Queue(
+            WAITING_MESSAGES
+        )
+        self._frames_waiting = 0
+        self._sender: threading.Thread | None = None
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """Where the page is, once started."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"http://{host}:{self.port}/"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the serving process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Takes a port and starts the serving process. Raises MissingDependencyError without the
+        extra, ConfigurationError where no port can be taken."""
+        check_installed()
+        if not Path(self._settings["root"], "index.html").is_file():
+            raise ConfigurationError(f"dashboard_root: no index.html in {self._settings['root']}")
+        listener = self._listen()
+        self.port = listener.getsockname()[1]
+        if self.start_port and self.port != self.start_port:
+            log.warning("dashboard: port %d is taken, using %d", self.start_port, self.port)
+            self.degraded_modes.append(PORT_TAKEN)
+        with listener:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "worldflux.dashboard.serve", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the training, which tells how it ended
+            )
+        self.send({"event": "settings", **self._settings, "port": self.port})
+        self._sender = threading.Thread(target=self._pump, name="dashboard", daemon=True)
+        self._sender.start()
+        threading.Thread(target=self._listen_back, name="dashboard-back", daemon=True).start()
+        self.metric_buffer.attach(self.send)
+        if self.gameplay_buffer is not None:
+            self.gameplay_buffer.attach(self.send)
+
+    def open_browser(self) -> None:
+        """Opens the page in the user's browser, if there is one."""
+        threading.Thread(target=webbrowser.open, args=(self.url,), daemon=True).start()
+
+    def send(self, message: Mapping[str, Any], payload: Any = b"") -> None:
+        """Queues a message for the serving process; never waits. What it cannot take is dropped:
+        frames when it lags behind, everything once it is gone."""
+        if self._stopping or (self._process is not None and not self._queue_open(payload)):
+            return
+        try:
+            self._waiting.put_nowait((message, payload))
+        except queue.Full:
+            return
+        self._frames_waiting += bool(len(payload))
+
+    def _queue_open(self, payload: Any) -> bool:
+        if DIED in self.degraded_modes:
+            return False
+        return not len(payload) or self._frames_waiting < WAITING_FRAMES
+
+    def stop(self, linger: bool = True) -> None:
+        """Sends what is waiting and lets go of the serving process, which answers a little longer
+        (without `linger` it ends now). May be called twice."""
+        if self._process is None or self._stopping:
+            return
+        self._stopping = True
+        try:
+            self._waiting.put(None, timeout=STOP_SECONDS)
+        except queue.Full:
+            pass
+        assert self._sender is not None
+        self._sender.join(STOP_SECONDS)
+        if not linger or self._sender.is_alive():
+            self._process.terminate()
+            self._process.wait(STOP_SECONDS)
+
+    def _listen(self) -> socket.socket:
+        """A listening socket on the first free port."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        last = self.start_port + (self.max_port_tries if self.start_port else 1)
+        for port in range(self.start_port, min(last, 65536)):
+            made = socket.socket(family, socket.SOCK_STREAM)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                made.bind((self.host, port))
+                made.listen(64)
+                return made
+            except OSError as error:
+                made.close()
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise ConfigurationError(
+                        f"dashboard.host={self.host}: {error.strerror or error}"
+                    ) from error
+        raise ConfigurationError(
+            f"dashboard.port={self.start_port}: none of the ports {self.start_port} to "
+            f"{min(last, 65536) - 1} is free"
+        )
+
+    def _pump(self) -> None:
+        """Writes what is queued; the only thread that touches the pipe."""
+        assert self._process is not None and self._process.stdin is not None
+        pipe = self._process.stdin
+        try:
+            while (item := self._waiting.get()) is not None:
+                message, payload = item
+                wire.write(pipe, message, payload)
+                if len(payload):
+                    self._frames_waiting -= 1
+            pipe.close()
+        except OSError:  # the other side is gone
+            self._lost()
+
+    def _listen_back(self) -> None:
+        """Hears from the serving process whether somebody looks, and that it is gone."""
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            self.watched = bool(json.loads(line)["watched"])
+        self._lost()
+
+    def _lost(self) -> None:
+        self.watched = False
+        if not self._stopping and DIED not in self.degraded_modes:
+            self.degraded_modes.append(DIED)
+            log.warning("the dashboard's process ended; training goes on without the page")
+
+
+def check_installed() -> None:
+    """Raises MissingDependencyError, with the line that installs it, without the web library."""
+    for name in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingDependencyError(
+                f"the dashboard needs {name}: pip install 'worldflux[dashboard]'"
+            )
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment, in which it finds this very package."""
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{path}" if path else home}
