@@ -59,10 +59,6 @@ class DashboardCallback(Callback):
         if time.perf_counter() >= self._next:
             self._tell(trainer)
 
-    def on_phase(self, trainer: Trainer, phase: str) -> None:
-        self._tell(trainer)
-        self._enter(phase)
-
     def on_train_end(self, trainer: Trainer) -> None:
         self._tell(trainer)
         if trainer.status == "failed":
@@ -82,6 +78,9 @@ class DashboardCallback(Callback):
         if self._file is not None:
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
+
+    def phase(self, phase: str) -> None:
+        self._enter(phase)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
         for name, picture in pictures.items():

@@ -34,9 +34,6 @@ class Callback:
     def on_step_begin(self, trainer: Trainer) -> None: ...
     def on_step_end(self, trainer: Trainer) -> None: ...
 
-    def on_phase(self, trainer: Trainer, phase: str) -> None:
-        """Training pauses for something else, such as ``evaluating``."""
-
 
 def every(interval: int, name: str) -> int:
     if interval < 1:

@@ -34,9 +34,14 @@ GIF_MILLISECONDS = 100
 
 
 class Listener(Protocol):
-    """Gets everything that is logged, as it is logged."""
+    """Gets everything that is logged, as it is logged.
+
+    phase: training pauses for something else, such as ``evaluating``.
+    """
 
     def scalars(self, record: Mapping[str, Any]) -> None: ...
+
+    def phase(self, phase: str) -> None: ...
 
     def pictures(
         self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int
@@ -130,6 +135,11 @@ class MetricLogger:
             summary = Summary(value=[Summary.Value(tag=name, image=image)])
             self._pictures.add_summary(summary, self._x(step, env_steps))
         self._pictures.flush()
+
+    def phase(self, phase: str) -> None:
+        """Tells the listeners what the training does now; nothing is written."""
+        for listener in self.listeners:
+            listener.phase(phase)
 
     def position(self) -> int:
         """Flushes everything to the disk and returns the byte length of ``metrics.jsonl``."""

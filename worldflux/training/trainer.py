@@ -230,9 +230,7 @@ class Trainer:
         return self.record.status(self._target, self.config.env_steps)
 
     def _show(self, phase: str) -> None:
-        if self._begun:
-            for callback in self.callbacks:
-                callback.on_phase(self, phase)
+        self.folder.logger.phase(phase)
         if self._progress is not None:
             status = self.progress()
             status.phase = phase
