@@ -23,6 +23,7 @@ from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.logger import METRICS
 from worldflux.training.manifest import classification, read_manifest
 from worldflux.training.run_folder import CHECKPOINTS
+from worldflux.training.run_state import RunState, run_state
 from worldflux.verify.welch import difference_interval
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -85,7 +86,7 @@ def verify_quick(
     episodes: greedy ones to play, and as many random ones. say: told what takes long.
     """
     quick = Quick(folder, read_manifest(folder))
-    quick.checks.append(check_status(quick.manifest))
+    quick.checks.append(check_status(folder, quick.manifest))
     quick.checks.append(check_metrics(folder, quick.manifest))
     quick.checks.append(check_files(folder, quick.manifest))
     quick.checks.append(check_honesty(folder, quick.manifest))
@@ -113,11 +114,11 @@ def agent_spaces(agent: Agent) -> dict[str, Space]:
     return config.action_spaces()
 
 
-def check_status(manifest: Mapping[str, Any]) -> Check:
-    status, proves = manifest.get("status"), "That training came to its own end."
+def check_status(folder: Path, manifest: Mapping[str, Any]) -> Check:
+    state, proves = run_state(folder), "That training came to its own end."
     updates, steps = manifest.get("global_step"), manifest.get("env_steps")
-    text = f"status {status}, {updates:,} updates, {steps:,} environment steps"
-    return Check("complete", PASSED if status == "completed" else FAILED, text, proves)
+    text = f"{state}, {updates:,} updates, {steps:,} environment steps"
+    return Check("complete", PASSED if state == RunState.COMPLETED else FAILED, text, proves)
 
 
 def check_metrics(folder: Path, manifest: Mapping[str, Any]) -> Check:
