@@ -113,7 +113,7 @@ def test_models_tell_the_official_parameter_counts(capsys: pytest.CaptureFixture
     rows = {row["id"]: row for row in models(capsys, *words)["models"]}
     for size, count in IMAGE_DISCRETE.items():
         assert rows[f"dreamerv3:{size}"]["parameters"] == count
-    assert rows["tdmpc2:5m"]["parameters"] is None  # it takes no images
+    assert rows["tdmpc2:5m"]["parameters"] == 4_866_884
 
 
 def test_models_count_tdmpc2_for_vectors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,6 @@ def test_wrong_values_are_refused_with_the_name_in_front(
         ({"target_q_tau": 0.0}, "target_q_tau"),
         ({"deter_dim": 512}, "does nothing"),
         ({"use_decoder": True}, "no decoder"),
-        ({"num_tasks": 2}, "multi-task"),
     ],
 )
 def test_wrong_tdmpc2_values_are_refused(values: dict[str, Any], words: str) -> None:

@@ -160,8 +160,9 @@ SPOILS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda w: w.update({"_pi.0.bias": torch.ones(3)}),
         r"_pi.0.bias \[3\], expected \[52\]",
     ),
-    "tasks": (lambda w: w.update({"_task_emb.weight": torch.ones(1)}), "multi-task"),
-    "pixels": (lambda w: w.update({"_encoder.rgb.2.weight": torch.ones(1)}), "pixels"),
+    "tasks": (lambda w: w.update({"_task_emb.weight": torch.ones(1)}), "belong to no model"),
+    "masks": (lambda w: w.update({"_task_emb.weight": torch.ones(3, 4)}), "give --action-dims"),
+    "pixels": (lambda w: w.update({"_encoder.rgb.2.weight": torch.ones(32, 9, 7, 7)}), "missing"),
     "encoder": (lambda w: w.pop("_encoder.state.0.weight"), "_encoder.state"),
 }
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldflux.core.fields import near_miss
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.cli.official import official_module
+from worldflux.errors import WorldFluxError
 
 FAMILIES = ("tdmpc2",)
 
@@ -29,19 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, or 2 for wrong input)."""
     options = parser().parse_args(argv)
     try:
-        if options.family not in FAMILIES:
-            line = f"unknown family {options.family!r}; there are {', '.join(FAMILIES)}."
-            raise ConfigurationError(line + near_miss(options.family, FAMILIES))
-        export_tdmpc2(options.model, options.out)
+        module = official_module(options.family, FAMILIES)
+        model = module.TDMPC2.from_pretrained(options.model)
+        module.export_checkpoint(model, options.out)
     except (WorldFluxError, FileNotFoundError, TypeError) as error:
         print(f"worldflux export: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     print(f"{options.out}: official {options.family} checkpoint")
     return 0
-
-
-def export_tdmpc2(folder: Path, out: Path) -> None:
-    from worldflux.models.tdmpc2 import TDMPC2
-    from worldflux.models.tdmpc2.official_checkpoint import export_checkpoint
-
-    export_checkpoint(TDMPC2.from_pretrained(folder), out)

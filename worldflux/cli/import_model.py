@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worldflux.core.fields import near_miss
+from worldflux.cli.official import MODULES, official_module
 from worldflux.errors import ConfigurationError, WorldFluxError
-
-# Family -> module with `import_checkpoint(path, out) -> model`.
-FAMILIES = {
-    "dreamerv3": "worldflux.models.dreamerv3.official_checkpoint",
-    "tdmpc2": "worldflux.models.tdmpc2.official_checkpoint",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
         description="Writes a checkpoint of an official implementation as a model folder,"
         " which from_pretrained reads. The checkpoint's code is never executed.",
     )
-    made.add_argument("family", metavar="FAMILY", help=", ".join(FAMILIES))
+    made.add_argument("family", metavar="FAMILY", help=", ".join(MODULES))
     made.add_argument(
         "checkpoint",
         type=Path,
@@ -33,6 +26,13 @@ def parser() -> argparse.ArgumentParser:
         " tdmpc2: a .pt file of either layout",
     )
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    made.add_argument(
+        "--action-dims",
+        type=_numbers,
+        metavar="N,N,...",
+        help="tdmpc2: action width of each task, for old multi-task files of other tasks than the"
+        " official 30 or 80, which do not hold it",
+    )
     return made
 
 
@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, or 2 for wrong input)."""
     options = parser().parse_args(argv)
     try:
-        if options.family not in FAMILIES:
-            line = f"unknown family {options.family!r}; there are {', '.join(FAMILIES)}."
-            raise ConfigurationError(line + near_miss(options.family, FAMILIES))
-        module = importlib.import_module(FAMILIES[options.family])
-        model = module.import_checkpoint(options.checkpoint, options.out)
+        module = official_module(options.family, MODULES)
+        more = {} if options.action_dims is None else {"action_dims": options.action_dims}
+        if more and options.family != "tdmpc2":
+            raise ConfigurationError("--action-dims is for tdmpc2")
+        model = module.import_checkpoint(options.checkpoint, options.out, **more)
     except WorldFluxError as error:
         print(f"worldflux import: {error}", file=sys.stderr)
         return error.exit_code
@@ -54,3 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{options.out}: {options.family} model with {count:,} trained parameters")
     return 0
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 6,2,1") from None

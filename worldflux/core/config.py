@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from worldflux.core.fields import near_miss
 from worldflux.core.model_config import DynamicsType, LatentType, WorldModelConfig
+from worldflux.core.tdmpc2_config import TDMPC2Config
 
 __all__ = ["DreamerV3Config", "DynamicsType", "LatentType", "TDMPC2Config", "WorldModelConfig"]
 
@@ -239,118 +240,6 @@ class DreamerV3Config(WorldModelConfig):
             if scale < 0:
                 raise self.refuse(f"loss_scales.{name} must be >= 0, got {scale:g}")
         self.loss_scales = {**LOSS_SCALES, **self.loss_scales}
-
-
-@dataclass
-class TDMPC2Config(WorldModelConfig):
-    """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m.
-
-    latent_dim: width of z, in groups of simnorm_dim. hidden_dim, num_hidden_layers: the MLPs of
-        dynamics, reward, Q and policy. encoder_dim, encoder_layers: the encoder; its last layer
-        gives z.
-    horizon, num_samples, num_elites, num_pi_trajs, iterations, min_std, max_std, temperature: MPPI.
-    momentum: share of its mean that MPPI keeps in each iteration (official: 0).
-    gamma: discount; None takes the official rule: (f - 1) / f with f = episode_length /
-        discount_denom, within [discount_min, discount_max].
-    episode_length: agent steps of an episode; None: no limit, the runner takes the environment's.
-    episodic: the task can end an episode, which a termination head predicts.
-    """
-
-    inert: ClassVar[dict[str, str]] = {
-        "deter_dim": "its latent is latent_dim wide",
-        "stoch_dim": "its latent is latent_dim wide",
-    }
-    removed: ClassVar[dict[str, str]] = {
-        "task_dim": "multi-task training is not built",
-        "num_tasks": "multi-task training is not built",
-        "training_tier": "there is one TD-MPC2, the official one",
-        "parity_profile": "there is one TD-MPC2, the official one",
-        "use_decoder": "TD-MPC2 has no decoder",
-    }
-    legacy: ClassVar[dict[str, Any]] = {
-        "task_dim": 96,
-        "num_tasks": 1,
-        "training_tier": "reference",
-        "parity_profile": "",
-        "use_decoder": False,
-    }
-
-    model_type: str = "tdmpc2"
-    latent_type: LatentType = LatentType.SIMNORM
-    latent_dim: int = 512
-    grad_clip: float = 20.0
-    simnorm_dim: int = 8
-    num_hidden_layers: int = 2
-    encoder_dim: int = 256
-    encoder_layers: int = 2
-    num_q_networks: int = 5
-    num_bins: int = 101
-    bin_min: float = -10.0
-    bin_max: float = 10.0
-    dropout: float = 0.01
-    horizon: int = 3
-    iterations: int = 6
-    num_samples: int = 512
-    num_elites: int = 64
-    num_pi_trajs: int = 24
-    min_std: float = 0.05
-    max_std: float = 2.0
-    temperature: float = 0.5
-    momentum: float = 0.0
-    log_std_min: float = -10.0
-    log_std_max: float = 2.0
-    entropy_coef: float = 1e-4
-    gamma: float | None = None
-    episode_length: int | None = None
-    discount_denom: float = 5.0
-    discount_min: float = 0.95
-    discount_max: float = 0.995
-    rho: float = 0.5
-    encoder_lr_scale: float = 0.3
-    target_q_tau: float = 0.01
-    consistency_loss_coef: float = 20.0
-    reward_loss_coef: float = 0.1
-    td_loss_coef: float = 0.1
-    policy_loss_coef: float = 1.0
-    termination_loss_coef: float = 1.0
-    episodic: bool = False
-
-    def _validate(self) -> None:
-        super()._validate()
-        self._at_least(1, "simnorm_dim", "num_hidden_layers", "encoder_dim", "encoder_layers")
-        self._at_least(2, "num_q_networks", "num_bins")  # two Q networks are drawn for a target
-        if self.latent_dim % self.simnorm_dim:
-            text = f"latent_dim must be divisible by simnorm_dim ({self.simnorm_dim})"
-            raise self.refuse(f"{text}, got {self.latent_dim}")
-        if self.action_type == "hybrid":
-            raise self.refuse("action_type 'hybrid' is not built for TD-MPC2")
-        self._check_planner()
-        self._check_learning()
-
-    def _check_planner(self) -> None:
-        self._at_least(1, "horizon", "iterations", "num_samples", "num_elites")
-        self._at_least(0, "num_pi_trajs")
-        for name in ("num_elites", "num_pi_trajs"):
-            if getattr(self, name) > self.num_samples:
-                text = f"{name} must be <= num_samples ({self.num_samples})"
-                raise self.refuse(f"{text}, got {getattr(self, name)}")
-        self._above(0, "min_std", "temperature")
-        self._between("momentum", 0, 1, "[]")
-
-    def _check_learning(self) -> None:
-        pairs = ("min_std", "max_std"), ("bin_min", "bin_max"), ("log_std_min", "log_std_max")
-        for low, high in pairs:
-            if getattr(self, low) >= getattr(self, high):
-                raise self.refuse(f"{low} must be below {high}")
-        for name in ("target_q_tau", "rho", "encoder_lr_scale", "discount_min", "discount_max"):
-            self._between(name, 0, 1, "(]")
-        self._between("gamma", 0, 1, "(]")
-        self._between("dropout", 0, 1, "[)")
-        self._above(0, "discount_denom")
-        if self.episode_length is not None:
-            self._at_least(1, "episode_length")
-        self._at_least(0, "consistency_loss_coef", "reward_loss_coef", "td_loss_coef")
-        self._at_least(0, "policy_loss_coef", "termination_loss_coef", "entropy_coef")
 
 
 WorldModelConfig.families.update(dreamer=DreamerV3Config, tdmpc2=TDMPC2Config)

@@ -256,22 +256,33 @@ class SquashedNormal:
     """tanh of a normal whose log standard deviation is bounded (TD-MPC2's policy prior).
 
     mean, raw `[..., A]`; log_std = low + (high - low) / 2 * (tanh(raw) + 1).
+    mask `[..., A]`: where it is 0, mean, log_std and noise are 0, and so is the action; densities
+    still count these dimensions, as the official ones do. dims: how many dimensions are used.
     """
 
-    def __init__(self, mean: Tensor, raw: Tensor, low: float, high: float):
+    def __init__(
+        self, mean: Tensor, raw: Tensor, low: float, high: float, mask: Tensor | None = None
+    ):
         keep = mean.dtype if mean.dtype == torch.float64 else torch.float32
-        self.mean = mean.to(keep)
+        self.mean, self.mask = mean.to(keep), mask
         self.log_std = low + 0.5 * (high - low) * (torch.tanh(raw.to(keep)) + 1)
+        self.dims: Tensor | int = mean.shape[-1]
+        if mask is not None:
+            self.mean, self.log_std = self.mean * mask, self.log_std * mask
+            self.dims = mask.sum(-1)
 
     def pred(self) -> Tensor:
         return torch.tanh(self.mean)
 
     def sample(self, normal: Tensor) -> Tensor:
-        return torch.tanh(self.mean + normal * self.log_std.exp())
+        return torch.tanh(self.mean + self._masked(normal) * self.log_std.exp())
+
+    def _masked(self, normal: Tensor) -> Tensor:
+        return normal if self.mask is None else normal * self.mask
 
     def gaussian_logp(self, normal: Tensor) -> Tensor:
         """Log-density `[...]` of the unsquashed sample that this noise gives."""
-        each = -0.5 * normal**2 - self.log_std - 0.5 * math.log(2 * math.pi)
+        each = -0.5 * self._masked(normal) ** 2 - self.log_std - 0.5 * math.log(2 * math.pi)
         return each.sum(-1)
 
     def sample_logp(self, normal: Tensor) -> Tensor:

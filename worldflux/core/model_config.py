@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -22,7 +22,7 @@ from worldflux.core.modalities import (
     spaces_of,
 )
 from worldflux.core.presets import size_fields
-from worldflux.core.spaces import Space, flat_action_dim
+from worldflux.core.spaces import Space, Task, flat_action_dim
 from worldflux.errors import ConfigurationError
 
 W = TypeVar("W", bound="WorldModelConfig")
@@ -105,12 +105,23 @@ class WorldModelConfig(CheckedConfig):
         return action_spaces_from(self.action_spec)
 
     def with_spaces(
-        self: W, obs_spaces: Mapping[str, Space], action_spaces: Mapping[str, Space]
+        self: W,
+        obs_spaces: Mapping[str, Space],
+        action_spaces: Mapping[str, Space],
+        tasks: Sequence[Task] = (),
     ) -> W:
         """A copy for the spaces of an environment.
 
         What was given explicitly stays; ConfigurationError where the environment contradicts it.
+        tasks: those of a multi-task environment, for families that treat them in their own way; to
+        others the task is one more observation.
         """
+        return self._with(self._spaces_found(obs_spaces, action_spaces), given=self._given)
+
+    def _spaces_found(
+        self, obs_spaces: Mapping[str, Space], action_spaces: Mapping[str, Space]
+    ) -> dict[str, Any]:
+        """The fields that follow from spaces; ConfigurationError for a contradiction."""
         modalities = modalities_of(obs_spaces)
         found = {
             "obs_shape": primary_shape(modalities),
@@ -123,7 +134,7 @@ class WorldModelConfig(CheckedConfig):
             mine = getattr(self, name)
             if name in self._given and mine != value:
                 raise self.refuse(f"{name} is {mine!r}, but the environment has {value!r}")
-        return self._with(found, given=self._given)
+        return found
 
     def with_overrides(self: W, **overrides: Any) -> W:
         """A checked copy with other values; None keeps the present one."""

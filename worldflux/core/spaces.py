@@ -6,6 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+TASK_KEY = "task"  # observation key of multi-task environments: which task it is
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a multi-task environment: its own widths, and agent steps of an episode."""
+
+    name: str
+    obs_dim: int
+    action_dim: int
+    episode_length: int | None
+
 
 @dataclass(frozen=True)
 class Space:

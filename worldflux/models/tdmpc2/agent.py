@@ -17,7 +17,7 @@ from worldflux.core.compile import compiler
 from worldflux.core.config import TDMPC2Config
 from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
-from worldflux.core.spaces import Space
+from worldflux.core.spaces import TASK_KEY, Space
 from worldflux.errors import ConfigurationError
 from worldflux.models.tdmpc2.losses import termination_statistics
 from worldflux.models.tdmpc2.networks import parameters_of
@@ -52,7 +52,7 @@ class TDMPC2Agent:
         self.objective, self.planner = Objective(model, compile), Planner(model, compile)
         self.policy_parameters = parameters_of([model.pi])
         encoder = parameters_of([model.encoder])
-        heads = [model.dynamics, model.reward, model.termination, model.q]
+        heads = [model.task_emb, model.dynamics, model.reward, model.termination, model.q]
         rest = parameters_of([module for module in heads if isinstance(module, nn.Module)])
         self.model_parameters = encoder + rest
         groups: Any = [
@@ -84,8 +84,10 @@ class TDMPC2Agent:
         is_first = torch.as_tensor(obs["is_first"], device=self.device)
         steps = {k: torch.as_tensor(obs[k], device=self.device) for k in self.model.obs_spaces}
         noise = PlanNoise.draw(self.model, len(is_first), explore, self.generator)
+        task = steps[TASK_KEY] if self.config.multitask else None
         with self.precision.autocast():
-            plan = self.planner(self.model.vector(steps), carry["mean"], is_first, noise)
+            observation = self.model.observation(steps)
+            plan = self.planner(observation, carry["mean"], is_first, noise, task)
         action = plan.action.float().cpu().numpy()
         return {"mean": plan.mean.to(self.model.dtype)}, action, {}
 
@@ -180,11 +182,21 @@ class TDMPC2Agent:
             for param, values in optimizer.state.items():
                 for key, value in values.items():
                     state[f"{names[param]}/{key}"] = torch.as_tensor(value)
+        if (pending := self._pending()) is not None:
+            state["pending"] = pending
         counts = [group.get("count", 0) for group in self._groups()]
         state["count"] = torch.tensor([self.updates, *counts])
         state["generator"] = self.generator.get_state()
         state |= self.precision.state_dict()
         return {"model": dict(self.model.state_dict()), "optimizer": state}
+
+    def _pending(self) -> Tensor | None:
+        """The policy loss's gradient of the task embedding.
+
+        It waits for the model's next step, because the official code clears this gradient with the
+        model's optimizer alone.
+        """
+        return None if self.model.task_emb is None else self.model.task_emb.weight.grad
 
     def _groups(self) -> list[dict[str, Any]]:
         return [*self.optimizer.param_groups, *self.policy_optimizer.param_groups]
@@ -199,6 +211,10 @@ class TDMPC2Agent:
         for group, count in zip(self._groups(), counts, strict=True):
             if "count" in group or count:
                 group["count"] = count
+        if self.model.task_emb is not None:
+            pending = saved.get("pending")
+            weight = self.model.task_emb.weight
+            weight.grad = None if pending is None else pending.clone().to(weight)
         params = dict(self.model.named_parameters())
         policy = {id(param) for param in self.policy_parameters}
         self.optimizer.state.clear()

@@ -9,7 +9,9 @@ from torch import Tensor
 from worldflux.core.distributions import MultiOneHot, SquashedNormal, SymlogTwoHot
 
 
-def td_target(reward: Tensor, terminated: Tensor, value: Tensor, discount: float) -> Tensor:
+def td_target(
+    reward: Tensor, terminated: Tensor, value: Tensor, discount: float | Tensor
+) -> Tensor:
     """r + discount * (1 - terminated) * Q(z', pi(z')), all `[H, B]` (TD-MPC2, eq. 4)."""
     return reward + discount * (1 - terminated) * value
 
@@ -55,5 +57,5 @@ def entropies(dist: SquashedNormal | MultiOneHot, noise: Tensor) -> tuple[Tensor
         entropy = dist.entropy()
         return entropy, entropy * len(dist.classes)
     logp = dist.sample_logp(noise)
-    ratio = dist.gaussian_logp(noise) * noise.shape[-1] / (logp + 1e-8)
+    ratio = dist.gaussian_logp(noise) * dist.dims / (logp + 1e-8)
     return -logp, -logp * ratio

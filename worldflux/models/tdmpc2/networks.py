@@ -185,13 +185,14 @@ class Policy(nn.Sequential):
         super().__init__(*head(in_features, units, layers, out))
         self.action_dim, self.classes, self.log_std = action_dim, classes, log_std
 
-    def dist(self, z: Tensor) -> SquashedNormal | MultiOneHot:
-        """Distribution of the flat action `[..., A]` in latents `[..., L]`."""
+    def dist(self, z: Tensor, mask: Tensor | None = None) -> SquashedNormal | MultiOneHot:
+        """Distribution of the flat action `[..., A]` in latents `[..., Z]`; mask: see
+        `SquashedNormal`."""
         out = self(z)
         if self.classes:
             return MultiOneHot(out, self.classes)
         mean, raw = out.chunk(2, -1)
-        return SquashedNormal(mean, raw, *self.log_std)
+        return SquashedNormal(mean, raw, *self.log_std, mask)
 
     def noise(
         self, lead: tuple[int, ...], generator: torch.Generator | None, device: torch.device

@@ -1,7 +1,7 @@
 """TD-MPC2's objective on one batch of replayed slices: the model's part and the policy's part.
 
-H unrolled steps, B batch, L latent, A action width, Q number of Q networks, K bins. Time comes
-first, as in the official code. Heavy sections are methods that can be compiled.
+H unrolled steps, B batch, Z latent (see `TDMPC2`), A action width, Q number of Q networks, K bins.
+Time comes first, as in the official code. Heavy sections are methods that can be compiled.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from worldflux.core.distributions import SymlogTwoHot
 from worldflux.core.math import symlog_two_hot
+from worldflux.core.spaces import TASK_KEY
 from worldflux.errors import TrainingError
 from worldflux.models.tdmpc2.losses import (
     consistency_loss,
@@ -24,6 +25,7 @@ from worldflux.models.tdmpc2.losses import (
     termination_loss,
     value_loss,
 )
+from worldflux.models.tdmpc2.tasks import TaskTerms
 
 if TYPE_CHECKING:
     from worldflux.models.tdmpc2.world_model import TDMPC2
@@ -35,7 +37,8 @@ class Noise:
 
     td_action `[H, B, A]` and policy_action `[H+1, B, A]` are the policy's noise, td_index and
     policy_index `[2]` the Q networks that count. q_dropout `[Q, H*B, units]` and policy_dropout
-    `[2, (H+1)*B, units]` are factors, None without dropout.
+    `[2, (H+1)*B, units]` are factors, None without dropout. shift `[H+1, B, 2]` moves pictures,
+    None for vectors.
     """
 
     td_action: Tensor
@@ -44,6 +47,7 @@ class Noise:
     policy_index: Tensor
     q_dropout: Tensor | None = None
     policy_dropout: Tensor | None = None
+    shift: Tensor | None = None
 
     @staticmethod
     def draw(model: TDMPC2, steps: int, rows: int, generator: torch.Generator | None) -> Noise:
@@ -54,6 +58,7 @@ class Noise:
             model.draw_q_index(generator),
             model.pi.noise((steps + 1, rows), generator, device),
             model.draw_q_index(generator),
+            shift=model.draw_shift((steps + 1, rows), generator),
         )
         if rate := model.config.dropout:
 
@@ -69,9 +74,10 @@ class Noise:
 
 @dataclass
 class Slices:
-    """A batch, time first: obs `[H+1, B, O]`, what each action led to `[H, B]`.
+    """A batch, time first: obs `[H+1, B, O]` or pictures, what each action led to `[H, B]`.
 
-    valid `[H+1, B]`: 0 from where a slice runs into another episode, 1 before.
+    valid `[H+1, B]`: 0 from where a slice runs into another episode, 1 before. task `[B]` and terms
+    of it: None with a single task.
     """
 
     obs: Tensor
@@ -79,6 +85,8 @@ class Slices:
     reward: Tensor
     terminated: Tensor
     valid: Tensor
+    task: Tensor | None = None
+    terms: TaskTerms | None = None
 
     @property
     def steps_rows(self) -> tuple[int, int]:
@@ -89,7 +97,7 @@ class Slices:
 
 @dataclass
 class ModelStep:
-    """losses `[H, B]` by name; latent `[H+1, B, L]` is the rollout, target `[H, B, L]` the encoder's
+    """losses `[H, B]` by name; latent `[H+1, B, Z]` is the rollout, target `[H, B, Z]` the encoder's
     view of the next observations; td_target `[H, B]`; terminated `[H, B]` predicted probabilities."""
 
     losses: dict[str, Tensor]
@@ -145,20 +153,27 @@ class Objective:
             )
         first = batch["is_first"].T.clone()
         first[0] = False
+        task = batch[TASK_KEY][:, 0] if model.config.multitask else None
         return Slices(
-            obs=model.vector({key: batch[key].transpose(0, 1) for key in model.obs_spaces}),
+            obs=model.observation({key: batch[key].transpose(0, 1) for key in model.observed}),
             action=batch["action"].transpose(0, 1)[:-1].to(model.dtype),
             reward=batch["reward"].T[1:].to(model.dtype),
             terminated=terminal.T.to(model.dtype),
             valid=1 - first.cumsum(0).clamp(max=1).to(model.dtype),
+            task=task,
+            terms=model.task_terms(task),
         )
 
     # === The model ==========================================================================
 
     def model_losses(self, data: Slices, noise: Noise) -> ModelStep:
         """Losses of encoder, dynamics, reward, Q and termination."""
-        target, td = self.targets(data, noise.td_action, noise.td_index)
-        latent = [self.model.latent(data.obs[0])]
+        model = self.model
+        if model.task_emb is not None and data.task is not None:
+            model.task_emb.project_(data.task)
+        shift = (None, None) if noise.shift is None else (noise.shift[0], noise.shift[1:])
+        target, td = self.targets(data, noise.td_action, noise.td_index, shift[1])
+        latent = [model.latent(data.obs[0], data.task, shift[0])]
         for action in data.action:
             latent.append(self.next(latent[-1], action))
         stacked = torch.stack(latent)
@@ -166,22 +181,25 @@ class Objective:
         return ModelStep(losses, stacked, target, td, ended)
 
     @torch.no_grad()
-    def _targets(self, data: Slices, action_noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of the next observations `[H, B, L]` and TD targets `[H, B]`."""
-        model = self.model
-        target = model.latent(data.obs[1:])
-        action = model.pi.dist(target).sample(action_noise)
+    def _targets(
+        self, data: Slices, action_noise: Tensor, index: Tensor, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of the next observations `[H, B, Z]` and TD targets `[H, B]`."""
+        model, terms = self.model, data.terms
+        target = model.latent(data.obs[1:], data.task, shift)
+        action = model.policy_dist(target, terms).sample(action_noise)
         value = model.q_values(target, action, index, target=True).amin(0)
-        return target, td_target(data.reward, data.terminated, value, model.discount)
+        discount = model.discount if terms is None else terms.discount
+        return target, td_target(data.reward, data.terminated, value, discount)
 
     def _model_terms(
         self, data: Slices, latent: Tensor, target: Tensor, td: Tensor, dropout: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Losses `[H, B]` of the rollout `[H+1, B, L]`, and probabilities of termination."""
+        """Losses `[H, B]` of the rollout `[H+1, B, Z]`, and probabilities of termination."""
         model, start = self.model, latent[:-1]
         logits = model.q_logits(start, data.action, dropout=dropout)
         losses = {
-            "consistency": consistency_loss(latent[1:], target),
+            "consistency": consistency_loss(model.bare(latent[1:]), model.bare(target)),
             "reward": model.reward_dist(start, data.action).loss(data.reward),
             "td": value_loss(logits, symlog_two_hot(td, model.bins), model.bins),
         }
@@ -213,10 +231,19 @@ class Objective:
     def policy_losses(
         self, latent: Tensor, data: Slices, noise: Noise, update_scale: bool = True
     ) -> PolicyStep:
-        """Losses of the policy prior on the rollout `[H+1, B, L]`, which gets no gradient."""
+        """Losses of the policy prior on the rollout `[H+1, B, Z]`, which gets no gradient.
+
+        The embedding of several tasks is looked up anew, and does get one.
+        """
         model = self.model
+        if model.task_emb is not None and data.task is not None:
+            model.task_emb.project_(data.task)
         value, entropy, scaled = self.policy_terms(
-            latent.detach(), noise.policy_action, noise.policy_index, noise.policy_dropout
+            model.with_task(model.bare(latent.detach()), data.task),
+            data.terms,
+            noise.policy_action,
+            noise.policy_index,
+            noise.policy_dropout,
         )
         if update_scale:
             model.q_scale.update(value[0].detach())
@@ -224,11 +251,16 @@ class Objective:
         return PolicyStep(loss, value.detach(), entropy.detach(), scaled.detach())
 
     def _policy_terms(
-        self, latent: Tensor, action_noise: Tensor, index: Tensor, dropout: Tensor | None
+        self,
+        latent: Tensor,
+        terms: TaskTerms | None,
+        action_noise: Tensor,
+        index: Tensor,
+        dropout: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Value of the policy's actions, their entropy and scaled entropy, each `[H+1, B]`."""
         model = self.model
-        dist = model.pi.dist(latent)
+        dist = model.policy_dist(latent, terms)
         action = dist.sample(action_noise)
         logits = model.q_logits(latent, action, index, frozen=True, dropout=dropout)
         value = SymlogTwoHot(logits, model.bins).pred().mean(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ from worldflux.core.config import TDMPC2Config
 from worldflux.core.model import new_folder
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.tdmpc2.official import DETACHED, is_old, load_official, official_names
+from worldflux.models.tdmpc2.official_tasks import official_tasks
+from worldflux.models.tdmpc2.pixels import SIDE
+from worldflux.models.tdmpc2.tasks import action_masks
 from worldflux.models.tdmpc2.world_model import TDMPC2
 
 _META = ("__batch_size", "__device")  # beside the tensors of an ensemble
 _ENSEMBLES = ("_Qs.params", DETACHED, "_target_Qs_params")
 _BUFFERS = ("log_std_min", "log_std_dif")
+TASK_EMBEDDING, ACTION_MASKS = "_task_emb.weight", "_action_masks"
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -48,38 +52,79 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def config_of(weights: Mapping[str, Tensor], name: str = "official") -> TDMPC2Config:
-    """The configuration that the shapes of official weights belong to."""
-    if "_task_emb.weight" in weights:
-        raise CheckpointError("it is a multi-task checkpoint, which is not built yet")
-    if any(key.startswith("_encoder.rgb.") for key in weights):
-        raise CheckpointError("it observes pixels, which is not built for TD-MPC2 yet")
-    old = is_old(weights)
+def config_of(
+    weights: Mapping[str, Tensor], name: str = "official", action_dims: Sequence[int] = ()
+) -> TDMPC2Config:
+    """The configuration that the shapes of official weights belong to.
+
+    action_dims: of each task, for multi-task files of the first layout, which lack them.
+    """
+    old, pictures = is_old(weights), any(key.startswith("_encoder.rgb.") for key in weights)
     try:
-        encoder, depth = _layers(weights, "_encoder.state"), _layers(weights, "_dynamics") - 1
-        latent = weights[f"_encoder.state.{max(encoder, 1) - 1}.weight"]
+        depth = _layers(weights, "_dynamics") - 1
+        latent = weights[f"_dynamics.{depth}.weight"].shape[0]
         hidden, joint = weights["_dynamics.0.weight"].shape
+        tasks, task_dim = weights.get(TASK_EMBEDDING, torch.empty(1, 0)).shape
         first, last = ("0", f"{4 * depth}") if old else ("0.weight", f"{depth}.weight")
         low = int(weights.get("log_std_min", torch.tensor(-10)))
         span = int(weights.get("log_std_dif", torch.tensor(12)))
+        fields: dict[str, Any] = {"action_dim": joint - latent - task_dim}
+        fields |= _picture_fields(weights) if pictures else _vector_fields(weights, task_dim)
+        if TASK_EMBEDDING in weights:
+            fields |= {"num_tasks": tasks, "task_dim": task_dim}
+            fields |= _task_fields(weights, tasks, action_dims)
         return TDMPC2Config(
             model_name=name,
-            obs_shape=(weights["_encoder.state.0.weight"].shape[1],),
-            action_dim=joint - latent.shape[0],
-            latent_dim=latent.shape[0],
+            latent_dim=latent,
             hidden_dim=hidden,
             num_hidden_layers=depth,
-            encoder_dim=weights["_encoder.state.0.weight"].shape[0],
-            # The official settings 1 and 2 both mean two layers.
-            encoder_layers=encoder,
             num_q_networks=weights[f"_Qs.params.{first}"].shape[0],
             num_bins=weights[f"_Qs.params.{last}"].shape[1],
             log_std_min=low,
             log_std_max=low + span,
             episodic="_termination.0.weight" in weights,
+            **fields,
         )
     except KeyError as error:
         raise CheckpointError(f"the weight {error} is missing") from None
+    except (ConfigurationError, ValueError, IndexError) as error:
+        raise CheckpointError(f"its shapes belong to no model: {error}") from None
+
+
+def _vector_fields(weights: Mapping[str, Tensor], task_dim: int) -> dict[str, Any]:
+    units, inputs = weights["_encoder.state.0.weight"].shape
+    # The official settings 1 and 2 both mean two layers.
+    layers = _layers(weights, "_encoder.state")
+    return {"obs_shape": (inputs - task_dim,), "encoder_dim": units, "encoder_layers": layers}
+
+
+def _picture_fields(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    shape = (weights["_encoder.rgb.2.weight"].shape[1], SIDE, SIDE)
+    return {"observation_modalities": {"obs": {"shape": shape, "dtype": "uint8"}}}
+
+
+def _task_fields(
+    weights: Mapping[str, Tensor], tasks: int, action_dims: Sequence[int]
+) -> dict[str, Any]:
+    """What a multi-task file tells of its tasks, or the official set of so many tells."""
+    known = official_tasks(tasks)
+    if ACTION_MASKS in weights:
+        masks = weights[ACTION_MASKS]
+        dims = tuple(int(dim) for dim in masks.sum(-1))
+        if not torch.equal(masks, action_masks(dims, masks.shape[1]).to(masks)):
+            raise CheckpointError(f"{ACTION_MASKS} must hold ones, then zeros, in each row")
+    elif action_dims:
+        dims = tuple(action_dims)
+    elif known:
+        dims = tuple(task.action_dim for task in known)
+    else:
+        text = f"it has no {ACTION_MASKS} and {tasks} tasks, not the 30 or 80 of the official sets"
+        raise CheckpointError(f"{text}: give --action-dims, one number for each task")
+    fields: dict[str, Any] = {"task_action_dims": dims}
+    if known and dims == tuple(task.action_dim for task in known):
+        fields["task_names"] = tuple(task.name for task in known)
+        fields["task_episode_lengths"] = tuple(task.episode_length for task in known)
+    return fields
 
 
 def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:
@@ -96,6 +141,8 @@ def check_entries(path: Path, model: TDMPC2, weights: Mapping[str, Tensor]) -> N
     if not is_old(weights):
         copies = {n.replace("_Qs.params", DETACHED): s for n, s in shapes.items() if "_Qs." in n}
         shapes |= copies | {name: torch.Size() for name in _BUFFERS}
+    if model.config.multitask and (ACTION_MASKS in weights or not is_old(weights)):
+        shapes[ACTION_MASKS] = model.action_masks.shape
     faults = {
         "missing": [name for name in shapes if name not in weights],
         "not known": [name for name in weights if name not in shapes],
@@ -110,12 +157,12 @@ def check_entries(path: Path, model: TDMPC2, weights: Mapping[str, Tensor]) -> N
         raise CheckpointError(f"{path} is no TD-MPC2 checkpoint that is known; {'; '.join(found)}")
 
 
-def load_checkpoint(path: str | Path) -> TDMPC2:
-    """The model of an official checkpoint file, every name and shape checked."""
+def load_checkpoint(path: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
+    """The model of an official checkpoint file, every name and shape checked; see `config_of`."""
     file = Path(path)
     weights = read_checkpoint(file)
     try:
-        model = TDMPC2(config_of(weights, file.stem))
+        model = TDMPC2(config_of(weights, file.stem, action_dims))
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
     check_entries(file, model, weights)
@@ -123,14 +170,14 @@ def load_checkpoint(path: str | Path) -> TDMPC2:
     return model
 
 
-def import_checkpoint(path: str | Path, out: str | Path) -> TDMPC2:
+def import_checkpoint(path: str | Path, out: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
     """Writes an official checkpoint file as a model folder of ours; returns the model.
 
     Raises CheckpointError for a file that is damaged or has other weights than one network layout
     explains and ConfigurationError where `out` is taken; nothing is written then.
     """
     target = new_folder(out)
-    model = load_checkpoint(path)
+    model = load_checkpoint(path, action_dims)
     model.save_pretrained(target)
     return model
 
@@ -144,6 +191,8 @@ def official_entries(model: TDMPC2) -> OrderedDict[str, Any]:
             "the official code has neither discrete actions nor a fractional log_std_min or _max"
         )
     entries: OrderedDict[str, Any] = OrderedDict()
+    if config.multitask:
+        entries[ACTION_MASKS] = model.action_masks.cpu()
     entries["log_std_min"] = torch.tensor(int(low))
     entries["log_std_dif"] = torch.tensor(int(high) - int(low))
     weights = {name: state[ours].cpu() for name, ours in official_names(model).items()}

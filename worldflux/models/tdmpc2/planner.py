@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from worldflux.core.distributions import MultiOneHot
+from worldflux.models.tdmpc2.tasks import TaskTerms
 
 if TYPE_CHECKING:
     from worldflux.models.tdmpc2.world_model import TDMPC2
@@ -36,7 +37,8 @@ class PlanNoise:
 
     policy `[H, N, P, A]` and value `[K, N, S, A]`: the policy prior's. sample `[K, N, H, S-P, A]`:
     normal, or Gumbel for discrete actions. index `[K, 2]`: the Q networks that count. exponential
-    `[N, E]`: the choice among the elites. action `[N, A]`: exploration, None to do without.
+    `[N, E]`: the choice among the elites. action `[N, A]`: exploration, None to do without. shift
+    `[N, 2]` moves pictures, also in evaluation, as the official code does; None for vectors.
     """
 
     policy: Tensor
@@ -45,6 +47,7 @@ class PlanNoise:
     index: Tensor
     exponential: Tensor
     action: Tensor | None
+    shift: Tensor | None = None
 
     @staticmethod
     def draw(
@@ -62,6 +65,7 @@ class PlanNoise:
             index=torch.stack([model.draw_q_index(generator) for _ in range(rounds)]),
             exponential=elites.exponential_(generator=generator),
             action=model.pi.noise((rows,), generator, device) if explore else None,
+            shift=model.draw_shift((rows,), generator),
         )
 
 
@@ -103,20 +107,26 @@ class Planner:
 
     @torch.no_grad()
     def __call__(
-        self, vector: Tensor, prev_mean: Tensor, is_first: Tensor, noise: PlanNoise
+        self,
+        observation: Tensor,
+        prev_mean: Tensor,
+        is_first: Tensor,
+        noise: PlanNoise,
+        task: Tensor | None = None,
     ) -> Plan:
-        """A plan for each flat observation `[N, O]`.
+        """A plan for each observation `[N, O]`, or picture.
 
         prev_mean `[N, H, A]`: the mean of the last call; an environment whose episode begins
-        (is_first `[N]`) starts without it.
+        (is_first `[N]`) starts without it. task `[N]`: of a multi-task model.
         """
         model = self.model
-        z = model.latent(vector)
-        policy_actions = self.policy_trajectories(z, noise.policy)
+        z = model.latent(observation, task, noise.shift)
+        terms = model.task_terms(None if task is None else task[:, None])  # [N, 1, A] and [N, 1]
+        policy_actions = self.policy_trajectories(z, terms, noise.policy)
         mean, std = self.start(prev_mean, is_first)
         rounds = []
         for sample, value, index in zip(noise.sample, noise.value, noise.index, strict=True):
-            rounds.append(self.iterate(z, policy_actions, mean, std, sample, value, index))
+            rounds.append(self.iterate(z, terms, policy_actions, mean, std, sample, value, index))
             mean, std = rounds[-1][0], rounds[-1][1]
         means, stds, values, elites, elite_values, actions, score = zip(*rounds, strict=True)
         chosen = (score[-1].log() - noise.exponential.log()).argmax(-1)
@@ -128,19 +138,21 @@ class Planner:
             list(elites), list(elite_values), list(means), list(stds),
         )  # fmt: skip
 
-    def policy_trajectories(self, z: Tensor, noise: Tensor) -> Tensor:
+    def policy_trajectories(self, z: Tensor, terms: TaskTerms | None, noise: Tensor) -> Tensor:
         """Actions `[N, H, P, A]` of the policy prior in its own imagination."""
         steps, rows, count, width = noise.shape
         if not count:
             return z.new_zeros(rows, steps, 0, width)
         actions, current = [], z[:, None].expand(-1, count, -1)
         for step in noise:
-            action, current = self.policy_step(current, step)
+            action, current = self.policy_step(current, terms, step)
             actions.append(action)
         return torch.stack(actions, 1)
 
-    def _policy_step(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        action = self.model.pi.dist(z).sample(noise).to(self.model.dtype)
+    def _policy_step(
+        self, z: Tensor, terms: TaskTerms | None, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        action = self.model.policy_dist(z, terms).sample(noise).to(self.model.dtype)
         return action, self.model.next(z, action)
 
     def start(self, prev_mean: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +175,7 @@ class Planner:
     def _iterate(
         self,
         z: Tensor,
+        terms: TaskTerms | None,
         policy_actions: Tensor,
         mean: Tensor,
         std: Tensor,
@@ -173,13 +186,17 @@ class Planner:
         """One iteration: candidates, their values, the elites, and what is refitted to them."""
         config = self.model.config
         actions = torch.cat([policy_actions, self.sample(mean, std, noise)], 2)  # [N, H, S, A]
-        values = self.estimate(z, actions, value_noise, index).nan_to_num(0.0)
+        if terms is not None:
+            actions = actions * terms.mask[:, None]
+        values = self.estimate(z, terms, actions, value_noise, index).nan_to_num(0.0)
         elite_values, elites = values.topk(config.num_elites, -1)
         score = torch.exp(config.temperature * (elite_values - elite_values[:, :1]))
         score = score / score.sum(-1, keepdim=True)
         place = elites[:, None, :, None].expand(-1, config.horizon, -1, actions.shape[-1])
         best = actions.gather(2, place)  # [N, H, E, A]
         new_mean, new_std = self.refit(best, score, mean)
+        if terms is not None:
+            new_mean, new_std = new_mean * terms.mask, new_std * terms.mask
         return new_mean, new_std, values, elites, elite_values, actions, score
 
     def sample(self, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
@@ -212,22 +229,31 @@ class Planner:
             return self.sample(mean[:, :1], std[:, :1], noise[:, None, None])[:, 0, 0]
         return (action + std[:, 0] * noise).clamp(-1, 1)
 
-    def estimate(self, z: Tensor, actions: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+    def estimate(
+        self,
+        z: Tensor,
+        terms: TaskTerms | None,
+        actions: Tensor,
+        noise: Tensor,
+        index: Tensor,
+    ) -> Tensor:
         """Values `[N, S]` of action sequences `[N, H, S, A]`: predicted rewards, then Q."""
         model, samples = self.model, actions.shape[2]
         current = z[:, None].expand(-1, samples, -1)
-        latents, discount = [], 1.0
+        per_step: float | Tensor = model.discount if terms is None else terms.discount
+        latents: list[Tensor] = []
+        discount: float | Tensor = 1.0
         alive = torch.ones(current.shape[:-1], dtype=z.dtype, device=z.device)
         weights: list[Tensor] = []
         for t in range(actions.shape[1]):
             latents.append(current)
             weights.append(alive * discount)
             current = model.next(current, actions[:, t])
-            discount = discount * model.discount
+            discount = discount * per_step
             if model.termination is not None:
                 alive = alive * (model.terminated(current) <= 0.5).to(alive.dtype)
         stacked = torch.stack(latents, 1)  # [N, H, S, L]
         rewards = model.reward_dist(stacked, actions).pred()
         value = (torch.stack(weights, 1) * rewards).sum(1)
-        last = model.pi.dist(current).sample(noise)
+        last = model.policy_dist(current, terms).sample(noise)
         return value + discount * alive * model.q_values(current, last, index).mean(0)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from worldflux.core.config import TDMPC2Config
-from worldflux.core.distributions import Binary, SymlogTwoHot
+from worldflux.core.distributions import Binary, MultiOneHot, SquashedNormal, SymlogTwoHot
 from worldflux.core.layers import one_hot_flat
 from worldflux.core.math import episode_discount, percentile
 from worldflux.core.model import WorldModel
 from worldflux.core.optim import move_target_
+from worldflux.core.spaces import TASK_KEY
 from worldflux.core.state import (
     ActionPayload,
     Batch,
@@ -22,9 +23,11 @@ from worldflux.core.state import (
     State,
     Trajectory,
 )
-from worldflux.errors import ConfigurationError
+from worldflux.errors import ValidationError
 from worldflux.models.tdmpc2.networks import Policy, QEnsemble, head, latent_mlp, simnorm
 from worldflux.models.tdmpc2.objective import Noise, Objective
+from worldflux.models.tdmpc2.pixels import PixelEncoder, centred, draw_shift, shift_pictures
+from worldflux.models.tdmpc2.tasks import TaskEmbedding, TaskTerms, action_masks
 
 
 class QScale(nn.Module):
@@ -52,35 +55,38 @@ class QScale(nn.Module):
 class TDMPC2(WorldModel):
     """Encoder, latent dynamics, reward, termination (if episodic), Q ensemble and policy prior.
 
-    B batch, T time, L latent, A action width, Q number of Q networks, K bins.
+    B batch, T time, L latent, A action width, Q number of Q networks, K bins. Z is the width of
+    what the networks read: the latent, followed in a multi-task model by its task's embedding.
     """
 
     config_class = TDMPC2Config
     config: TDMPC2Config
     latent_type = "simnorm"
     bins: Tensor
+    action_masks: Tensor
 
     def __init__(self, config: TDMPC2Config):
+        config.check_observations()
         super().__init__(config)
-        images = [key for key, space in self.obs_spaces.items() if space.image]
-        if images:
-            raise ConfigurationError(
-                f"[{config.model_name}] image observations ({', '.join(images)}) are not built for"
-                " TD-MPC2 yet; use vector observations, or model=dreamerv3"
-            )
-        units, layers, latent = config.hidden_dim, config.num_hidden_layers, config.latent_dim
-        obs = sum(space.flat_dim for space in self.obs_spaces.values())
-        joint = latent + self.action_dim
-        # The official encoder of n layers has n - 1 hidden ones, but at least one.
-        depth = max(config.encoder_layers - 1, 1)
-        self.encoder = nn.ModuleDict(
-            {"state": latent_mlp(obs, config.encoder_dim, depth, latent, config.simnorm_dim)}
-        )
+        units, layers = config.hidden_dim, config.num_hidden_layers
+        self.task_emb: TaskEmbedding | None = None
+        latent, task_dim = config.latent_dim, 0
+        if config.multitask:
+            task_dim = config.task_dim
+            self.task_emb = TaskEmbedding(config.num_tasks, task_dim)
+            dims = config.task_action_dims or (self.action_dim,) * config.num_tasks
+            masks = action_masks(dims, self.action_dim)  # follows from the configuration
+            self.register_buffer("action_masks", masks, persistent=False)
+        self.observed = {k: s for k, s in self.obs_spaces.items() if not self._is_task(k)}
+        self.pictures = any(space.image for space in self.observed.values())
+        self.encoder = nn.ModuleDict(self._encoder(task_dim))
+        joint = latent + task_dim + self.action_dim
         self.dynamics = latent_mlp(joint, units, layers, latent, config.simnorm_dim)
         self.reward = head(joint, units, layers, config.num_bins, zero=True)
-        self.termination = head(latent, units, layers, 1) if config.episodic else None
+        width = latent + task_dim
+        self.termination = head(width, units, layers, 1) if config.episodic else None
         self.pi = Policy(
-            latent,
+            width,
             units,
             layers,
             self.action_dim,
@@ -95,17 +101,40 @@ class TDMPC2(WorldModel):
         bins = torch.linspace(config.bin_min, config.bin_max, config.num_bins)
         self.register_buffer("bins", bins, persistent=False)
 
-    @property
-    def discount(self) -> float:
+    def _is_task(self, key: str) -> bool:
+        return self.config.multitask and key == TASK_KEY
+
+    def _encoder(self, task_dim: int) -> dict[str, nn.Module]:
+        config, latent, group = self.config, self.config.latent_dim, self.config.simnorm_dim
+        if self.pictures:
+            (space,) = self.observed.values()
+            return {"rgb": PixelEncoder(space.shape[0], latent, group)}
+        obs = sum(space.flat_dim for space in self.observed.values())
+        # The official encoder of n layers has n - 1 hidden ones, but at least one.
+        depth = max(config.encoder_layers - 1, 1)
+        return {"state": latent_mlp(obs + task_dim, config.encoder_dim, depth, latent, group)}
+
+    def discount_of(self, episode_length: int | None) -> float:
         """`gamma`, or the official rule for the episode length (endless: discount_max)."""
         config = self.config
         if config.gamma is not None:
             return config.gamma
-        if config.episode_length is None:
+        if episode_length is None:
             return config.discount_max
         return episode_discount(
-            config.episode_length, config.discount_denom, config.discount_min, config.discount_max
+            episode_length, config.discount_denom, config.discount_min, config.discount_max
         )
+
+    @property
+    def discount(self) -> float:
+        """The discount of a single task."""
+        return self.discount_of(self.config.episode_length)
+
+    @property
+    def discounts(self) -> list[float]:
+        """The discount of every task of a multi-task model."""
+        lengths = self.config.task_episode_lengths or (0,) * self.config.num_tasks
+        return [self.discount_of(length or None) for length in lengths]
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -124,23 +153,71 @@ class TDMPC2(WorldModel):
 
     # === The algorithm's own functions, on plain tensors ==================================
 
-    def vector(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Observations `[..., *]` as one flat float vector `[..., O]`, keys as declared."""
+    def observation(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """What the encoder reads of observations `[..., *]`: a picture `[..., C, 64, 64]`, or one
+        flat float vector `[..., O]`, keys as declared."""
+        if self.pictures:
+            (key,) = self.observed
+            return obs[key]
         parts = []
-        for key, space in self.obs_spaces.items():
+        for key, space in self.observed.items():
             value = obs[key]
             lead = value.shape[: value.ndim - len(space.shape)]
             flat = value.reshape(*lead, -1)
             parts.append(one_hot_flat(flat, space.classes) if space.discrete else flat)
         return torch.cat([part.to(self.dtype) for part in parts], -1)
 
-    def latent(self, vector: Tensor) -> Tensor:
-        """Latents `[..., L]` of flat observations `[..., O]`."""
-        return self.encoder["state"](vector)
+    def latent(
+        self, observation: Tensor, task: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """Latents `[..., Z]` of what `observation` gives.
+
+        task `[...]` of a multi-task model; leading dimensions may be missing. shift `[..., 2]`:
+        moves pictures, see `shift_pictures`; None leaves them in place.
+        """
+        if self.pictures:
+            lead, pictures = observation.shape[:-3], observation.flatten(0, -4)
+            if shift is not None:
+                pictures = shift_pictures(pictures, shift.flatten(0, -2))
+            z = self.encoder["rgb"](centred(pictures, self.dtype)).to(self.dtype)
+            return z.unflatten(0, lead)
+        return self.with_task(self.encoder["state"](self.with_task(observation, task)), task)
+
+    def with_task(self, x: Tensor, task: Tensor | None) -> Tensor:
+        """x `[..., D]` followed by the embedding of the task `[...]`, if there are several."""
+        if self.task_emb is None:
+            return x
+        if task is None:
+            raise ValidationError(f"this model has {self.config.num_tasks} tasks: say which")
+        embedding = self.task_emb(task).to(x.dtype)
+        return torch.cat([x, embedding.expand(*x.shape[:-1], -1)], -1)
+
+    def bare(self, z: Tensor) -> Tensor:
+        """The latent alone `[..., L]` of `[..., Z]`."""
+        return z[..., : self.config.latent_dim]
+
+    def task_terms(self, task: Tensor | None) -> TaskTerms | None:
+        """Action mask and discount of tasks `[...]`; None with a single task."""
+        if task is None or self.task_emb is None:
+            return None
+        index = task.long()
+        discounts = torch.tensor(self.discounts, dtype=self.dtype, device=self.device)
+        return TaskTerms(self.action_masks[index], discounts[index])
+
+    def policy_dist(self, z: Tensor, terms: TaskTerms | None) -> SquashedNormal | MultiOneHot:
+        """The policy prior in latents `[..., Z]`."""
+        return self.pi.dist(z, None if terms is None else terms.mask)
+
+    def draw_shift(self, lead: tuple[int, ...], generator: torch.Generator | None) -> Tensor | None:
+        """Random shifts `[*lead, 2]` of pictures; None for vectors."""
+        return draw_shift(lead, generator, self.device) if self.pictures else None
 
     def next(self, z: Tensor, action: Tensor) -> Tensor:
-        """The next latent `[..., L]`."""
-        return self.dynamics(torch.cat([z, action], -1))
+        """The next latent `[..., Z]`."""
+        after = self.dynamics(torch.cat([z, action], -1))
+        if self.task_emb is None:
+            return after
+        return torch.cat([after, z[..., self.config.latent_dim :]], -1)
 
     def reward_dist(self, z: Tensor, action: Tensor) -> SymlogTwoHot:
         return SymlogTwoHot(self.reward(torch.cat([z, action], -1)), self.bins)
@@ -188,28 +265,39 @@ class TDMPC2(WorldModel):
 
     # === The public interface ==============================================================
 
-    def _state(self, z: Tensor) -> State:
-        return State({"latent": z}, {"latent_type": self.latent_type})
+    def _state(self, z: Tensor, task: Tensor | None) -> State:
+        tensors = {"latent": self.bare(z)} | ({} if task is None else {TASK_KEY: task})
+        return State(tensors, {"latent_type": self.latent_type})
+
+    def _read(self, state: State) -> tuple[Tensor, Tensor | None]:
+        """Latents `[B, Z]` and tasks `[B]` of a state."""
+        task = state.tensors.get(TASK_KEY)
+        return self.with_task(state.tensors["latent"], task), task
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """The uniform simplex in every group, `[B, L]`."""
+        """The uniform simplex in every group, `[B, L]`; of several tasks the first."""
         target = torch.device(device) if device is not None else self.device
         zeros = torch.zeros(batch_size, self.config.latent_dim, device=target, dtype=self.dtype)
-        return self._state(simnorm(zeros, self.config.simnorm_dim))
+        task = torch.zeros(batch_size, dtype=torch.int64, device=target)
+        z = simnorm(zeros, self.config.simnorm_dim)
+        return self._state(z, task if self.config.multitask else None)
 
     def encode(self, obs: Any, deterministic: bool = False) -> State:
         """Latents of observations `[B, *obs]` or a dict of them; ValidationError for a wrong shape.
 
-        The encoder is deterministic in any case.
+        The encoder is deterministic in any case: pictures are not shifted here.
         """
-        return self._state(self.latent(self.vector(self.check_obs(obs))))
+        checked = self.check_obs(obs)
+        task = checked[TASK_KEY] if self.config.multitask else None
+        return self._state(self.latent(self.observation(checked), task), task)
 
     def transition(
         self, state: State, action: Any, conditions: Any = None, deterministic: bool = False
     ) -> State:
         """The latent after an action `[B, A]` (None is the zero action)."""
         flat = self.check_action(action, state.batch_size)
-        return self._state(self.next(state.tensors["latent"], flat))
+        z, task = self._read(state)
+        return self._state(self.next(z, flat), task)
 
     def update(self, state: State, action: Any, obs: Any, conditions: Any = None) -> State:
         """The latent of the new observation: TD-MPC2 keeps no memory of earlier ones."""
@@ -219,8 +307,8 @@ class TDMPC2(WorldModel):
     def decode(self, state: State, conditions: Any = None) -> ModelOutput:
         """Predictions: the policy's action `[B, A]`, its reward `[B, 1]` and q_values `[Q, B, 1]`,
         and continue `[B, 1]`, the probability that the episode goes on in this state."""
-        z = state.tensors["latent"]
-        action = self.pi.dist(z).pred().to(z.dtype)
+        z, task = self._read(state)
+        action = self.policy_dist(z, self.task_terms(task)).pred().to(z.dtype)
         predictions = {
             "reward": self.reward_dist(z, action).pred()[:, None],
             "continue": 1 - self.terminated(z)[:, None],
@@ -232,12 +320,12 @@ class TDMPC2(WorldModel):
     def predict_reward(self, state: State, action: Any) -> Tensor:
         """Expected reward `[B]` of an action `[B, A]`."""
         flat = self.check_action(action, state.batch_size)
-        return self.reward_dist(state.tensors["latent"], flat).pred()
+        return self.reward_dist(self._read(state)[0], flat).pred()
 
     def predict_q(self, state: State, action: Any) -> Tensor:
         """Values `[Q, B]` of an action `[B, A]`."""
         flat = self.check_action(action, state.batch_size)
-        return self.q_values(state.tensors["latent"], flat)
+        return self.q_values(self._read(state)[0], flat)
 
     def rollout(
         self,
@@ -259,7 +347,8 @@ class TDMPC2(WorldModel):
 
     def policy(self, state: State, deterministic: bool = True) -> Tensor:
         """The policy prior's flat action `[B, A]`, without planning."""
-        dist = self.pi.dist(state.tensors["latent"])
+        z, task = self._read(state)
+        dist = self.policy_dist(z, self.task_terms(task))
         if deterministic:
             return dist.pred()
         return dist.sample(self.pi.noise((state.batch_size,), None, self.device))

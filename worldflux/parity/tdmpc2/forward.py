@@ -42,7 +42,10 @@ class Forward:
 
     def networks(self) -> None:
         model = self.model
-        self.z, self.action = model.latent(model.vector({"obs": self["in_obs"]})), self["in_action"]
+        self.z, self.action = (
+            model.latent(model.observation({"obs": self["in_obs"]})),
+            self["in_action"],
+        )
         self.check("encode", self.z)
         self.check("next", model.next(self.z, self.action))
         self.check("next_zfree", model.next(self["in_z_free"], self.action))

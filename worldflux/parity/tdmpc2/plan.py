@@ -46,7 +46,7 @@ class Planning:
 
     def call(self, name: str, obs: Tensor, first: bool) -> None:
         self.check(name, "prev_mean_before", self.mean[0])
-        vector = self.model.vector({"obs": obs})
+        vector = self.model.observation({"obs": obs})
         plan = self.subject.agent.planner(
             vector, self.mean, torch.tensor([first]), self.noise(name)
         )
