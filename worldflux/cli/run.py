@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from worldflux.cli.continuation import AUTO, check_same_run, continues, has_checkpoint
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
 from worldflux.dashboard.live import LiveDashboard
@@ -38,15 +39,21 @@ def run(config: RunConfig, run_dir: Path) -> float:
     return of ``training.eval_episodes`` greedy episodes (NaN where there is no environment).
 
     run_dir: where everything the run is goes; with ``config.resume`` the run continues in that
-    folder instead. A stop signal ends it with SystemExit(0), Ctrl-C with KeyboardInterrupt, each
-    after a checkpoint and a line that says how to continue.
+    folder instead, with ``resume=auto`` in run_dir if it has a checkpoint there. A stop signal ends
+    it with SystemExit(0), Ctrl-C with KeyboardInterrupt, each after a checkpoint and a line that
+    says how to continue.
     """
-    folder = Path(config.resume) if config.resume else Path(run_dir)
-    with claim(folder), LiveDashboard.of(config, folder) as live:
-        return _run(config, folder, live)
+    named = config.resume not in (None, AUTO)
+    folder = Path(str(config.resume)) if named else Path(run_dir)
+    with claim(folder):
+        if named and has_checkpoint(folder):
+            check_same_run(folder, config)
+        resume = named or (config.resume == AUTO and continues(folder, config))
+        with LiveDashboard.of(config, folder) as live:
+            return _run(config, folder, resume, live)
 
 
-def _run(config: RunConfig, folder: Path, live: LiveDashboard) -> float:
+def _run(config: RunConfig, folder: Path, resume: bool, live: LiveDashboard) -> float:
     training = config.training
     set_seed(training.seed)
     model_config, envs = config.model, training_envs(config, render=live.renders)
@@ -81,7 +88,7 @@ def _run(config: RunConfig, folder: Path, live: LiveDashboard) -> float:
             progress=Progress(config.env.id),
             degraded_modes=lambda: live.degraded_modes,
         )
-        _train(trainer, source, folder, bool(config.resume))
+        _train(trainer, source, folder, resume)
     finally:
         if envs is not None:
             envs.close()

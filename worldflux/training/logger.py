@@ -114,6 +114,11 @@ class MetricLogger:
         for listener in self.listeners:
             listener.scalars(record)
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether `pictures` writes what it is given: only TensorBoard shows them."""
+        return self._tensorboard
+
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
         """Images `[H, W, 3]` and videos `[T, H, W, 3]` or `[B, T, H, W, 3]` (rows below each
         other), uint8; videos become animated GIFs."""

@@ -261,7 +261,7 @@ class Trainer:
             self.record.note_score(result.mean)
             at = {"step": state.global_step, "env_steps": state.env_steps}
             self.folder.logger.scalars(result.metrics(), **at)
-            if self._batch:
+            if self._batch and self.folder.logger.takes_pictures:
                 with isolated_rng(seed, getattr(self.agent, "generator", None)):
                     pictures = self.agent.report(self._batch)
                 self.folder.logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
