@@ -32,6 +32,9 @@ CHANGEABLE = (
     "training.save_seconds",
     "training.output_dir",
     "logger",
+    "gameplay",
+    "visualization",
+    "project",
 )
 # Not of the run itself: where its weights came from counts only at its start.
 ASIDE = ("resume", "init_from", "model.device")
@@ -132,4 +135,5 @@ def _within(key: str, keys: tuple[str, ...]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    words = {"None": "null", "True": "true", "False": "false"}
+    return words.get(str(value), str(value))
