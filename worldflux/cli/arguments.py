@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
+
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from worldflux.core.fields import near_miss
 from worldflux.errors import ConfigurationError
@@ -27,6 +31,8 @@ _FLAGS: dict[tuple[str, ...], int | str] = {
     ("--experimental-rerun",): 1,
     ("--info", "-i"): "?",
 }
+
+PATHS = ("resume",)  # keys whose value is a path
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,18 @@ class Arguments:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(message)
+
+
+def plain_paths(argv: Sequence[str]) -> list[str]:
+    """The command line with an existing path behind `resume=` quoted: its name may have an equals
+    sign or a comma, such as a sweep's folders, which mean something else to Hydra."""
+    words = []
+    for word in argv:
+        key, _, value = word.partition("=")
+        if key in PATHS and re.search(r"[^\w./-]", value) and Path(value).exists():
+            word = f"{key}={QuotedString(text=value, quote=Quote.single).with_quotes()}"
+        words.append(word)
+    return words
 
 
 def parse(argv: Sequence[str]) -> Arguments:

@@ -14,7 +14,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from worldflux.cli.schema import FREE, Group, all_groups, keys_of, unknown_key
+from worldflux.cli.schema import FREE, Group, all_groups, family_name, keys_of, unknown_key
 from worldflux.core.config import LOSS_SCALES, WorldModelConfig
 from worldflux.core.fields import near_miss
 from worldflux.core.presets import conf_dir, unknown_size_text
@@ -169,7 +169,19 @@ def _unknown_key(text: str) -> str | None:
     for reasons in (getattr(cls, "inert", {}), cls.removed):
         if name in reasons:
             return f"unknown key '{key}': {reasons[name]}"
-    return unknown_key(key, keys_of(cls))
+    return _of_another_family(key, cls) or unknown_key(key, keys_of(cls))
+
+
+def _of_another_family(key: str, cls: type[Group]) -> str | None:
+    """The line for a key that only another family's models have."""
+    name = key.removeprefix("model.")
+    if not issubclass(cls, WorldModelConfig) or name in keys_of(cls):
+        return None
+    for kind, other in WorldModelConfig.families.items():
+        if other is not cls and name in keys_of(other):
+            own = family_name(str(cls._default("model_type")))
+            return f"{key} is a key of model={family_name(kind)}; model={own} has none"
+    return None
 
 
 def _free_key(group: str, name: str) -> str:

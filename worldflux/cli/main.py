@@ -28,6 +28,7 @@ from worldflux.core.presets import conf_dir
 from worldflux.dashboard.server import check_installed
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.factory import available
+from worldflux.sweep import words as sweep_words
 
 PROGRAM = "worldflux-run"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -68,7 +69,10 @@ def report(error: Exception) -> int:
 
 def _run(words: list[str]) -> int:
     schema.register()
+    own, words = sweep_words.take(arguments.plain_paths(words))
     asked = arguments.parse(words)
+    if own is not None and not asked.multirun:
+        raise ConfigurationError("sweep names and steers a sweep: add -m")
     if asked.version:
         print(f"worldflux {__version__}")
         return 0
@@ -85,11 +89,28 @@ def _run(words: list[str]) -> int:
             resume.prepare(run, overrides, asked.multirun), resume.CONFIG_NAME
         )
         words = [*flags, *asked.overrides]
+    if asked.multirun and not asked.show:
+        return _sweep(asked, own or sweep_words.SweepWords(), words)
     if asked.config or not asked.show:
         configs = preflight.check(asked)
         if not asked.show:
             _check_trainable(configs)
     return _hydra(words, asked.config_name)
+
+
+def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[str]) -> int:
+    expansion = preflight.expand(asked)
+    if expansion.jobs is None:
+        if own != sweep_words.SweepWords():
+            raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
+        _check_trainable(expansion.check())
+        return _hydra(words, asked.config_name)
+    from worldflux.cli import sweep
+
+    flags = [word for word in words if word not in asked.overrides]
+    plan = sweep.plan(asked, expansion, own, flags)
+    _check_trainable(expansion.check(sweep.unfinished(plan, expansion.jobs)))
+    return sweep.run(plan, expansion.source)
 
 
 def _check_trainable(configs: list[RunConfig]) -> None:

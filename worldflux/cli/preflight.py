@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from worldflux.cli.arguments import Arguments
+from worldflux.cli.explain import explain
 from worldflux.cli.schema import FREE, RunConfig, in_group, run_config
 from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError
@@ -47,59 +51,151 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep: every combination, the last key changing first."""
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [str(override.input_line)]
-        for override in overrides
-    ]
-    for job in itertools.product(*choices):
-        yield list(job)
+@dataclass(frozen=True)
+class Composition:
+    """Where configurations are composed from: folder, name of the primary one, and the overrides
+    that a flag of the command line stands for."""
+
+    folder: Path
+    name: str
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, arguments: Arguments) -> Composition:
+        """The one that the command line's flags ask for."""
+        flags: tuple[str, ...] = ()
+        if arguments.config_dir is not None:
+            own = Path(arguments.config_dir)
+            if not own.is_dir():
+                raise ConfigurationError(f"--config-dir {own} is no folder")
+            flags = (f"hydra.searchpath=['file://{own.resolve()}']",)
+        folder = Path(arguments.config_path).resolve() if arguments.config_path else conf_dir()
+        return cls(folder, arguments.config_name, flags)
+
+    @contextmanager
+    def initialized(self) -> Iterator[None]:
+        """Hydra, ready to compose, also inside of a job."""
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(self.folder), job_name="worldflux", **VERSION):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = outer
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        with self.initialized():
+            words = [*self.flags, *overrides]
+            return compose(self.name, overrides=words, return_hydra_config=True)
+
+    def check(self, overrides: Sequence[str]) -> RunConfig:
+        """The configuration of one job, checked; raises the first mistake."""
+        cfg = self.compose(overrides)
+        with open_dict(cfg.hydra):
+            # What Hydra knows only once a job runs, so that ${hydra:...} can be followed here.
+            cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+            cfg.hydra.runtime.output_dir = "${hydra.run.dir}"
+        outer = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(cfg)
+        try:
+            OmegaConf.to_container(cfg.hydra.run, resolve=True)
+            job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            return run_config(job)
+        finally:
+            HydraConfig.instance().cfg = outer
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What `-m` asks for. base: a composition whose `hydra` section holds for all jobs. overrides:
+    those of the command line, and those that the configuration itself sweeps. jobs: the overrides
+    of each job; None where another sweeper than Hydra's own chooses the values while it runs."""
+
+    source: Composition
+    base: DictConfig
+    overrides: list[Override]
+    jobs: list[list[str]] | None
+
+    def check(self, jobs: Sequence[list[str]] | None = None) -> list[RunConfig]:
+        """The checked configurations of `jobs`, by default of all, each composed by itself, so that
+        a key that only some of the swept families have is told with the job that lacks it."""
+        if self.jobs is None:
+            # What is swept is not known yet; what is fixed can be checked.
+            fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
+            return [self.source.check(fixed)]
+        swept = [override.is_sweep_override() for override in self.overrides]
+        return _check_jobs(self.source, self.jobs if jobs is None else jobs, swept)
 
 
 def check(arguments: Arguments) -> list[RunConfig]:
     """Composes and checks every job that the command line asks for; raises the first mistake."""
-    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
-        raise ConfigurationError(f"--config-dir {arguments.config_dir} is no folder")
-    overrides, config_name = parse_overrides(arguments.overrides), arguments.config_name
-    folder = Path(arguments.config_path).resolve() if arguments.config_path else conf_dir()
-    search = []
-    if arguments.config_dir is not None:
-        search = [f"hydra.searchpath=['file://{Path(arguments.config_dir).resolve()}']"]
-    if not arguments.multirun:
-        return [_check_job(folder, config_name, [*search, *arguments.overrides])]
-    fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
-    base = _compose(folder, config_name, [*search, *fixed])
+    if arguments.multirun:
+        return expand(arguments).check()
+    return [Composition.of(arguments).check(arguments.overrides)]
+
+
+def expand(arguments: Arguments) -> Expansion:
+    """The jobs of a sweep."""
+    source = Composition.of(arguments)
+    overrides = parse_overrides(arguments.overrides)
+    first = [
+        next(_values(o)) if o.is_sweep_override() else str(o.input_line)
+        for o in overrides
+        if o.is_discrete_sweep() or not o.is_sweep_override()
+    ]
+    try:
+        base = source.compose(first)
+    except Exception:
+        if len(first) == len(overrides):
+            swept = [override.is_sweep_override() for override in overrides]
+            _check_jobs(source, list(_jobs_of(overrides)), swept)  # names the job
+        raise
     for key, values in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items():
         if key in {override.get_key_element() for override in overrides}:
             text = f"{key} is swept by the configuration itself"
             raise ConfigurationError(f"{text}: leave it out, or set hydra.sweeper.params instead")
         overrides = [*parse_overrides([f"{key}={values}"]), *overrides]
     if OmegaConf.select(base, "hydra.sweeper._target_") != BASIC_SWEEPER:
-        # Other sweepers choose the values themselves; what is fixed can be checked.
-        return [_check_job(folder, config_name, [*search, *fixed])]
-    return [_check_job(folder, config_name, [*search, *job]) for job in jobs_of(overrides)]
+        return Expansion(source, base, overrides, None)
+    return Expansion(source, base, overrides, list(_jobs_of(overrides)))
 
 
-def _compose(folder: Path, config_name: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(folder), job_name="worldflux", **VERSION):
-        return compose(config_name, overrides=overrides, return_hydra_config=True)
+def _jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep: every combination, the last key changing first."""
+    choices = [
+        list(_values(o)) if o.is_sweep_override() else [str(o.input_line)] for o in overrides
+    ]
+    for job in itertools.product(*choices):
+        yield list(job)
 
 
-def _check_job(folder: Path, config_name: str, overrides: list[str]) -> RunConfig:
-    cfg = _compose(folder, config_name, overrides)
-    with open_dict(cfg.hydra):
-        # What Hydra knows only once a job runs, so that ${hydra:...} can be followed here.
-        cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
-        cfg.hydra.runtime.output_dir = "${hydra.run.dir}"
-    HydraConfig.instance().set_config(cfg)
+def _values(override: Override) -> Iterator[str]:
+    for value in override.sweep_string_iterator():
+        yield f"{override.get_key_element()}={value}"
+
+
+def _check_jobs(
+    source: Composition, jobs: Sequence[list[str]], swept: Sequence[bool]
+) -> list[RunConfig]:
+    configs: list[RunConfig] = []
+    for job in jobs:
+        try:
+            configs.append(source.check(job))
+        except Exception as error:
+            line = explain(error)
+            if line is None or (job == jobs[0] and _mistake(source, jobs[-1]) == line):
+                raise  # a bug, or nothing that sets this job apart
+            which = " ".join(itertools.compress(job, swept))
+            raise ConfigurationError(f"job {which}: {line}") from None
+    return configs
+
+
+def _mistake(source: Composition, job: list[str]) -> str | None:
     try:
-        OmegaConf.to_container(cfg.hydra.run, resolve=True)
-        return run_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-    finally:
-        HydraConfig.instance().cfg = None
+        source.check(job)
+    except Exception as error:
+        return explain(error)
+    return None
 
 
 def check_environment(config: RunConfig) -> None:

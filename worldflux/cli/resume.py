@@ -8,8 +8,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.cli.schema import composed_schema, model_schema
+from worldflux.cli import preflight
+from worldflux.cli.schema import RunConfig, composed_schema, model_schema
 from worldflux.core.config import WorldModelConfig
+from worldflux.core.presets import conf_dir
 from worldflux.errors import ConfigurationError
 
 CONFIG_NAME = "resume"
@@ -44,6 +46,12 @@ def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
     rest = [str(o.input_line) for o in overrides if o.get_key_element() != "resume"]
     path = str(folder.resolve())
     return [*rest, f"resume={_quoted(run)}", f"hydra.run.dir={_quoted(path)}"]
+
+
+def config_of(folder: Path, words: list[str]) -> RunConfig:
+    """The configuration that continues the run in `folder`, with these overrides over it."""
+    overrides = prepare(str(folder), preflight.parse_overrides(words), multirun=False)
+    return preflight.Composition(conf_dir(), CONFIG_NAME).check(overrides)
 
 
 def _chooses_group(override: Override) -> bool:

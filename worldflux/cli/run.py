@@ -12,6 +12,7 @@ import torch
 from worldflux.cli.continuation import AUTO, check_same_run, continues, has_checkpoint
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
+from worldflux.core.disk import shown
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
@@ -171,9 +172,3 @@ def final_line(trainer: Trainer, folder: Path) -> str:
     if state.best_step not in (None, state.last_eval_step):
         text += f" (best {state.best_score:.4g} at update {state.best_step:,})"
     return f"{text} · {progress}"
-
-
-def shown(folder: Path) -> str:
-    """A path as a person would type it: relative where it lies below the working directory."""
-    absolute = folder.resolve()
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else folder)

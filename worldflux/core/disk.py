@@ -73,3 +73,9 @@ def file_facts(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"sha256": digest, "bytes": path.stat().st_size}
+
+
+def shown(folder: Path) -> str:
+    """A path as a person would type it: relative where it lies below the working directory."""
+    absolute = folder.resolve()
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else folder)

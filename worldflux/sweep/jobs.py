@@ -1,0 +1,101 @@
+"""What a job of a sweep is: its overrides, and the folder that they determine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+SEED = "training.seed"
+# Where and how a job runs and what it writes beside its results: none of it names another job.
+MACHINE = ("training.device", "training.output_dir", "training.log_interval", "logger")
+# What a reader looks for first; the other keys follow in the order of the alphabet.
+FIRST = ("experiment", "model", "model/size", "env", "env.id", SEED)
+LONGEST = 100  # letters of a folder's name: file systems take 255 bytes, and paths go on below it
+DEFAULTS = "defaults"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    words: its overrides as Hydra takes them. identity: key -> value of those that say which run it
+    is, in a fixed order; two jobs with the same identity are the same job.
+    """
+
+    words: tuple[str, ...]
+    identity: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: the same whatever the order of the overrides, and safe on every
+        file system."""
+        parts = [f"{_safe(key)}={_safe(typed(value))}" for key, value in self.identity.items()]
+        name = ",".join(parts) or DEFAULTS
+        exact = all(_safe(typed(value)) == typed(value) for value in self.identity.values())
+        if exact and len(name) <= LONGEST:
+            return name
+        text = json.dumps(self.identity, sort_keys=True, default=str)
+        mark = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{name[: LONGEST - 9]}-{mark}"
+
+    @property
+    def machine(self) -> tuple[str, ...]:
+        """The overrides that are about the machine only: they act on a resumed run too."""
+        return tuple(word for word in self.words if is_machine(key_of(word)))
+
+
+def job_of(words: Sequence[str], overrides: Iterable[Override]) -> Job:
+    """The job with these overrides, given as words and parsed."""
+    identity: dict[str, Any] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_delete() or not is_machine(key):
+            identity[key.lstrip("+")] = None if override.is_delete() else override.value()
+    return Job(tuple(words), {key: identity[key] for key in sorted(identity, key=rank)})
+
+
+def is_machine(key: str) -> bool:
+    """Whether an override is about the machine, Hydra or the sweep, and names no other job."""
+    key = key.lstrip("+")
+    root = re.split(r"[./]", key)[0]
+    return root in ("hydra", "sweep", "logger") or key in MACHINE
+
+
+def key_of(word: str) -> str:
+    """The key of an override: `training.seed` of `+training.seed=1`."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def rank(key: str) -> tuple[int, str]:
+    """Sorts keys as folder names and tables show them."""
+    return (FIRST.index(key) if key in FIRST else len(FIRST), key)
+
+
+def typed(value: Any) -> str:
+    """A value as a person would type it."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str).replace(" ", "")
+    return str(value)
+
+
+def text_of(identity: Mapping[str, Any]) -> str:
+    """`model=dreamerv3 training.seed=0`."""
+    return " ".join(f"{key}={typed(value)}" for key, value in identity.items()) or DEFAULTS
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", text.replace("/", "."))
+
+
+def folders_of(jobs: Iterable[Job], root: Path) -> dict[Path, Job]:
+    """Every job by its folder."""
+    return {root / job.name: job for job in jobs}
