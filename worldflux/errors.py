@@ -51,6 +51,10 @@ class MissingDependencyError(WorldFluxError):
     """An optional package is not installed; the message holds the line that installs it."""
 
 
+class EnvironmentUnavailableError(ConfigurationError, MissingDependencyError):
+    """An environment that exists refuses to start on this machine."""
+
+
 class TrainingError(WorldFluxError):
     """Training stopped itself (a loss that is not finite, no memory, a dead environment)."""
 

@@ -256,13 +256,29 @@ def test_random_data_is_asked_for_by_name_or_told_as_a_fallback() -> None:
 def test_environments_that_cannot_be_made_stop_the_run_or_degrade_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def make() -> Any:
+    def refusing() -> Any:
+        return make_envs(EnvConfig(id=COUNTING, kwargs={"fail_to_make": True}))
+
+    def misspelt() -> Any:
         return make_envs(EnvConfig(id="CartPol-v1"))
 
-    with pytest.raises(ConfigurationError):
-        try_envs(make, DataConfig())
-    assert try_envs(make, DataConfig(on_env_failure="degrade")) is None
-    assert "CartPol-v1" in caplog.text and "RANDOM NOISE" in caplog.text
+    with pytest.raises(ConfigurationError, match="no licence"):
+        try_envs(refusing, DataConfig())
+    assert try_envs(refusing, DataConfig(on_env_failure="degrade")) is None
+    assert "no licence" in caplog.text and "RANDOM NOISE" in caplog.text
+    with pytest.raises(ConfigurationError, match="did you mean 'CartPole-v1'"):
+        try_envs(misspelt, DataConfig(on_env_failure="degrade"))
+
+
+def test_what_was_collected_beforehand_is_offline_data() -> None:
+    s = source(num_envs=1, collect_steps_per_update=0, prefill_steps=60)
+    for update in (1, 2, 500):
+        s.advance(Walker(), update)
+        assert s.env_steps == 60
+    assert s.data_mode == "offline" and s.degraded_modes == []
+    s.close()
+    with pytest.raises(ConfigurationError, match="prefill_steps must be above 0"):
+        DataConfig(collect_steps_per_update=0, prefill_steps=0)
 
 
 def test_an_observation_may_not_take_the_name_of_an_entry() -> None:

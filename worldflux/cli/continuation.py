@@ -20,6 +20,7 @@ CHANGEABLE = (
     "training.total_steps",
     "training.env_steps",
     "env.solved_return",
+    "data.on_env_failure",
     "training.device",
     "training.compile_model",
     "training.mixed_precision",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +30,9 @@ from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.factory import available
 from worldflux.sweep import words as sweep_words
 
+if TYPE_CHECKING:
+    from worldflux.project.runtime import Project
+
 PROGRAM = "worldflux-run"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INTERRUPTED = 130
@@ -42,32 +45,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     traceback and gives 1. HYDRA_FULL_ERROR=1 gives every traceback in full.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(PROGRAM, lambda: start(words))
+
+
+def guarded(program: str, command: Callable[[], int]) -> int:
+    """Runs a command that uses Hydra; tells every mistake in one line as `program`'s."""
     if os.environ.get(FULL_ERROR):
-        return _run(words)
+        return command()
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        return _run(words)
+        return command()
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return report(error)
+        return report(error, program)
     finally:
         os.environ.pop(FULL_ERROR, None)
 
 
-def report(error: Exception) -> int:
+def report(error: Exception, program: str = PROGRAM) -> int:
     """Tells an error, in one line if it is a user's mistake, and returns its exit code."""
     line = explain(error)
     if line is None:
         error.__traceback__ = _without_hydra(error.__traceback__)
         traceback.print_exception(error)
         return 1
-    print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+    print(f"{program}: error: {line}", file=sys.stderr)
     return error.exit_code if isinstance(error, WorldFluxError) else WorldFluxError.exit_code
 
 
-def _run(words: list[str]) -> int:
+def start(words: list[str], project: Project | None = None) -> int:
+    """Checks and runs a command line of `worldflux-run`; a project adds its own files to the run."""
     schema.register()
     own, words = sweep_words.take(arguments.plain_paths(words))
     asked = arguments.parse(words)
@@ -80,7 +89,7 @@ def _run(words: list[str]) -> int:
         print(help_text(asked.config_dir), end="")
         return 0
     if asked.completion:
-        return _hydra(words, asked.config_name)
+        return _hydra(words, asked.config_name, None)
     overrides = preflight.parse_overrides(asked.overrides)
     run = resume.requested(overrides)
     if run is not None:
@@ -93,9 +102,13 @@ def _run(words: list[str]) -> int:
         return _sweep(asked, own or sweep_words.SweepWords(), words)
     if asked.config or not asked.show:
         configs = preflight.check(asked)
+        if project is not None:
+            project.prepare(configs[0])
         if not asked.show:
-            _check_trainable(configs)
-    return _hydra(words, asked.config_name)
+            _check_trainable(configs, project)
+    if project is not None:
+        project.begin()
+    return _hydra(words, asked.config_name, project)
 
 
 def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[str]) -> int:
@@ -104,7 +117,7 @@ def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[
         if own != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
         _check_trainable(expansion.check())
-        return _hydra(words, asked.config_name)
+        return _hydra(words, asked.config_name, None)
     from worldflux.cli import sweep
 
     flags = [word for word in words if word not in asked.overrides]
@@ -113,7 +126,7 @@ def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[
     return sweep.run(plan, expansion.source)
 
 
-def _check_trainable(configs: list[RunConfig]) -> None:
+def _check_trainable(configs: list[RunConfig], project: Project | None = None) -> None:
     """The models and environments of all jobs exist here, and fit each other."""
     seen: list[tuple[object, ...]] = []
     for config in configs:
@@ -126,25 +139,26 @@ def _check_trainable(configs: list[RunConfig]) -> None:
         facts = (config.env, config.model, config.data.on_env_failure)
         if facts not in seen:
             seen.append(facts)
-            preflight.check_environment(config)
+            if project is None or project.data is None:
+                preflight.check_environment(config)
 
 
-def _hydra(words: list[str], config_name: str) -> int:
+def _hydra(words: list[str], config_name: str, project: Project | None) -> int:
     failures: list[WorldFluxError] = []
 
     def job(cfg: DictConfig) -> float | None:
         try:
-            return train(cfg)
+            return train(cfg, project)
         except WorldFluxError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the sweep goes on, and Hydra reports the first failure at its end
             failures.append(error)  # a single run: told by `report`, in one line
             return None
 
-    start = hydra.main(str(conf_dir()), config_name, **preflight.VERSION)
+    hydra_main = hydra.main(str(conf_dir()), config_name, **preflight.VERSION)
     before, sys.argv = sys.argv, [PROGRAM, *words]
     try:
-        start(job)()
+        hydra_main(job)()
     finally:
         sys.argv = before
     if failures:
@@ -152,11 +166,14 @@ def _hydra(words: list[str], config_name: str) -> int:
     return 0
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig, project: Project | None = None) -> float:
     """One job: the checked configuration goes to the runner. Returns the evaluation score."""
     from worldflux.cli.run import run
 
-    return run(schema.run_config(cfg), Path(HydraConfig.get().runtime.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if project is None:
+        return run(schema.run_config(cfg), folder)
+    return run(schema.run_config(cfg), folder, project)
 
 
 def _without_hydra(frames: TracebackType | None) -> TracebackType | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -17,11 +17,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from worldflux.cli import schema
 from worldflux.cli.arguments import Arguments
 from worldflux.cli.explain import explain
 from worldflux.cli.schema import FREE, RunConfig, in_group, run_config
 from worldflux.core.presets import conf_dir
-from worldflux.errors import ConfigurationError
+from worldflux.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from worldflux.envs.vector import VectorEnv
 
 CHOICES = ("model", "model/size", "env", "data", "training", "logger", "dashboard")
 # 1.3 asks for this argument, later releases warn about it.
@@ -198,13 +202,34 @@ def _mistake(source: Composition, job: list[str]) -> str | None:
     return None
 
 
-def check_environment(config: RunConfig) -> None:
-    """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
+def composed(overrides: Sequence[str], *folders: Path) -> RunConfig:
+    """The configuration of one run of these overrides, checked; nothing is started.
+
+    folders: more places to look for options in, as with --config-dir.
+    """
+    schema.register()
+    search = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
+    flags = (f"hydra.searchpath=[{search}]",) if folders else ()
+    return Composition(conf_dir(), "config", flags).check(overrides)
+
+
+def one_environment(config: RunConfig) -> VectorEnv:
+    """One environment of the run, to look at."""
     from worldflux.envs.make import make_envs
 
-    if config.data.on_env_failure == "degrade":
-        return  # the run itself tells it, and goes on
-    envs = make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
+    return make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
+
+
+def check_environment(config: RunConfig) -> None:
+    """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
+    if config.env.suite == "none":
+        return
+    try:
+        envs = one_environment(config)
+    except MissingDependencyError:  # its package, or the environment itself, is not to be had
+        if config.data.on_env_failure == "degrade":
+            return  # the run itself tells it, and goes on
+        raise
     try:
         config.model.with_spaces(envs.obs_spaces, envs.action_spaces)
     except ConfigurationError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from worldflux.cli.continuation import AUTO, check_same_run, continues, has_checkpoint
+from worldflux.cli.preflight import one_environment
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
 from worldflux.core.disk import shown
@@ -19,45 +22,56 @@ from worldflux.data.sources import Source, make_source, try_envs
 from worldflux.envs.length import episode_length
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
+from worldflux.errors import WorldFluxError
 from worldflux.factory import model_class
 from worldflux.report.curves import draw_run
 from worldflux.training.config import TrainingConfig
-from worldflux.training.evaluate import GreedyEvaluator
-from worldflux.training.manifest import plain
+from worldflux.training.evaluate import Evaluation, GreedyEvaluator
+from worldflux.training.manifest import ONLY_SHOWN, plain
 from worldflux.training.progress import Progress
 from worldflux.training.run_state import claim
 from worldflux.training.seed import set_seed
-from worldflux.training.trainer import Trainer
+from worldflux.training.trainer import Evaluator, Trainer
 
 if TYPE_CHECKING:
     from worldflux.cli.schema import RunConfig
+    from worldflux.project.runtime import Project
+
+EVALUATION_UNAVAILABLE = "evaluation_unavailable"
 
 log = logging.getLogger("worldflux.run")
 
 
-def run(config: RunConfig, run_dir: Path) -> float:
+def run(config: RunConfig, run_dir: Path, project: Project | None = None) -> float:
     """Trains one agent as the configuration says and returns its final evaluation score, the mean
     return of ``training.eval_episodes`` greedy episodes (NaN where there is no environment).
 
     run_dir: where everything the run is goes; with ``config.resume`` the run continues in that
     folder instead, with ``resume=auto`` in run_dir if it has a checkpoint there. A stop signal ends
     it with SystemExit(0), Ctrl-C with KeyboardInterrupt, each after a checkpoint and a line that
-    says how to continue.
+    says how to continue. project: the files beside a worldflux.toml, whose data and page are used.
     """
     named = config.resume not in (None, AUTO)
     folder = Path(str(config.resume)) if named else Path(run_dir)
+    page = LiveDashboard.of if project is None else project.dashboard
     with claim(folder):
         if named and has_checkpoint(folder):
             check_same_run(folder, config)
         resume = named or (config.resume == AUTO and continues(folder, config))
-        with LiveDashboard.of(config, folder) as live:
-            return _run(config, folder, resume, live)
+        with page(config, folder) as live:
+            return _run(config, folder, resume, live, project)
 
 
-def _run(config: RunConfig, folder: Path, resume: bool, live: LiveDashboard) -> float:
+def _run(
+    config: RunConfig, folder: Path, resume: bool, live: LiveDashboard, project: Project | None
+) -> float:
     training = config.training
     set_seed(training.seed)
-    model_config, envs = config.model, training_envs(config, render=live.renders)
+    model_config, envs = config.model, None
+    if project is not None and project.model is not None:
+        model_config = project.model
+    else:
+        envs = training_envs(config, render=live.renders)
     if envs is not None:
         model_config = model_config.with_spaces(envs.obs_spaces, envs.action_spaces)
         if getattr(model_config, "episode_length", 0) is None:
@@ -65,41 +79,122 @@ def _run(config: RunConfig, folder: Path, resume: bool, live: LiveDashboard) -> 
     source: Source | None = None
     try:
         agent = make_agent(model_config, training)
-        source = make_source(
-            config.data,
-            envs,
-            obs_spaces=model_config.obs_spaces(),
-            action_spaces=model_config.action_spaces(),
-            entry_spaces=agent.entry_spaces,
-            batch_size=training.effective_batch_size(),
-            sequence_length=training.sequence_length,
-            replay_context=agent.replay_context,
-            seed=training.seed,
-        )
+        evaluator = _evaluator(config, model_config, envs)
+        source = _source(config, envs, agent, model_config, project)
         live.watch(source)
         trainer = Trainer(
             agent,
             training,
             live.callbacks,
             run_dir=folder,
-            evaluator=None if envs is None else evaluator_of(config),
+            evaluator=evaluator,
             solved_return=config.env.solved_return,
-            facts=run_facts(config, agent.model),
+            facts={**run_facts(config, agent.model), **(project.facts if project else {})},
             tensorboard=config.logger.tensorboard,
-            progress=Progress(config.env.id),
-            degraded_modes=lambda: live.degraded_modes,
+            progress=Progress("random data" if config.env.suite == "none" else config.env.id),
+            degraded_modes=lambda: [
+                *live.degraded_modes,
+                *(project.page_modes if project else ()),
+                *getattr(evaluator, "degraded_modes", ()),
+            ],
         )
         _train(trainer, source, folder, resume)
     finally:
         if envs is not None:
             envs.close()
     log.info("%s", final_line(trainer, folder))
+    tell_degraded(trainer)
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
+
+
+def _source(
+    config: RunConfig,
+    envs: VectorEnv | None,
+    agent: Agent,
+    model: WorldModelConfig,
+    project: Project | None,
+) -> Source:
+    """Where the batches come from: a project's own data, or what the configuration names."""
+    data, training = config.data, config.training
+    if project is not None and project.data is not None:
+        return project.source(agent, training)
+    if project is not None and project.failed:
+        data = replace(data, source="random")
+    source = make_source(
+        data,
+        envs,
+        obs_spaces=model.obs_spaces(),
+        action_spaces=model.action_spaces(),
+        entry_spaces=agent.entry_spaces,
+        batch_size=training.effective_batch_size(),
+        sequence_length=training.sequence_length,
+        replay_context=agent.replay_context,
+        seed=training.seed,
+    )
+    if project is not None:
+        source.degraded_modes.extend(project.degraded_modes)
+    return source
+
+
+def _evaluator(
+    config: RunConfig, model: WorldModelConfig, envs: VectorEnv | None
+) -> Evaluator | None:
+    """Greedy evaluation in the run's environment; None where there is none that fits the model."""
+    if config.env.suite == "none":
+        return None
+    if envs is None:
+        try:
+            one = one_environment(config)
+            try:
+                model.with_spaces(one.obs_spaces, one.action_spaces)
+            finally:
+                one.close()
+        except WorldFluxError as error:
+            log.warning("nothing will be evaluated: %s", error)
+            return None
+    if config.data.on_env_failure == "degrade":
+        return ToleratingEvaluator(evaluator_of(config))
+    return evaluator_of(config)
+
+
+class ToleratingEvaluator:
+    """Evaluates as long as the environment works; after that it is named in degraded_modes."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.degraded_modes: list[str] = []
+
+    def __call__(
+        self, agent: Agent, seed: int, should_stop: Callable[[], bool]
+    ) -> Evaluation | None:
+        if self.degraded_modes:
+            return None
+        try:
+            return self.evaluator(agent, seed, should_stop)
+        except WorldFluxError as error:
+            log.warning("%s; data.on_env_failure=degrade: nothing is EVALUATED any more", error)
+            self.degraded_modes.append(EVALUATION_UNAVAILABLE)
+            return None
+
+
+def tell_degraded(trainer: Trainer) -> None:
+    """The last word of a run that is no evidence of learning."""
+    modes = [mode for mode in trainer.all_degraded_modes() if mode not in ONLY_SHOWN]
+    if modes:
+        told = f"DEGRADED: {', '.join(modes)}"
+    elif getattr(trainer.source, "data_mode", None) == "random":
+        told = "RANDOM DATA, as asked for"
+    else:
+        return
+    text = "this run counts as contract_smoke: the machinery works, nothing was learned"
+    log.warning("%s; %s", told, text)
 
 
 def training_envs(config: RunConfig, render: bool = False) -> VectorEnv | None:
     """The environments to train in; None where they cannot be made and the run may degrade."""
     training = config.training
+    if config.env.suite == "none":
+        return None
     return try_envs(
         lambda: make_envs(
             config.env,

@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -249,6 +250,10 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigurationError(f"{text} training.mixed_precision_dtype={model.dtype}")
     if getattr(model, "actor_critic", True) is False:
         raise ConfigurationError("model.actor_critic must be true in a run: it is what acts")
+    if config.env.suite == "none":
+        _check_without_environment(config)
+    elif data.source == "gym":
+        _check_capacity(config)
     ratio = data.train_ratio is not None or data.collect_steps_per_update is not None
     if data.source == "gym" and not ratio:
         raise ConfigurationError("data.train_ratio or data.collect_steps_per_update must be given")
@@ -256,6 +261,27 @@ def _check_together(config: RunConfig) -> None:
         training.check_supported()
     except ConfigurationError as error:
         raise ConfigurationError(in_group("training", TrainingConfig, str(error))) from None
+
+
+def _check_without_environment(config: RunConfig) -> None:
+    if config.data.source != "random":
+        raise ConfigurationError("env=none has nothing to collect from: set data=random")
+    for name in FROM_ENVIRONMENT:
+        if name not in config.model._given:
+            raise ConfigurationError(f"model.{name} must be given with env=none")
+
+
+def _check_capacity(config: RunConfig) -> None:
+    """One batch must fit: a replay that never has enough would be filled for ever."""
+    data, training = config.data, config.training
+    length = data.consec * training.sequence_length + getattr(config.model, "replay_context", 0)
+    rows = length + ceil(training.effective_batch_size() / training.num_envs) - 1
+    if data.capacity < rows * training.num_envs:
+        text = f"data.capacity must be >= {rows * training.num_envs} for a batch of "
+        text += f"{training.effective_batch_size()} sequences of {length} steps"
+        if training.num_envs > 1:
+            text += f" in {training.num_envs} environments"
+        raise ConfigurationError(f"{text}, got {data.capacity}")
 
 
 def family_name(model_type: str) -> str:

@@ -12,6 +12,7 @@ from worldflux.core.fields import near_miss
 
 # Verb -> module with a `main(argv) -> exit code`, and what it does.
 VERBS = {
+    "train": ("worldflux.cli.train", "train what a project's worldflux.toml describes"),
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
     "verify": (
@@ -28,7 +29,7 @@ usage: worldflux VERB ...
 {verbs}
 
 worldflux VERB --help explains a verb; worldflux --version prints the version.
-Training is worldflux-run: see worldflux-run --help.
+Without a project, training is worldflux-run: see worldflux-run --help.
 """
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from worldflux.project.sections import Gameplay, Visualization
     from worldflux.training.callbacks import Callback
 
+OF_OTHERS = "dashboard_metrics.jsonl"
+
 log = logging.getLogger("worldflux.run")
 
 
@@ -72,7 +74,10 @@ class LiveDashboard:
             self._own_modes.append(DIED)
             return
         self.server = server
-        self.callbacks.append(parts.DashboardCallback(self.metrics, run_dir / METRICS))
+        # A callback of somebody else may write that file, which the run writes itself.
+        theirs = parts.DashboardCallback is not dashboard.DashboardCallback
+        records = run_dir / (OF_OTHERS if theirs else METRICS)
+        self.callbacks.append(parts.DashboardCallback(self.metrics, records))
         if gameplay.enabled:
             self._open_gameplay(env)
         else:
@@ -101,7 +106,9 @@ class LiveDashboard:
             self._without_gameplay("nothing is collected from an environment")
 
     def _open_gameplay(self, env: EnvConfig | None) -> None:
-        reason = "there is no environment" if env is None else why_no_frames(env, seed=0)
+        reason: str | None = "there is no environment"
+        if env is not None and env.suite != "none":
+            reason = why_no_frames(env, seed=0)
         if reason is not None:
             self._without_gameplay(reason)
             return

@@ -16,7 +16,8 @@ class DataConfig(CheckedConfig):
     capacity: replay capacity in environment steps over all environments.
     prefill_steps: environment steps with random actions before the first update.
     pretrain_updates: updates on those steps before collecting goes on.
-    collect_steps_per_update: environment steps per gradient update (may be below 1), or
+    collect_steps_per_update: environment steps per gradient update (may be below 1; 0 collects
+        nothing after the prefill), or
     train_ratio: replayed steps per environment step; one of the two, not both.
     online: hand each newest sequence to training once, first come first served.
     consec: updates that go on along each sampled sequence, every one from where the last ended.
@@ -39,9 +40,13 @@ class DataConfig(CheckedConfig):
         self._one_of("on_env_failure", ("error", "degrade"))
         self._at_least(1, "capacity", "consec")
         self._at_least(0, "prefill_steps", "pretrain_updates")
-        for name in ("collect_steps_per_update", "train_ratio"):
-            if getattr(self, name) is not None:
-                self._above(0, name)
+        if self.collect_steps_per_update is not None:
+            self._at_least(0, "collect_steps_per_update")
+        if self.train_ratio is not None:
+            self._above(0, "train_ratio")
+        if self.collect_steps_per_update == 0 and self.prefill_steps == 0 and self.source == "gym":
+            text = "prefill_steps must be above 0 with collect_steps_per_update 0"
+            raise self.refuse(f"{text}: nothing would be collected at all")
         if self.collect_steps_per_update is not None and self.train_ratio is not None:
             text = "collect_steps_per_update and train_ratio are both given"
             raise self.refuse(f"{text}; set one of them to null")

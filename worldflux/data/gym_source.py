@@ -68,6 +68,7 @@ class GymSource:
 
     Before the first update it takes `data.prefill_steps` random steps, and more where that is not
     yet enough for one batch; `data.pretrain_updates` are made on them before the ratio counts.
+    With `data.collect_steps_per_update=0` nothing is collected after that (data_mode ``offline``).
     replay_context: extra steps in front of the `sequence_length` trained ones. When an environment fails, `data.on_env_failure` decides: ``error`` raises
     TrainingError; ``degrade`` goes on with what was collected (random noise where that is not
     enough for a batch) and says so.
@@ -88,9 +89,9 @@ class GymSource:
         clash = set(entry_spaces) & set(envs.obs_spaces)
         if clash:
             raise ConfigurationError(f"observation keys {sorted(clash)} are the agent's own")
-        self.data_mode = "online"
         self.degraded_modes: list[str] = []
         self.ratio = UpdateRatio(updates_per_step(data, batch_size, sequence_length))
+        self.data_mode = "offline" if self.ratio.updates_per_step is None else "online"
         seeds = np.random.SeedSequence([seed, 1]).generate_state(3).tolist()
         self.replay = SequenceReplay(
             spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},

@@ -18,7 +18,7 @@ from worldflux.data.config import DataConfig
 from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK, GymSource
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
@@ -92,10 +92,11 @@ class Source(Protocol):
 
 
 def try_envs(make: Callable[[], VectorEnv], data: DataConfig) -> VectorEnv | None:
-    """Calls `make()`; with `data.on_env_failure=degrade` a failure is told and gives None."""
+    """Calls `make()`. With `data.on_env_failure=degrade` an environment whose package is missing,
+    or which refuses to start, is told and gives None; a wrong id or argument stays an error."""
     try:
         return make()
-    except WorldFluxError as error:
+    except (MissingDependencyError, TrainingError) as error:
         if data.on_env_failure != "degrade":
             raise
         log.warning("%s; data.on_env_failure=degrade: training goes on with RANDOM NOISE", error)

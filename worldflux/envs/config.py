@@ -7,14 +7,15 @@ from typing import Any
 
 from worldflux.core.config_base import CheckedConfig
 
-SUITES = ("gym", "dmc")
+SUITES = ("gym", "dmc", "none")
 
 
 @dataclass
 class EnvConfig(CheckedConfig):
     """Which environment, and how its observations and actions are prepared.
 
-    suite: who makes it, `gym` or `dmc` (the DeepMind Control Suite).
+    suite: who makes it, `gym` or `dmc` (the DeepMind Control Suite); `none`:
+        there is no environment.
     id: any Gymnasium id, or domain-task of the suite (walker-walk).
     import_module: a Python module to import first, so that it can register its environments;
         written `import` in YAML and on the command line.

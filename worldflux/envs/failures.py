@@ -8,7 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 
-from worldflux.errors import ConfigurationError, MissingDependencyError, WorldFluxError
+from worldflux.errors import (
+    ConfigurationError,
+    EnvironmentUnavailableError,
+    MissingDependencyError,
+    WorldFluxError,
+)
 
 # Packages that gymnasium's own environments need: word in its error -> extra of ours.
 NEEDS = {"box2d": "box2d", "mujoco": "mujoco", "pygame": "render"}
@@ -51,7 +56,8 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFl
         return ConfigurationError(f"env.id={env_id}: cannot import module {module!r}")
     if isinstance(error, TypeError) and kwargs:
         return ConfigurationError(f"env.kwargs={kwargs}: {said}")
-    return ConfigurationError(f"env.id={env_id} cannot be made: {type(error).__name__}: {said}")
+    text = f"env.id={env_id} cannot be made: {type(error).__name__}: {said}"
+    return EnvironmentUnavailableError(text)
 
 
 def _near(env_id: str) -> str:

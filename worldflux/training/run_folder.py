@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,11 @@ class RunFolder:
             self._logger = None
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder: Path, more: Sequence[str] = ()) -> None:
     """Moves the run that a folder holds, if any, to ``previous/<time>`` inside it, so that a new
-    one can start there and nothing is lost."""
+    one can start there and nothing is lost.
+
+    more: names besides those that a Trainer writes, as they are there before it begins."""
     if not (folder / FILE).exists() and not (folder / CHECKPOINTS).exists():
         return
     target = folder / "previous" / time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -138,7 +140,7 @@ def set_aside(folder: Path) -> None:
         while target.exists():
             target = target.with_name(target.name + "_")
         target.mkdir(parents=True)
-        for pattern in CONTENTS:
+        for pattern in (*CONTENTS, *more):
             for path in folder.glob(pattern):
                 path.rename(target / path.name)
     log.warning("%s held a run already; it is now in %s", folder, target)

@@ -1,0 +1,197 @@
+"""`worldflux train`: trains what a worldflux.toml describes, as `worldflux-run` would."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from worldflux.cli import main as runner
+from worldflux.cli import preflight
+from worldflux.errors import ConfigurationError
+from worldflux.project.checkpoints import run_of
+from worldflux.project.convert import Setting, overrides, settings
+from worldflux.project.origins import origins, shown
+from worldflux.project.runtime import Project
+from worldflux.project.schema import FILE, ProjectConfig, load_config
+from worldflux.project.sections import DELEGATED
+
+PROGRAM = "worldflux train"
+# Flag -> the key of worldflux.toml it stands for.
+OF_FILE = {
+    "steps": "training.total_steps",
+    "device": "training.device",
+    "output_dir": "training.output_dir",
+}
+# Flag -> the Hydra key it sets; the file has none.
+OF_RUN = {"num_envs": "training.num_envs", "env_mode": "training.env_mode", "seed": "training.seed"}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Trains what worldflux.toml describes. Flags go before what the file says.",
+        epilog="exit codes: 0 fine, 2 wrong input, 3 training stopped itself, 130 Ctrl-C",
+    )
+    made.add_argument("-c", "--config", type=Path, default=Path(FILE), metavar="FILE")
+    made.add_argument("--steps", type=int, metavar="N", help="gradient updates in all")
+    made.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    made.add_argument("--output-dir", metavar="DIR", help="the run folder")
+    made.add_argument(
+        "--resume-from", metavar="RUN", help="continue a run folder, such as ./outputs"
+    )
+    made.add_argument(
+        "--strict", action="store_true", help="an error where the run would train on random data"
+    )
+    made.add_argument("--seed", type=int, metavar="N")
+    made.add_argument("--num-envs", type=int, metavar="N", help="environments stepped together")
+    made.add_argument("--env-mode", choices=("sync", "async", "auto"))
+    made.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of worldflux-run, such as training.eval_episodes=20",
+    )
+    made.add_argument(
+        "--show", action="store_true", help="print the configuration, and where each value is from"
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns the exit code."""
+    options = parser().parse_args(argv)
+    return runner.guarded(PROGRAM, lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> int:
+    config = with_flags(load_config(options.config), options)
+    if options.resume_from is not None:
+        return _resume(config, options)
+    found = with_strictness(settings(config), options.strict)
+    words = [*overrides(found), *_extra(options)]
+    with told_with_lines(config, found):
+        run = preflight.composed(words)
+        told = origins(run, config, found, _flags(options))
+        if options.show:
+            print(shown(run, told))
+            return 0
+        _tell_ignored(config)
+        folder = Path(config.training.output_dir)
+        project = Project(config.path.parent, strict=options.strict)
+        project.fresh = folder
+        project.facts = {"config_origins": told}
+        return _started([*words, f"hydra.run.dir={_quoted(str(folder))}"], project)
+
+
+def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
+    """Continues a run with the configuration it was started with; flags go before it."""
+    if options.output_dir is not None:
+        raise ConfigurationError("--output-dir: a run is resumed in its own folder; leave it out")
+    run = run_of(options.resume_from)
+    words = [f"resume={_quoted(str(run))}"]
+    if options.steps is not None:
+        words.append(f"training.total_steps={options.steps}")
+    if options.device is not None:
+        words.append(f"training.device={_quoted(options.device)}")
+    if options.strict:
+        words.append("data.on_env_failure=error")
+    words += _extra(options)
+    if options.show:
+        return runner.start([*words, "--cfg", "job"])
+    _tell_ignored(config)
+    return _started(words, Project(config.path.parent, strict=options.strict))
+
+
+def _started(words: list[str], project: Project) -> int:
+    try:
+        return runner.start(words, project)
+    finally:
+        project.close()
+
+
+def with_flags(config: ProjectConfig, options: argparse.Namespace) -> ProjectConfig:
+    """The file's configuration with the flags that stand for its keys in their place."""
+    changed = {}
+    for flag, key in OF_FILE.items():
+        value = getattr(options, flag)
+        if value is None:
+            continue
+        name = key.partition(".")[2]
+        try:
+            replace(config.training, **{name: value})
+        except ConfigurationError as error:
+            text = str(error).removeprefix(f"{name} ")
+            raise ConfigurationError(f"--{flag.replace('_', '-')} {text}") from None
+        changed[name] = value
+    return replace(config, training=replace(config.training, **changed))
+
+
+def with_strictness(found: dict[str, Setting], strict: bool) -> dict[str, Setting]:
+    if strict and "data.on_env_failure" in found:
+        return {**found, "data.on_env_failure": Setting("error", None, "--strict")}
+    return found
+
+
+def _extra(options: argparse.Namespace) -> list[str]:
+    words = [
+        f"{key}={getattr(options, flag)}"
+        for flag, key in OF_RUN.items()
+        if getattr(options, flag) is not None
+    ]
+    return [*words, *options.override]
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    """Key of the file or of the run -> the flag that set it."""
+    found = {}
+    for flag, key in {**OF_FILE, **OF_RUN}.items():
+        if getattr(options, flag) is not None:
+            found[key] = f"flag --{flag.replace('_', '-')}"
+    if options.strict:
+        found["data.on_env_failure"] = "flag --strict"
+    for word in options.override:
+        found[word.lstrip("+").partition("=")[0]] = f"flag --override {word}"
+    return found
+
+
+def _tell_ignored(config: ProjectConfig) -> None:
+    if config.ignored:
+        names = ", ".join(config.ignored)
+        print(
+            f"{PROGRAM}: {config.path} asks for {names}: ignored, as runs are local",
+            file=sys.stderr,
+        )
+    if config.training.backend.endswith(DELEGATED):
+        print(f"{PROGRAM}: training with the native_torch backend instead", file=sys.stderr)
+
+
+@contextmanager
+def told_with_lines(config: ProjectConfig, found: dict[str, Setting]) -> Iterator[None]:
+    """Tells what is wrong with a value by the key of the file that gave it, and its line."""
+    try:
+        yield
+    except ConfigurationError as error:
+        text = str(error)
+        key = re.match(r"([a-z]\w*\.\w+)([ :=])", text)
+        item = found.get(key.group(1)) if key else None
+        if key is None or item is None or item.source is None or item.source not in config.given:
+            raise
+        rest = text[key.end(1) :].partition("; env.")[0]
+        line = f"{config.where(item.source)}: {item.source}{rest}"
+        raise type(error)(line) from error
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""What a project's own files add to a run: the data of dataset.py, the page of local_dashboard.py.
+
+Function and class names are those that projects of older versions have, so that these go on working.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from worldflux.cli.preflight import one_environment
+from worldflux.core.config import WorldModelConfig
+from worldflux.core.modalities import action_type_of
+from worldflux.dashboard.live import LiveDashboard
+from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
+from worldflux.data.sources import Source
+from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.project import AsConfigured
+from worldflux.training.config import TrainingConfig
+from worldflux.training.feeds import Feed, as_source
+from worldflux.training.run_folder import set_aside
+from worldflux.training.run_state import claim
+
+if TYPE_CHECKING:
+    from worldflux.cli.schema import RunConfig
+    from worldflux.core.agent import Agent
+
+log = logging.getLogger("worldflux.project")
+
+DATASET, DASHBOARD, PAGE = "dataset.py", "local_dashboard.py", Path("dashboard") / "index.html"
+FUNCTION = "build_training_data"
+SCAFFOLD_FALLBACK = "scaffold_runtime_fallback"
+MODES = ("online", "offline", "random")
+# The phase that older helpers tell when only the pictures are switched off.
+ONLY_PICTURES = "gameplay stream disabled"
+
+
+class HelperError(ConfigurationError):
+    """A project's own file failed; the text says where."""
+
+
+class Project:
+    """The folder of a worldflux.toml while its run lasts.
+
+    strict: what fails is an error instead of a named degradation. After `prepare`: data is what
+    dataset.py gave, None where the run collects as configured; failed says that dataset.py was to
+    give data and could not.
+    """
+
+    def __init__(self, folder: Path, *, strict: bool) -> None:
+        self.folder = folder
+        self.strict = strict
+        self.data: Any = None
+        self.mode = "unknown"
+        self.failed = False
+        self.model: WorldModelConfig | None = None  # what the data was made for
+        self.degraded_modes: list[str] = []
+        self.provenance: dict[str, Any] | None = None
+        self.facts: dict[str, Any] = {}  # more content for the manifest
+        self.fresh: Path | None = None  # the run folder, where a new run begins
+        self.page_modes: list[str] = []  # degraded modes of what is only shown
+        self.live: LiveDashboard | None = None
+        self._frames = 0
+        self._cleanup: Callable[[], None] = lambda: None
+        self._unavailable: list[str] = []
+
+    def prepare(self, config: RunConfig) -> None:
+        """Imports the project's files and asks dataset.py for its data. Nothing is written."""
+        try:
+            module = self._module(DATASET)
+            if module is not None:
+                self._build(module, config)
+        except HelperError as error:
+            if self.strict:
+                raise
+            log.warning("%s; training goes on with RANDOM NOISE", error)
+            self.failed, self.mode = True, "random"
+            self.degraded_modes = [SCAFFOLD_FALLBACK, RANDOM_FALLBACK]
+
+    def begin(self) -> None:
+        """Makes room for a new run: one that is in the folder already is moved aside, whole."""
+        if self.fresh is not None and self.fresh.is_dir():
+            with claim(self.fresh):
+                set_aside(self.fresh, (".hydra", "run.log"))
+
+    def close(self) -> None:
+        """Calls the cleanup that dataset.py gave, once."""
+        cleanup, self._cleanup = self._cleanup, lambda: None
+        cleanup()
+
+    def _build(self, module: ModuleType, config: RunConfig) -> None:
+        build = getattr(module, FUNCTION, None)
+        if not callable(build):
+            raise HelperError(f"{DATASET} has no function {FUNCTION}")
+        model = fitted(config)
+        wanted = config.visualization.enabled and config.gameplay.enabled
+        frames = self._frame if wanted else None
+        with told_as_helper_errors(self.folder):
+            given = build(model, frame_callback=frames, phase_callback=self._phase)
+        if not isinstance(given, tuple) or len(given) != 3:
+            raise HelperError(f"{FUNCTION} of {DATASET} must return (data, cleanup, mode)")
+        data, cleanup, mode = given
+        self._cleanup = cleanup if callable(cleanup) else self._cleanup
+        if isinstance(data, AsConfigured):
+            return
+        if mode not in MODES:
+            options = ", ".join(MODES)
+            raise HelperError(f"{FUNCTION} of {DATASET} must say {options} as mode, got {mode!r}")
+        self.data, self.mode, self.model = data, mode, model
+        self._judge(config)
+
+    def _judge(self, config: RunConfig) -> None:
+        """What of the data is not as the configuration asks."""
+        digest = hashlib.sha256((self.folder / DATASET).read_bytes()).hexdigest()
+        self.provenance = {"file": DATASET, "sha256": digest, "mode": self.mode}
+        noise = config.data.source == "gym" and self.mode == "random"
+        if self._unavailable or noise:
+            self.degraded_modes.append(ENV_UNAVAILABLE)
+            if self.mode != "online":
+                self.degraded_modes.append(RANDOM_FALLBACK)
+            reason = self._unavailable[0] if self._unavailable else "its data is random noise"
+            text = f"{DATASET} could not collect in {config.env.id}: {reason}"
+            if self.strict:
+                raise ConfigurationError(text)
+            log.warning("%s; training goes on with its data of mode %r", text, self.mode)
+
+    def _phase(self, phase: str, detail: str = "") -> None:
+        log.info("%s: %s %s", DATASET, phase, detail)
+        if self.live is not None and self.live.server is not None:
+            self.live.gameplay.set_phase(phase, detail)
+        if phase == "unavailable" and detail != ONLY_PICTURES:
+            self._unavailable.append(detail or "unavailable")
+
+    def _frame(
+        self, frame: Any, episode: int, episode_step: int, reward: float, done: bool
+    ) -> None:
+        live = self.live
+        if live is None or live.server is None:
+            return  # the page is not there yet
+        if not self._frames:
+            live.metrics.set_gameplay_available(True)
+            live.gameplay.set_status("running")
+        self._frames += 1
+        live.gameplay.append_frame(
+            frame, episode=episode, episode_step=episode_step, reward=reward, done=done
+        )
+
+    def dashboard(self, config: RunConfig, run_dir: Path) -> LiveDashboard:
+        """The page of the run: of local_dashboard.py and dashboard/index.html, where they are."""
+        # Data of its own shows its own frames.
+        gameplay = config.gameplay if self.data is None else replace(config.gameplay, enabled=False)
+        parts: dict[str, Any] = {}
+        if config.visualization.enabled and (self.folder / PAGE).is_file():
+            try:
+                module = self._module(DASHBOARD)
+            except HelperError as error:
+                if self.strict:
+                    raise
+                log.warning("%s; the page is worldflux's own", error)
+                self.page_modes.append("dashboard_unavailable")
+                module = None
+            if module is not None:
+                parts = {"parts": module, "root": (self.folder / PAGE).parent}
+        strict = config.data.on_env_failure != "degrade"
+        self.live = LiveDashboard(
+            config.visualization, gameplay, run_dir, config.env, strict=strict, **parts
+        )
+        return self.live
+
+    def source(self, agent: Agent, training: TrainingConfig) -> Source:
+        """The data of dataset.py, with what is to be said of it."""
+        source = as_source(self.data, agent, training)
+        if isinstance(source, Feed):
+            source.data_mode, source.data_provenance = self.mode, self.provenance
+        source.degraded_modes.extend(self.degraded_modes)
+        return source
+
+    def _module(self, name: str) -> ModuleType | None:
+        """A file of the project as a module; it can import its neighbours."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        folder = str(self.folder.resolve())
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        # Under its own name, as its neighbours import it, and never that of another project.
+        sys.modules[path.stem] = module
+        with told_as_helper_errors(self.folder):
+            spec.loader.exec_module(module)
+        return module
+
+
+class told_as_helper_errors:
+    """Turns what a project's file raises into one line that names file and line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        said = " ".join(str(error).split())
+        if isinstance(error, SyntaxError):
+            where = f"{Path(error.filename or DATASET).name}, line {error.lineno}"
+            raise HelperError(f"{where}: {type(error).__name__}: {error.msg}") from error
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).resolve().is_relative_to(self.folder)
+        ]
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else DATASET
+        raise HelperError(f"{where}: {type(error).__name__}: {said}") from error
+
+
+def fitted(config: RunConfig) -> WorldModelConfig:
+    """The model with the sizes the file gives; those it leaves out are the environment's."""
+    model = config.model
+    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model._given:
+        return model
+    try:
+        envs = one_environment(config)
+    except WorldFluxError:
+        return model  # what cannot be asked is told by whoever needs it
+    try:
+        return model.with_spaces(envs.obs_spaces, envs.action_spaces)
+    except ConfigurationError:
+        # The data is what is trained on, and the file gives its sizes; it has no word for the kind.
+        kind = None if "action_type" in model._given else action_type_of(envs.action_spaces)
+        return model.with_overrides(action_type=kind)
+    finally:
+        envs.close()
