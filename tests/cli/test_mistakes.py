@@ -19,7 +19,7 @@ CASES = {
     "modle=dreamerv3": "Did you mean: 'model'",
     "env.improt=x": "Did you mean: 'import'",
     "model.latent_dim=3": "its latent is deter_dim",
-    "training.use_ddp=true": "one process",
+    "training.use_ddp=true": "nproc=N trains with several processes",
     "model.loss_scales.rewrd=3": "Did you mean: 'reward'",
     "+model.loss_scales.rewrd=3": "Did you mean: 'reward'",
     "env.kwargs.a=1": "write \\+env.kwargs.a=",

@@ -40,7 +40,7 @@ from worldflux.training import TrainingConfig
         ({"backend": "jax"}, "backend must be one of native_torch"),
         ({"output_dir": " "}, "output_dir"),
         ({"optimiser": "adam"}, "Did you mean: 'optimizer'"),
-        ({"use_ddp": True}, "one process"),
+        ({"use_ddp": True}, "nproc=N trains with several processes"),
         ({"prefetch_batches": 2}, "sampled from memory"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from worldflux import __version__
 from worldflux.cli import arguments, preflight, resume, schema
@@ -106,6 +106,8 @@ def start(words: list[str], project: Project | None = None) -> int:
             project.prepare(configs[0])
         if not asked.show:
             _check_trainable(configs, project)
+            if _joined_another(configs[0]):
+                return 0
     if project is not None:
         project.begin()
     return _hydra(words, asked.config_name, project)
@@ -143,6 +145,19 @@ def _check_trainable(configs: list[RunConfig], project: Project | None = None) -
                 preflight.check_environment(config)
 
 
+def _joined_another(config: RunConfig) -> bool:
+    """Trains as a task of a Slurm step beside the first one, whose run folder it takes."""
+    from worldflux.cli.slurm_ranks import slurm_task
+
+    task = slurm_task(config.training.nproc)
+    if task is None or task.rank == 0:
+        return False
+    from worldflux.cli.launch import run_task
+
+    run_task(config, None, task)
+    return True
+
+
 def _hydra(words: list[str], config_name: str, project: Project | None) -> int:
     failures: list[WorldFluxError] = []
 
@@ -168,12 +183,20 @@ def _hydra(words: list[str], config_name: str, project: Project | None) -> int:
 
 def train(cfg: DictConfig, project: Project | None = None) -> float:
     """One job: the checked configuration goes to the runner. Returns the evaluation score."""
+    config, hydra_config = schema.run_config(cfg), HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if config.training.nproc > 1:
+        if project is not None:
+            raise ConfigurationError("training.nproc must be 1 with the files of a worldflux.toml")
+        from worldflux.cli.launch import launch
+
+        log_config = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
+        return launch(config, folder, log_config)  # type: ignore[arg-type]
     from worldflux.cli.run import run
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
     if project is None:
-        return run(schema.run_config(cfg), folder)
-    return run(schema.run_config(cfg), folder, project)
+        return run(config, folder)
+    return run(config, folder, project)
 
 
 def _without_hydra(frames: TracebackType | None) -> TracebackType | None:

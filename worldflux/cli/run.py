@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from worldflux.cli.preflight import one_environment
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
 from worldflux.core.disk import shown
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
@@ -29,6 +31,7 @@ from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.manifest import ONLY_SHOWN, plain
 from worldflux.training.progress import Progress
+from worldflux.training.ranks import rank_seed
 from worldflux.training.run_state import claim
 from worldflux.training.seed import set_seed
 from worldflux.training.trainer import Evaluator, Trainer
@@ -42,7 +45,9 @@ EVALUATION_UNAVAILABLE = "evaluation_unavailable"
 log = logging.getLogger("worldflux.run")
 
 
-def run(config: RunConfig, run_dir: Path, project: Project | None = None) -> float:
+def run(
+    config: RunConfig, run_dir: Path, project: Project | None = None, ranks: Ranks = ALONE
+) -> float:
     """Trains one agent as the configuration says and returns its final evaluation score, the mean
     return of ``training.eval_episodes`` greedy episodes (NaN where there is no environment).
 
@@ -50,20 +55,40 @@ def run(config: RunConfig, run_dir: Path, project: Project | None = None) -> flo
     folder instead, with ``resume=auto`` in run_dir if it has a checkpoint there. A stop signal ends
     it with SystemExit(0), Ctrl-C with KeyboardInterrupt, each after a checkpoint and a line that
     says how to continue. project: the files beside a worldflux.toml, whose data and page are used.
+    ranks: the ``training.nproc`` processes that train it together; the first one evaluates and
+    writes.
     """
-    named = config.resume not in (None, AUTO)
-    folder = Path(str(config.resume)) if named else Path(run_dir)
+    folder = folder_of(config, run_dir)
+    if not ranks.first:
+        hidden = replace(config.visualization, enabled=False)
+        config = replace(config, visualization=hidden)
     page = LiveDashboard.of if project is None else project.dashboard
-    with claim(folder):
-        if named and has_checkpoint(folder):
-            check_same_run(folder, config)
-        resume = named or (config.resume == AUTO and continues(folder, config))
+    with claim(folder) if ranks.first else nullcontext():
+        resume = ranks.share_object(ranks.first and _resumes(config, folder))
         with page(config, folder) as live:
-            return _run(config, folder, resume, live, project)
+            return _run(config, folder, resume, live, project, ranks)
+
+
+def folder_of(config: RunConfig, run_dir: Path) -> Path:
+    """Where the run goes: `run_dir`, or the folder of the run that ``config.resume`` names."""
+    return Path(run_dir) if config.resume in (None, AUTO) else Path(str(config.resume))
+
+
+def _resumes(config: RunConfig, folder: Path) -> bool:
+    if config.resume == AUTO:
+        return continues(folder, config)
+    if config.resume is not None and has_checkpoint(folder):
+        check_same_run(folder, config)
+    return config.resume is not None
 
 
 def _run(
-    config: RunConfig, folder: Path, resume: bool, live: LiveDashboard, project: Project | None
+    config: RunConfig,
+    folder: Path,
+    resume: bool,
+    live: LiveDashboard,
+    project: Project | None,
+    ranks: Ranks,
 ) -> float:
     training = config.training
     set_seed(training.seed)
@@ -71,7 +96,7 @@ def _run(
     if project is not None and project.model is not None:
         model_config = project.model
     else:
-        envs = training_envs(config, render=live.renders)
+        envs = training_envs(config, ranks, render=live.renders)
     if envs is not None:
         model_config = model_config.with_spaces(envs.obs_spaces, envs.action_spaces)
         if getattr(model_config, "episode_length", 0) is None:
@@ -79,8 +104,8 @@ def _run(
     source: Source | None = None
     try:
         agent = make_agent(model_config, training)
-        evaluator = _evaluator(config, model_config, envs)
-        source = _source(config, envs, agent, model_config, project)
+        evaluator = _evaluator(config, model_config, envs) if ranks.first else None
+        source = _source(config, envs, agent, model_config, project, ranks)
         live.watch(source)
         trainer = Trainer(
             agent,
@@ -91,12 +116,13 @@ def _run(
             solved_return=config.env.solved_return,
             facts={**run_facts(config, agent.model), **(project.facts if project else {})},
             tensorboard=config.logger.tensorboard,
-            progress=Progress("random data" if config.env.suite == "none" else config.env.id),
+            progress=_progress(config) if ranks.first else None,
             degraded_modes=lambda: [
                 *live.degraded_modes,
                 *(project.page_modes if project else ()),
                 *getattr(evaluator, "degraded_modes", ()),
             ],
+            ranks=ranks,
         )
         _train(trainer, source, folder, resume)
     finally:
@@ -107,12 +133,17 @@ def _run(
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
 
 
+def _progress(config: RunConfig) -> Progress:
+    return Progress("random data" if config.env.suite == "none" else config.env.id)
+
+
 def _source(
     config: RunConfig,
     envs: VectorEnv | None,
     agent: Agent,
     model: WorldModelConfig,
     project: Project | None,
+    ranks: Ranks,
 ) -> Source:
     """Where the batches come from: a project's own data, or what the configuration names."""
     data, training = config.data, config.training
@@ -126,10 +157,11 @@ def _source(
         obs_spaces=model.obs_spaces(),
         action_spaces=model.action_spaces(),
         entry_spaces=agent.entry_spaces,
-        batch_size=training.effective_batch_size(),
+        batch_size=training.effective_batch_size() // ranks.size,
         sequence_length=training.sequence_length,
         replay_context=agent.replay_context,
-        seed=training.seed,
+        seed=rank_seed(training.seed, ranks.rank),
+        ranks=ranks.size,
     )
     if project is not None:
         source.degraded_modes.extend(project.degraded_modes)
@@ -190,18 +222,19 @@ def tell_degraded(trainer: Trainer) -> None:
     log.warning("%s; %s", told, text)
 
 
-def training_envs(config: RunConfig, render: bool = False) -> VectorEnv | None:
-    """The environments to train in; None where they cannot be made and the run may degrade."""
+def training_envs(
+    config: RunConfig, ranks: Ranks = ALONE, *, render: bool = False
+) -> VectorEnv | None:
+    """The environments to train in, this process's share of them; None where they cannot be made
+    and the run may degrade."""
     training = config.training
     if config.env.suite == "none":
         return None
+    seed = rank_seed(training.seed, ranks.rank)
+    share = training.num_envs // ranks.size
     return try_envs(
         lambda: make_envs(
-            config.env,
-            num_envs=training.num_envs,
-            mode=training.env_mode,
-            seed=training.seed,
-            render=render,
+            config.env, num_envs=share, mode=training.env_mode, seed=seed, render=render
         ),
         config.data,
     )
@@ -215,7 +248,8 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None
         raise
     finally:
         try:
-            draw_run(folder)
+            if trainer.ranks.first:
+                draw_run(folder)
         except OSError as error:
             # A full disk has ended the run already; that error is the one to tell.
             log.warning("no learning curve was drawn: %s", error)

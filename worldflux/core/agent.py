@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from worldflux.core.ranks import Ranks
 from worldflux.core.spaces import Space
 
 Carry = dict[str, Tensor]  # state between calls, leading dimension N environments
@@ -20,6 +21,11 @@ class Agent(Protocol):
     model: nn.Module
     entry_spaces: dict[str, Space]  # keys that `act` returns for the replay (may be empty)
     replay_context: int  # C: steps in front of the T trained ones
+
+    def join(self, ranks: Ranks, seed: int) -> None:
+        """From now on `update` is made by several processes together, each with its share of the
+        rows; seed: of this one's own draws."""
+        ...
 
     def initial_carry(self, n: int) -> Carry:
         """Carry for n environments before their first step."""
@@ -51,6 +57,10 @@ class Agent(Protocol):
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Groups of flat name-to-tensor dicts: `model`, `optimizer` (moments, counters, RNG)."""
+        ...
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """What differs between ranks, under the names it has in the `optimizer` group."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:

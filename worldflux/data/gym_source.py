@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,11 @@ class GymSource:
     Before the first update it takes `data.prefill_steps` random steps, and more where that is not
     yet enough for one batch; `data.pretrain_updates` are made on them before the ratio counts.
     With `data.collect_steps_per_update=0` nothing is collected after that (data_mode ``offline``).
-    replay_context: extra steps in front of the `sequence_length` trained ones. When an environment fails, `data.on_env_failure` decides: ``error`` raises
-    TrainingError; ``degrade`` goes on with what was collected (random noise where that is not
-    enough for a batch) and says so.
+    batch_size: sequences of one update. replay_context: extra steps in front of the
+    `sequence_length` trained ones. ranks: how many processes, this one among them, share the steps
+    that `data` counts; envs and batch_size are this one's share. When an environment fails,
+    `data.on_env_failure` decides: ``error`` raises TrainingError; ``degrade`` goes on with what was
+    collected (random noise where that is not enough for a batch) and says so.
     """
 
     def __init__(
@@ -84,19 +87,22 @@ class GymSource:
         replay_context: int = 0,
         entry_spaces: Mapping[str, Space] | None = None,
         seed: int = 0,
+        ranks: int = 1,
     ) -> None:
         entry_spaces = entry_spaces or {}
         clash = set(entry_spaces) & set(envs.obs_spaces)
         if clash:
             raise ConfigurationError(f"observation keys {sorted(clash)} are the agent's own")
         self.degraded_modes: list[str] = []
-        self.ratio = UpdateRatio(updates_per_step(data, batch_size, sequence_length))
-        self.data_mode = "offline" if self.ratio.updates_per_step is None else "online"
+        updates = updates_per_step(data, batch_size * ranks, sequence_length)
+        # Of one update this process collects a share: so many more updates per own step.
+        self.ratio = UpdateRatio(None if updates is None else updates * ranks)
+        self.data_mode = "offline" if updates is None else "online"
         seeds = np.random.SeedSequence([seed, 1]).generate_state(3).tolist()
         self.replay = SequenceReplay(
             spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},
             entries=entry_spaces,
-            capacity=data.capacity,
+            capacity=data.capacity // ranks,
             length=replay_context + data.consec * sequence_length,
             num_envs=envs.num_envs,
             online=data.online,
@@ -108,6 +114,7 @@ class GymSource:
         self._length = replay_context + sequence_length
         self._noise_seed = seeds[2]
         self._data = data
+        self._prefill = ceil(data.prefill_steps / ranks)
         self._batch_size = batch_size
         self._first_update: int | None = None  # environment steps when the first update came
         self._noise: RandomSource | None = None
@@ -132,7 +139,7 @@ class GymSource:
     def _collect(self, agent: Agent, updates: int) -> list[Episode]:
         episodes: list[Episode] = []
         if self._first_update is None:
-            episodes += self.collector.collect(None, self._data.prefill_steps - self.env_steps)
+            episodes += self.collector.collect(None, self._prefill - self.env_steps)
             while not self.replay.ready(self._batch_size):
                 episodes += self.collector.collect(None, self.replay.num_envs)
             self._first_update = self.env_steps

@@ -114,9 +114,11 @@ def make_source(
     sequence_length: int,
     replay_context: int = 0,
     seed: int = 0,
+    ranks: int = 1,
 ) -> Source:
     """The source that `data.source` names (``gym`` or ``random``).
 
+    ranks: processes that share what `data` counts; envs, batch_size and seed are this one's own.
     envs None with ``gym``: they could not be made and `data.on_env_failure=degrade`.
     """
     if data.source == "gym" and envs is not None:
@@ -128,6 +130,7 @@ def make_source(
             replay_context=replay_context,
             entry_spaces=entry_spaces,
             seed=seed,
+            ranks=ranks,
         )
     if data.source not in ("gym", "random"):
         raise ConfigurationError(f"data.source={data.source!r}: expected 'gym' or 'random'")

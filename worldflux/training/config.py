@@ -10,7 +10,7 @@ from worldflux.core.fields import field_types
 
 OPTIMIZERS = ("laprop", "adamw", "adam", "sgd")
 SCHEDULERS = ("none", "linear", "cosine", "constant")
-_ONE_PROCESS = "training runs in one process on one device"
+_SEVERAL = "nproc=N trains with several processes"
 _IN_MEMORY = "batches are sampled from memory in the training process"
 
 
@@ -26,6 +26,8 @@ class TrainingConfig(CheckedConfig):
     mixed_precision: computes in mixed_precision_dtype; float16 needs CUDA, bfloat16 does not.
     compile_model: compiles the update with torch.compile.
     device: auto takes CUDA if there is one, else the CPU.
+    nproc: processes that train together, each with its share of what all other fields count:
+        batch_size and num_envs must be multiples of it.
     env_mode: sync steps the environments in turn, async each in a process; auto chooses.
     log_interval, eval_interval, save_interval: in updates; eval_interval 0: only at the end.
     save_seconds: also save when the last save is so long ago, unless saving would then take more
@@ -40,13 +42,13 @@ class TrainingConfig(CheckedConfig):
         ),
         "instant_sequence_length": "set total_steps, batch_size and sequence_length",
         **dict.fromkeys(
-            ("distributed_mode", "distributed_world_size", "use_ddp", "ddp_backend"), _ONE_PROCESS
+            ("distributed_mode", "distributed_world_size", "use_ddp", "ddp_backend"), _SEVERAL
         ),
         **dict.fromkeys(
             ("ddp_find_unused_params", "ddp_gradient_as_bucket_view", "ddp_broadcast_buffers"),
-            _ONE_PROCESS,
+            _SEVERAL,
         ),
-        **dict.fromkeys(("rank", "world_size", "local_rank"), _ONE_PROCESS),
+        **dict.fromkeys(("rank", "world_size", "local_rank"), _SEVERAL),
         **dict.fromkeys(
             ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers"), _IN_MEMORY
         ),
@@ -104,6 +106,7 @@ class TrainingConfig(CheckedConfig):
     compile_model: bool = False
     device: str = "auto"
     seed: int = 42
+    nproc: int = 1
     num_envs: int = 1
     env_mode: str = "auto"
     log_interval: int = 100
@@ -150,11 +153,15 @@ class TrainingConfig(CheckedConfig):
 
     def _validate(self) -> None:
         self._at_least(1, "total_steps", "batch_size", "sequence_length")
-        self._at_least(1, "gradient_accumulation_steps", "num_envs", "eval_episodes")
+        self._at_least(1, "gradient_accumulation_steps", "num_envs", "eval_episodes", "nproc")
         self._at_least(1, "log_interval", "save_interval")
         self._at_least(0, "eval_interval", "warmup_steps", "seed", "save_seconds")
         if self.env_steps is not None:
             self._at_least(1, "env_steps")
+        for name in ("batch_size", "num_envs"):
+            if getattr(self, name) % self.nproc:
+                text = f"{name} must be a multiple of nproc={self.nproc}, which share it"
+                raise self.refuse(f"{text}; got {getattr(self, name)}")
         self._one_of("env_mode", ("auto", "sync", "async"))
         self._one_of("backend", ("native_torch",))
         self._check_device()

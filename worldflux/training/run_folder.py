@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.core.disk import disk_errors
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
-from worldflux.errors import CheckpointError
+from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.training.checkpoint import STATE, Checkpoint, CheckpointStore, read_checkpoint
 from worldflux.training.feeds import Feed
 from worldflux.training.logger import METRICS, MetricLogger
-from worldflux.training.manifest import FILE, write_manifest
+from worldflux.training.manifest import FILE, read_manifest, write_manifest
+from worldflux.training.ranks import Restoring, check_size, of_rank, replay_name, size_of
 from worldflux.training.run_state import Claim
 
 log = logging.getLogger("worldflux.training")
@@ -38,11 +40,21 @@ class RunFolder:
 
     path: the folder. tensorboard: also write TensorBoard events. keep: resumable checkpoints kept.
     claim: of the folder, checked before each write where it is set. saved_at: when the newest
-    checkpoint was written, by the monotonic clock, which took save_seconds.
+    checkpoint was written, by the monotonic clock, which took save_seconds. ranks: the processes
+    that train the run.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool = True, keep: int | None = 2) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tensorboard: bool = True,
+        keep: int | None = 2,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.path = path
+        self.ranks = ranks
+        self.replay = path / replay_name(REPLAY, ranks)
         self.store = CheckpointStore(path / CHECKPOINTS, keep)
         self.tensorboard = tensorboard
         self.saved_step = -1
@@ -96,12 +108,13 @@ class RunFolder:
             return
         begun = time.monotonic()
         self._check()
-        with disk_errors("replay", self.path / REPLAY):
-            source.save(self.path / REPLAY)
+        with disk_errors("replay", self.replay):
+            source.save(self.replay)
         self.store.save(step, checkpoint())
-        newest = itertools.islice(self.store.resumable(), self.store.keep)
+        newest = [state for _, state in itertools.islice(self.store.resumable(), self.store.keep)]
         # Only now: until its checkpoint was complete, this save was no way to go on.
-        source.keep_saves(self.path / REPLAY, [state["source"] for _, state in newest])
+        self.ranks.share_object(newest)
+        source.keep_saves(self.replay, [state["source"] for state in newest])
         self.saved_step = step
         self.saved_at = time.monotonic()
         self.save_seconds = self.saved_at - begun
@@ -126,6 +139,51 @@ class RunFolder:
         if self._logger is not None:
             self._logger.close()
             self._logger = None
+
+
+class WatchedFolder(RunFolder):
+    """The run folder of the processes beside the first one: of it they write their replay only."""
+
+    @property
+    def logger(self) -> Any:
+        return _Silence()
+
+    def start(self, x_axis: str) -> None:
+        pass
+
+    def extend(self, x_axis: str) -> None:
+        pass
+
+    def resume(self, x_axis: str, step: int, x: int, state: Mapping[str, Any]) -> None:
+        self.saved_step = step
+
+    def save(self, step: int, source: Source, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Saves the replay, and gives the first process the rest."""
+        if step == self.saved_step:
+            return
+        with disk_errors("replay", self.replay):
+            source.save(self.replay)
+        checkpoint()
+        newest = self.ranks.share_object(None)
+        own = [state["ranks"][self.ranks.rank - 1] for state in newest]
+        source.keep_saves(self.replay, [state["source"] for state in own])
+        self.saved_step = step
+
+    def keep_best(self, step: int, checkpoint: Callable[[], Checkpoint]) -> None:
+        self.best_step = step
+
+    def write_manifest(self, content: Mapping[str, Any]) -> None:
+        pass
+
+
+class _Silence:
+    """A MetricLogger that nobody hears."""
+
+    def scalars(self, metrics: Mapping[str, float], **at: Any) -> None:
+        pass
+
+    def pictures(self, pictures: Mapping[str, Any], **at: Any) -> None:
+        pass
 
 
 def set_aside(folder: Path, more: Sequence[str] = ()) -> None:
@@ -176,25 +234,39 @@ def find_checkpoint(
     raise CheckpointError(f"{path} is neither a run folder nor a checkpoint")
 
 
-def restore_from(path: Path, source: Source, store: CheckpointStore) -> tuple[Path, Checkpoint]:
+def restore_from(
+    path: Path, source: Source, store: CheckpointStore, ranks: Ranks = ALONE
+) -> tuple[Path, Checkpoint]:
     """Restores the source from a run folder's newest good checkpoint, or a checkpoint folder.
 
-    Returns the run folder and the checkpoint. store: of the run that goes on; damaged checkpoints
+    Returns the run folder and the checkpoint, as this one of the ranks goes on from it. store: of the run that goes on; damaged checkpoints
     that were passed over are noted in it.
     """
 
     def load(folder: Path, checkpoint: Checkpoint) -> None:
         if "source" in checkpoint.state:
-            source.load(run_of(folder) / REPLAY)
-            source.load_state_dict(checkpoint.state["source"])
+            source.load(run_of(folder) / replay_name(REPLAY, ranks))
+            source.load_state_dict(of_rank(checkpoint, ranks).state["source"])
         elif not isinstance(source, Feed):
             raise CheckpointError(
                 f"{folder} was saved without its replay; resume from a run folder"
             )
 
-    if (path / CHECKPOINTS).resolve() == store.folder.resolve():
-        store.tidy()
-    folder, checkpoint = find_checkpoint(path, load, store.damaged)
+    run = path if (path / FILE).exists() else run_of(path)
+    if (run / FILE).exists():
+        check_size(size_of(read_manifest(run)), ranks.size, run)
+    restoring = Restoring(ranks, load)
+    if not ranks.first:
+        folder, checkpoint = restoring.follow()
+        return run_of(folder), of_rank(checkpoint, ranks)
+    try:
+        if (path / CHECKPOINTS).resolve() == store.folder.resolve():
+            store.tidy()
+        folder, checkpoint = find_checkpoint(path, restoring.accept, store.damaged)
+    except WorldFluxError as error:
+        restoring.give_up(error)
+        raise
+    restoring.settle()
     return run_of(folder), checkpoint
 
 

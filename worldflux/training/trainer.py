@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from worldflux.core.agent import Agent
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
-from worldflux.errors import CheckpointError, DiskError, TrainingError
+from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
 from worldflux.training.callbacks import Callback
 from worldflux.training.checkpoint import Checkpoint, write_checkpoint
 from worldflux.training.config import TrainingConfig
@@ -25,8 +26,17 @@ from worldflux.training.feeds import Feed, as_agent, as_source, default_training
 from worldflux.training.manifest import environment_facts, run_manifest
 from worldflux.training.meter import Meter
 from worldflux.training.progress import Progress, Status
+from worldflux.training.ranks import (
+    agree,
+    decide,
+    gather_states,
+    join_episodes,
+    join_metrics,
+    rank_seed,
+    share_model,
+)
 from worldflux.training.record import Record, TrainerState
-from worldflux.training.run_folder import RunFolder, find_checkpoint, restore_from
+from worldflux.training.run_folder import RunFolder, WatchedFolder, find_checkpoint, restore_from
 from worldflux.training.run_state import claim
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state, set_seed
 from worldflux.training.signals import Stopped, StopSignals
@@ -50,7 +60,8 @@ class Trainer:
     The runner also gives: run_dir (default ``config.output_dir``), evaluator (greedy evaluation;
     without one nothing is evaluated and no checkpoint is ``best``), solved_return (training ends
     when an evaluation reaches it), facts (more manifest content), tensorboard, progress (the live
-    line), degraded_modes (names of what is not as it was asked for, besides the source's own).
+    line), degraded_modes (names of what is not as it was asked for, besides the source's own),
+    ranks (the processes that train together, of which this is one).
     """
 
     def __init__(
@@ -68,16 +79,25 @@ class Trainer:
         tensorboard: bool = True,
         progress: Progress | None = None,
         degraded_modes: Callable[[], Iterable[str]] = tuple,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config or default_training(model)
         self.config.check_supported()
+        if self.config.nproc != ranks.size:
+            raise ConfigurationError(
+                f"nproc={self.config.nproc}: a Trainer is one process; worldflux-run starts several"
+            )
+        self.ranks = ranks
         self.device = torch.device(self.config.resolve_device())
         self.agent = as_agent(model, self.config, self.device, optimizer, scheduler)
         self.callbacks = list(callbacks or ())
         self.evaluator = evaluator
         self.solved_return = solved_return
         self.facts = dict(facts or {})
-        self.folder = RunFolder(Path(run_dir or self.config.output_dir), tensorboard=tensorboard)
+        kind = RunFolder if ranks.first else WatchedFolder
+        folder = Path(run_dir or self.config.output_dir)
+        self.folder = kind(folder, tensorboard=tensorboard, ranks=ranks)
+        self.degraded_elsewhere: list[str] = []  # in the other processes, at the last save
         half = self.config.mixed_precision and self.config.mixed_precision_dtype == "float16"
         self.record = Record(check_gradients=not half)
         self.source: Source | None = None
@@ -120,7 +140,8 @@ class Trainer:
         status = "failed"
         error: Exception | None = None
         self._begun, self.status, self.error = False, "running", None
-        with claim(self.folder.path) as self.folder.claim, StopSignals() as self._stop:
+        own = claim(self.folder.path) if self.ranks.first else nullcontext()
+        with own as self.folder.claim, StopSignals() as self._stop:
             try:
                 with refused_at_the_start():
                     self._open(self.source, resume_from)
@@ -147,19 +168,21 @@ class Trainer:
         config, state = self.config, self.state
         context = self.agent.replay_context
         self._first_step = state.global_step
-        rows = config.batch_size * config.gradient_accumulation_steps
+        rows = config.effective_batch_size() // self.ranks.size
         self._evaluate_if_due()
         self._keep_best()
         self._call("on_epoch_begin")
         while not self._done():
             self._call("on_step_begin")
             episodes = source.advance(self.agent, state.global_step + 1)
-            self.record.note_episodes(episodes, source.env_steps, self.folder.logger)
+            episodes, env_steps = join_episodes(self.ranks, episodes, source.env_steps)
+            self.record.note_episodes(episodes, env_steps, self.folder.logger)
             arrays = source.batch(rows)
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
             self._batch = self._to_device(arrays)
             metrics, entries = self.agent.update(self._batch)
+            metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
                 fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
                 source.write_back(stepid[:, context:], fresh)
@@ -169,7 +192,7 @@ class Trainer:
             if due(state.global_step, config.log_interval):
                 self.record.log(self.folder.logger)
             self._call("on_step_end")
-            if self._long_unsaved():
+            if decide(self.ranks, self._long_unsaved()):
                 self._save()
             self._evaluate_if_due()
             if due(state.global_step, config.save_interval):
@@ -180,12 +203,14 @@ class Trainer:
         self._call("on_epoch_end")
 
     def _done(self) -> bool:
+        """Whether training ends here; a signal to one process ends it in all, after one update."""
         state, limit = self.state, self.config.env_steps
-        if self._stop.received or state.should_stop or state.global_step >= self._target:
-            return True
-        if self.solved:
-            return True
-        return limit is not None and state.env_steps >= limit
+        done = state.should_stop or state.global_step >= self._target or self.solved
+        done = done or (limit is not None and state.env_steps >= limit)
+        asked, done = agree(self.ranks, self._stop.received, done)
+        if asked is not None:  # one that came meanwhile is kept for the next time
+            self._stop.received = asked
+        return done or asked is not None
 
     @property
     def solved(self) -> bool:
@@ -287,13 +312,26 @@ class Trainer:
     # Checkpoints
 
     def checkpoint(self, resumable: bool = True) -> Checkpoint:
-        """Everything that a run needs to continue; without the source's part if not `resumable`."""
+        """Everything that a run needs to continue; without the source's part if not `resumable`.
+
+        A resumable one is made by all processes together, and is complete in the first.
+        """
         state: dict[str, Any] = {**self.record.state_dict(), "rng": rng_state()}
         if self.folder.is_open:
             state["metrics_bytes"] = self.folder.logger.position()
         if resumable and self.source is not None:
             state["source"] = self.source.state_dict()
+            if self.ranks.size > 1:
+                state["ranks"] = self._other_ranks(state)
         return Checkpoint(self.agent.state_dict(), state)
+
+    def _other_ranks(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        assert self.source is not None
+        own = {key: state[key] for key in ("source", "rng")}
+        own |= {"agent": self.agent.rank_state(), "degraded": list(self.source.degraded_modes)}
+        others = gather_states(self.ranks, own)
+        self.degraded_elsewhere = [name for other in others for name in other["degraded"]]
+        return others
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Writes a checkpoint folder at `path`, without the replay of an environment: for that,
@@ -330,12 +368,16 @@ class Trainer:
 
     def _open(self, source: Source, resume_from: str | Path | None) -> None:
         x_axis = "env_steps" if source.data_mode == "online" else "updates"
+        own_seed = rank_seed(self.config.seed, self.ranks.rank)
+        if self.ranks.size > 1:
+            self.agent.join(self.ranks, own_seed)
         if resume_from is not None:
             self._resume(source, Path(resume_from), x_axis)
         elif self.state.global_step:
             self.folder.extend(x_axis)
         else:
-            set_seed(derive_seed(self.config.seed, TRAINING))
+            share_model(self.ranks, self.agent.model)
+            set_seed(derive_seed(own_seed, TRAINING))
             self.state.started = time.time()
             self.folder.start(x_axis)
         state = self.state
@@ -347,17 +389,17 @@ class Trainer:
             self._show("preparing the first update")
 
     def _resume(self, source: Source, path: Path, x_axis: str) -> None:
-        run, checkpoint = restore_from(path, source, self.folder.store)
+        run, checkpoint = restore_from(path, source, self.folder.store, self.ranks)
         self._restore(checkpoint)
         self.state.damaged_checkpoints += self.folder.store.damaged
-        self.state.env_steps = source.env_steps
+        _, self.state.env_steps = join_episodes(self.ranks, [], source.env_steps)
         step = self.state.global_step
         if run == self.folder.path.resolve():
-            x = source.env_steps if x_axis == "env_steps" else step
+            x = self.state.env_steps if x_axis == "env_steps" else step
             self.folder.resume(x_axis, step, x, checkpoint.state)
         else:
             self.folder.start(x_axis)
-        log.info("resumed %s at update %d, %d env steps", path, step, source.env_steps)
+        log.info("resumed %s at update %d, %d env steps", path, step, self.state.env_steps)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
@@ -368,6 +410,8 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
         self.record.load_state_dict(saved, self.device)
         set_rng_state(saved["rng"])
+        others = saved.get("ranks", [])
+        self.degraded_elsewhere = [name for other in others for name in other["degraded"]]
 
     def _close(self, status: str, error: BaseException | None) -> None:
         self.status, self.error = status, error
@@ -401,6 +445,7 @@ class Trainer:
     def all_degraded_modes(self) -> list[str]:
         """Names of everything that is not as it was asked for, each once."""
         modes = [*getattr(self.source, "degraded_modes", ()), *self._degraded_modes()]
+        modes += self.degraded_elsewhere
         if self.state.damaged_checkpoints:
             modes.append("damaged_checkpoint_skipped")
         return list(dict.fromkeys(modes))

@@ -18,6 +18,7 @@ from worldflux.core.config import DreamerV3Config
 from worldflux.core.distributions import gumbel_noise
 from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.core.spaces import Space
 from worldflux.models.dreamerv3.objective import Noise, Objective
 from worldflux.models.dreamerv3.openloop import openloop_report
@@ -50,6 +51,12 @@ class DreamerV3Agent:
         }
         self.entry_spaces = latent if self.replay_context else {}
         self.train_carry: Carry | None = None
+        self.ranks: Ranks = ALONE
+
+    def join(self, ranks: Ranks, seed: int) -> None:
+        """Learns together with other processes; see core/agent.py."""
+        self.ranks = self.objective.ranks = ranks
+        self.generator.manual_seed(seed)
 
     # === Acting ============================================================================
 
@@ -166,6 +173,7 @@ class DreamerV3Agent:
         return metrics, {"dyn/deter": deter, "dyn/stoch": stoch}
 
     def _step_optimizer(self) -> dict[str, Tensor]:
+        self.ranks.mean_gradients_(self.parameters)
         self.precision.unscale(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
@@ -173,7 +181,7 @@ class DreamerV3Agent:
             torch._foreach_mul_(grads, (self.training.grad_clip / norm).clamp(max=1.0))
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
-        rate = torch.as_tensor(self.optimizer.param_groups[0]["lr"])
+        rate = torch.as_tensor(self.optimizer.param_groups[0]["lr"], device=norm.device)
         return {"opt/grad_norm": norm, "opt/learning_rate": rate}
 
     def context(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Latent, Tensor]:
@@ -223,11 +231,13 @@ class DreamerV3Agent:
                 state[f"{names[param]}.{key}"] = torch.as_tensor(value)
         count = self.optimizer.param_groups[0].get("count", 0)
         state["count"] = torch.tensor([self.updates, count])
-        state["generator"] = self.generator.get_state()
-        state |= self.precision.state_dict()
-        if self.train_carry is not None:
-            state |= {f"train_carry.{key}": value for key, value in self.train_carry.items()}
+        state |= self.rank_state() | self.precision.state_dict()
         return {"model": dict(self.model.state_dict()), "optimizer": state}
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """Random stream and carry of training: what differs between ranks."""
+        carry = {f"train_carry.{key}": value for key, value in (self.train_carry or {}).items()}
+        return {"generator": self.generator.get_state(), **carry}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Restores everything that `state_dict` gave, bit for bit."""

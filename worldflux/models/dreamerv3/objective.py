@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worldflux.core.distributions import TwoHot, gumbel_noise
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.models.dreamerv3.losses import (
     continue_target,
     imagined_returns,
@@ -87,6 +88,7 @@ class Objective:
 
     def __init__(self, model: DreamerV3, compile: Callable[[Any], Any] | None = None):
         self.model = model
+        self.ranks: Ranks = ALONE
         wrap = compile or (lambda function: function)
         self.prepare = wrap(self._prepare)
         self.model_terms = wrap(self._model_terms)
@@ -244,7 +246,7 @@ class Objective:
         value_logprob, preds = self.predict(imagined.feat)
         rew, con, val = preds["rew"], preds["con"], preds["val"]
         returns, weight = imagined_returns(rew, con, val, config.lambda_)
-        self.model.return_norm.update(returns)
+        self.model.return_norm.update(self.ranks.gather(returns))
         offset, scale = self.model.return_norm.offset_scale()
         advantage = (returns - val[:, :-1]) / scale  # [N, H]
         actor, critic, arrays = self.behaviour_terms(

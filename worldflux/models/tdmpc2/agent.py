@@ -17,6 +17,7 @@ from worldflux.core.compile import compiler
 from worldflux.core.config import TDMPC2Config
 from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.core.spaces import TASK_KEY, Space
 from worldflux.errors import ConfigurationError
 from worldflux.models.tdmpc2.losses import termination_statistics
@@ -65,6 +66,12 @@ class TDMPC2Agent:
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.entry_spaces: dict[str, Space] = {}
+        self.ranks: Ranks = ALONE
+
+    def join(self, ranks: Ranks, seed: int) -> None:
+        """Learns together with other processes; see core/agent.py."""
+        self.ranks = self.objective.ranks = ranks
+        self.generator.manual_seed(seed)
 
     # === Acting ============================================================================
 
@@ -103,6 +110,9 @@ class TDMPC2Agent:
         data = self.objective.slices(batch)
         if noise is None:
             noise = Noise.draw(self.model, *data.steps_rows, self.generator)
+            # One update takes one pair of Q networks for all of its rows.
+            noise.td_index = self.ranks.broadcast(noise.td_index)
+            noise.policy_index = self.ranks.broadcast(noise.policy_index)
         rate = self.learning_rate(self.updates)
         step, metrics = self._update_model(data, noise, rate)
         policy, policy_metrics = self._update_policy(step.latent.detach(), data, noise, rate)
@@ -110,7 +120,7 @@ class TDMPC2Agent:
         self.updates += 1
         self.last = step, policy
         metrics |= policy_metrics
-        metrics["opt/learning_rate"] = torch.as_tensor(rate)
+        metrics["opt/learning_rate"] = torch.as_tensor(rate, device=self.device)
         return metrics, {}
 
     def learning_rate(self, update: int) -> float:
@@ -159,6 +169,7 @@ class TDMPC2Agent:
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rate: float
     ) -> Tensor:
         """Clips, steps and clears the gradients; returns their norm before clipping."""
+        self.ranks.mean_gradients_(parameters)
         self.precision.unscale(optimizer)
         limit = self.training.grad_clip or float("inf")
         norm = nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
@@ -182,13 +193,16 @@ class TDMPC2Agent:
             for param, values in optimizer.state.items():
                 for key, value in values.items():
                     state[f"{names[param]}/{key}"] = torch.as_tensor(value)
-        if (pending := self._pending()) is not None:
-            state["pending"] = pending
         counts = [group.get("count", 0) for group in self._groups()]
         state["count"] = torch.tensor([self.updates, *counts])
-        state["generator"] = self.generator.get_state()
-        state |= self.precision.state_dict()
+        state |= self.rank_state() | self.precision.state_dict()
         return {"model": dict(self.model.state_dict()), "optimizer": state}
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """Random stream and gradient that waits: what differs between ranks."""
+        pending = self._pending()
+        waits = {} if pending is None else {"pending": pending}
+        return {"generator": self.generator.get_state(), **waits}
 
     def _pending(self) -> Tensor | None:
         """The policy loss's gradient of the task embedding.

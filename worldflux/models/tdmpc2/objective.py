@@ -15,6 +15,7 @@ from torch import Tensor
 
 from worldflux.core.distributions import SymlogTwoHot
 from worldflux.core.math import symlog_two_hot
+from worldflux.core.ranks import ALONE, Ranks
 from worldflux.core.spaces import TASK_KEY
 from worldflux.errors import TrainingError
 from worldflux.models.tdmpc2.losses import (
@@ -122,6 +123,7 @@ class Objective:
 
     def __init__(self, model: TDMPC2, compile: Callable[[Any], Any] | None = None):
         self.model = model
+        self.ranks: Ranks = ALONE
         config = model.config
         self.coefs = {
             "consistency": config.consistency_loss_coef,
@@ -170,7 +172,7 @@ class Objective:
         """Losses of encoder, dynamics, reward, Q and termination."""
         model = self.model
         if model.task_emb is not None and data.task is not None:
-            model.task_emb.project_(data.task)
+            model.task_emb.project_(self.ranks.gather(data.task))
         shift = (None, None) if noise.shift is None else (noise.shift[0], noise.shift[1:])
         target, td = self.targets(data, noise.td_action, noise.td_index, shift[1])
         latent = [model.latent(data.obs[0], data.task, shift[0])]
@@ -237,7 +239,7 @@ class Objective:
         """
         model = self.model
         if model.task_emb is not None and data.task is not None:
-            model.task_emb.project_(data.task)
+            model.task_emb.project_(self.ranks.gather(data.task))
         value, entropy, scaled = self.policy_terms(
             model.with_task(model.bare(latent.detach()), data.task),
             data.terms,
@@ -246,7 +248,7 @@ class Objective:
             noise.policy_dropout,
         )
         if update_scale:
-            model.q_scale.update(value[0].detach())
+            model.q_scale.update(self.ranks.gather(value[0].detach()))
         loss = policy_loss(value, scaled, model.q_scale.value.clone(), model.config.entropy_coef)
         return PolicyStep(loss, value.detach(), entropy.detach(), scaled.detach())
 
