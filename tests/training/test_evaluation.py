@@ -16,6 +16,7 @@ class LengthEnvs:
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = np.array(lengths)
         self.num_envs = len(lengths)
+        self.tasks, self.task_numbers = (), []
         self.raw_reward = np.zeros(self.num_envs, np.float32)
         self.played = 0
         self.closed = False

@@ -168,6 +168,7 @@ def summary(
         "mean_length": float(np.mean(result.lengths)),
         "returns": result.returns,
         "lengths": result.lengths,
+        "tasks": result.task_means(),
         "seed": options.seed,
         "video": None if video is None else str(video),
     }
@@ -181,6 +182,7 @@ def text(report: dict[str, Any]) -> str:
         f"return {report['mean_return']:.4g} (95 % interval {low:.4g} to {high:.4g}), "
         f"{report['episodes']} episodes of {report['mean_length']:.4g} steps",
     ]
+    lines += [f"  {task}: {mean:.4g}" for task, mean in report["tasks"].items()]
     if report["video"]:
         lines.append(f"video {report['video']}")
     return "\n".join(lines)

@@ -231,7 +231,7 @@ def check_environment(config: RunConfig) -> None:
             return  # the run itself tells it, and goes on
         raise
     try:
-        config.model.with_spaces(envs.obs_spaces, envs.action_spaces)
+        config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
     except ConfigurationError as error:
         raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
     finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from worldflux.cli.continuation import AUTO, check_same_run, continues, has_checkpoint
+from worldflux.cli.fitting import for_environment
 from worldflux.cli.preflight import one_environment
 from worldflux.core.agent import Agent
 from worldflux.core.config import WorldModelConfig
@@ -21,7 +22,6 @@ from worldflux.core.ranks import ALONE, Ranks
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
-from worldflux.envs.length import episode_length
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
 from worldflux.errors import WorldFluxError
@@ -98,9 +98,7 @@ def _run(
     else:
         envs = training_envs(config, ranks, render=live.renders)
     if envs is not None:
-        model_config = model_config.with_spaces(envs.obs_spaces, envs.action_spaces)
-        if getattr(model_config, "episode_length", 0) is None:
-            model_config = model_config.with_overrides(episode_length=episode_length(config.env))
+        model_config = for_environment(model_config, config.env, envs)
     source: Source | None = None
     try:
         agent = make_agent(model_config, training)
@@ -178,7 +176,7 @@ def _evaluator(
         try:
             one = one_environment(config)
             try:
-                model.with_spaces(one.obs_spaces, one.action_spaces)
+                model.with_spaces(one.obs_spaces, one.action_spaces, one.tasks)
             finally:
                 one.close()
         except WorldFluxError as error:
@@ -298,6 +296,8 @@ def final_line(trainer: Trainer, folder: Path) -> str:
     if state.last_score is None:
         return f"no evaluation: there is no environment · {progress}"
     text = f"evaluation return {state.last_score:.4g} over {trainer.config.eval_episodes} episodes"
+    if trainer.facts["config"]["env"]["tasks"]:
+        text += " of each task"
     if state.best_step not in (None, state.last_eval_step):
         text += f" (best {state.best_score:.4g} at update {state.best_step:,})"
     return f"{text} · {progress}"

@@ -28,7 +28,15 @@ from worldflux.training.config import LoggerConfig, TrainingConfig
 # Python cannot name a field `import`; YAML and the command line can.
 SPELLING = {"import_module": "import"}
 # What the environment decides unless the user does.
-FROM_ENVIRONMENT = ("obs_shape", "action_dim", "action_type")
+FROM_ENVIRONMENT = (
+    "obs_shape",
+    "action_dim",
+    "action_type",
+    "num_tasks",
+    "task_names",
+    "task_action_dims",
+    "task_episode_lengths",
+)
 # The training group's values, which the model group only repeats.
 OF_TRAINING = ("learning_rate", "grad_clip", "device")
 # Mappings whose keys are the user's own.
@@ -220,6 +228,8 @@ def _typed(group: str, cls: type[Group], values: dict[str, Any]) -> Group:
     for key, value in values.items():
         if value == MISSING:
             if group == "model" and key in FROM_ENVIRONMENT:
+                continue
+            if (group, key) == ("env", "id") and values["tasks"]:
                 continue
             raise ConfigurationError(f"{group}.{key} must be given, e.g. {group}.{key}=...")
         given[{v: k for k, v in SPELLING.items()}.get(key, key)] = value

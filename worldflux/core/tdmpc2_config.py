@@ -157,6 +157,8 @@ class TDMPC2Config(WorldModelConfig):
 
     def _add_task_key(self) -> None:
         """The observation key that every multi-task model has, unless it was described."""
+        if not self.observation_modalities:
+            self._given -= {"observation_modalities"}
         described = self.observation_modalities or {"obs": {"shape": self.obs_shape}}
         entry = {"shape": (), "classes": (self.num_tasks,)}
         self.observation_modalities = {**described, TASK_KEY: described.get(TASK_KEY, entry)}

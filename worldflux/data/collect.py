@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Episode:
     """A finished episode: its undiscounted, unclipped return and its length in agent steps.
 
-    env: which of the environments. env_steps: the collector's count when it ended.
+    env: which of the environments, and task its task, where there are several. env_steps: the
+    collector's count when it ended.
     """
 
     return_: float
@@ -29,6 +30,7 @@ class Episode:
     env: int
     terminated: bool
     truncated: bool
+    task: str | None = None
 
 
 class Watcher(Protocol):
@@ -111,6 +113,7 @@ class Collector:
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
         if agent is None:
             action = random_actions(self.envs.action_spaces, self.envs.num_envs, self._rng)
+            action *= self.envs.action_mask
             entries: Mapping[str, np.ndarray] = self._entries
             self._carry = self._stored_carry = None
         else:
@@ -143,6 +146,7 @@ class Collector:
                 env=int(index),
                 terminated=bool(row["is_terminal"][index]),
                 truncated=not row["is_terminal"][index],
+                task=self.envs.task_name(int(index)),
             )
             for index in np.flatnonzero(last)
         ]

@@ -17,6 +17,8 @@ class EnvConfig(CheckedConfig):
     suite: who makes it, `gym` or `dmc` (the DeepMind Control Suite); `none`:
         there is no environment.
     id: any Gymnasium id, or domain-task of the suite (walker-walk).
+    tasks: ids of several tasks that one agent learns together, instead of id. Their vectors are
+        padded to the widest, and the observation key `task` says which task a step belongs to.
     import_module: a Python module to import first, so that it can register its environments;
         written `import` in YAML and on the command line.
     kwargs: passed to `gymnasium.make`, or for dmc to `DeepMindControl` (worldflux/envs/dmc.py).
@@ -37,6 +39,7 @@ class EnvConfig(CheckedConfig):
 
     suite: str = "gym"
     id: str = "CartPole-v1"
+    tasks: tuple[str, ...] = ()
     import_module: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     obs: str = "state"
@@ -71,5 +74,18 @@ class EnvConfig(CheckedConfig):
             # Spelled as in YAML, where `import` is the key.
             name = "import" if self.import_module else "noop_max"
             raise self.refuse(f"{name} has no meaning with suite dmc; leave it out")
+        if self.tasks:
+            self._check_tasks()
         if not self.id.strip():
             raise self.refuse("id must name an environment, for example CartPole-v1")
+
+    def _check_tasks(self) -> None:
+        name = "+".join(self.tasks)
+        if "id" in self._given and self.id != name:
+            text = f"id is {self.id} and tasks are given too; choose env=gym or env=dmc"
+            raise self.refuse(f"{text}, which name no environment of their own")
+        if len(self.tasks) < 2 or len(set(self.tasks)) < len(self.tasks):
+            raise self.refuse(f"tasks must be two or more different ids, got {list(self.tasks)}")
+        if self.obs != "state":
+            raise self.refuse("obs must be state with tasks: their observations are vectors")
+        self.id = name

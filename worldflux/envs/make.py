@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from worldflux.envs import dmc
 from worldflux.envs.config import EnvConfig
 from worldflux.envs.failures import make_error, missing
 from worldflux.envs.spaces import ImageFormat, is_picture
+from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
 from worldflux.envs.vector import VectorEnv
 from worldflux.envs.wrappers import (
     ActionRepeat,
@@ -34,6 +36,7 @@ from worldflux.errors import ConfigurationError, WorldFluxError
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "sync", "async")
+Place = tuple[int, TaskLayout]  # which of several tasks
 
 # Packages whose environments register on import: id prefix -> (module, extra of ours).
 REGISTERED_BY = {
@@ -50,12 +53,16 @@ def make_envs(
     mode: str = "auto",
     seed: int = 0,
     render: bool = False,
+    layout: TaskLayout | None = None,
 ) -> VectorEnv:
-    """Makes `num_envs` copies of one environment, prepared as the config says.
+    """Makes `num_envs` copies of one environment, prepared as the config says; of each of
+    `config.tasks`, in turn, where there are several.
 
     mode: ``sync`` steps them in this process, ``async`` in one process each; ``auto`` is sync,
     which was faster for everything measured whose step costs less than about a millisecond.
     seed: every environment and episode gets its own seed from it. render: `render()` gives frames.
+    layout: the tasks that an agent knows, of which the config's are some; None: the config's are
+    all there are.
     Raises ConfigurationError (no such id, bad arguments, a space that cannot be learned from) or
     MissingDependencyError (with the line that installs what is missing).
     """
@@ -63,21 +70,24 @@ def make_envs(
         raise ConfigurationError(f"training.num_envs={num_envs}: at least 1 is needed")
     if mode not in MODES:
         raise ConfigurationError(f"training.env_mode={mode!r}: expected one of {', '.join(MODES)}")
+    make = functools.partial(_make_one, seed=seed, render=render, main_process=os.getpid())
+    configs = task_configs(config) if config.tasks else [config]
+    task_numbers: list[int] = []
+    if config.tasks or layout is not None:
+        layout, task_numbers = _lay_out(configs, layout)
     makers = [
-        functools.partial(_make_one, config, seed, index, render, os.getpid())
-        for index in range(num_envs)
+        functools.partial(make, one, index, place=_place(task_numbers, number, layout))
+        for index, (number, one) in enumerate(list(enumerate(configs)) * num_envs)
     ]
-    try:
+    with _told_in_one_line(config):
         first = makers[0]()
         house = _find(first, HouseStep)
         obs_spaces, action_spaces = house.obs_spaces, house.decode.spaces
+        if layout is not None:
+            obs_spaces, action_spaces = layout.obs_spaces, layout.action_spaces
         if house.encode.left_out:
             _tell_left_out(config.id, ", ".join(house.encode.left_out))
         envs = _vectorize(first, makers, mode)
-    except WorldFluxError:
-        raise
-    except Exception as error:
-        raise make_error(config.id, dict(config.kwargs), error) from error
     return VectorEnv(
         envs,
         obs_spaces,
@@ -85,7 +95,39 @@ def make_envs(
         name=config.id,
         seed=seed,
         clip_reward=config.clip_reward,
+        tasks=() if layout is None else layout.tasks,
+        task_numbers=task_numbers * num_envs,
     )
+
+
+def _lay_out(
+    configs: Sequence[EnvConfig], layout: TaskLayout | None
+) -> tuple[TaskLayout, list[int]]:
+    """The layout (None: that of the configs) and the number in it of each config's task."""
+    tasks = []
+    for config in configs:
+        with _told_in_one_line(config):
+            env = _prepared(config, render=False)
+            try:
+                tasks.append(task_of(config, env))
+            finally:
+                env.close()
+    layout = layout or TaskLayout.of(tasks)
+    return layout, [layout.index(task) for task in tasks]
+
+
+def _place(numbers: Sequence[int], number: int, layout: TaskLayout | None) -> Place | None:
+    return None if layout is None else (numbers[number], layout)
+
+
+@contextmanager
+def _told_in_one_line(config: EnvConfig) -> Iterator[None]:
+    try:
+        yield
+    except WorldFluxError:
+        raise
+    except Exception as error:
+        raise make_error(config.id, dict(config.kwargs), error) from error
 
 
 @functools.cache  # once, not for every evaluation
@@ -106,13 +148,25 @@ def _vectorize(
 
 
 def _make_one(
-    config: EnvConfig, seed: int, index: int, render: bool, main_process: int
+    config: EnvConfig,
+    index: int,
+    *,
+    place: Place | None,
+    seed: int,
+    render: bool,
+    main_process: int,
 ) -> gym.Env[Any, Any]:
     if os.getpid() != main_process:
         # A stop signal goes to the whole process group. The trainer answers it by finishing its
         # update, for which it needs these processes; they end when their pipe closes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
+    house = _prepared(config, render)
+    return ResumableEpisodes(house if place is None else OneOfTasks(house, *place), seed, index)
+
+
+def _prepared(config: EnvConfig, render: bool) -> HouseStep:
+    """One environment with all its wrappers but those that say which of several it is."""
     env = _suite_make(config, render)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
     if frames and config.frame_pool > 1:
@@ -127,13 +181,12 @@ def _make_one(
         env = RenderObservation(env)  # only the last frame of a repeat is drawn
     if config.time_limit is not None:
         env = StepLimit(env, config.time_limit)
-    env = HouseStep(
+    return HouseStep(
         env,
         ImageFormat(_size(config), config.grayscale),
         config.rescale_actions,
         frame_stack=config.frame_stack,
     )
-    return ResumableEpisodes(env, seed, index)
 
 
 def _size(config: EnvConfig) -> tuple[int, int] | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from worldflux.core.spaces import Space, flat_action_dim
+from worldflux.core.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, dependency_error
 from worldflux.errors import TrainingError
 
@@ -26,7 +26,9 @@ class VectorEnv:
     environment's next action is ignored and its next row begins a new episode.
 
     raw_reward `[N]` is the last reward before clipping; env_steps counts the executed
-    environment steps; last is the newest row.
+    environment steps; last is the newest row. With several tasks, `tasks` are all that there are,
+    task_numbers `[N]` says which each environment is, and action_mask `[N, A]` is 1 for the action
+    dimensions that its task has.
     """
 
     def __init__(
@@ -38,11 +40,17 @@ class VectorEnv:
         name: str,
         seed: int,
         clip_reward: bool = False,
+        tasks: tuple[Task, ...] = (),
+        task_numbers: Sequence[int] = (),
     ) -> None:
         self.num_envs = envs.num_envs
         self.obs_spaces = obs_spaces
         self.action_spaces = action_spaces
         self.action_dim = flat_action_dim(action_spaces)
+        self.tasks, self.task_numbers = tasks, list(task_numbers)
+        self.action_mask = np.ones((self.num_envs, self.action_dim), np.float32)
+        for index, number in enumerate(self.task_numbers):
+            self.action_mask[index, tasks[number].action_dim :] = 0
         self.raw_reward = np.zeros(self.num_envs, np.float32)
         self.env_steps = 0
         self.last: dict[str, np.ndarray] = {}
@@ -95,6 +103,10 @@ class VectorEnv:
         self.raw_reward[mask] = 0
         self.last = row
         return row
+
+    def task_name(self, index: int) -> str | None:
+        """The task of one environment; None with a single task."""
+        return self.tasks[self.task_numbers[index]].name if self.tasks else None
 
     def render(self) -> np.ndarray | None:
         """Frame `[H, W, 3]` uint8 of environment 0, None where it draws none."""

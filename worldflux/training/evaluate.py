@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldflux.core.agent import Agent
+from worldflux.core.spaces import Task
 from worldflux.core.statistics import bootstrap_interval
 from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
+from worldflux.envs.tasks import TaskLayout
 from worldflux.training.seed import isolated_rng
 
 MAX_ENVS = 10
@@ -23,6 +25,8 @@ class StepEnvs(Protocol):
 
     num_envs: int
     raw_reward: np.ndarray  # [N], before any clipping
+    tasks: tuple[Task, ...]
+    task_numbers: list[int]  # [N], empty with a single task
 
     def reset(self) -> dict[str, np.ndarray]: ...
     def step(self, action: np.ndarray) -> dict[str, np.ndarray]: ...
@@ -32,11 +36,15 @@ class StepEnvs(Protocol):
 
 @dataclass
 class Evaluation:
-    """Finished evaluation episodes, in the order (environment, episode)."""
+    """Finished evaluation episodes, in the order (environment, episode).
+
+    by_task: returns of each task, where there are several.
+    """
 
     returns: list[float]
     lengths: list[int]
     frames: list[np.ndarray] = field(default_factory=list, repr=False)
+    by_task: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -54,7 +62,12 @@ class Evaluation:
             "eval/return_std": float(np.std(self.returns)),
             "eval/length": float(np.mean(self.lengths)),
             "eval/episodes": float(len(self.returns)),
+            **{f"eval/return/{task}": mean for task, mean in self.task_means().items()},
         }
+
+    def task_means(self) -> dict[str, float]:
+        """Mean return of each task, where there are several."""
+        return {task: float(np.mean(returns)) for task, returns in self.by_task.items()}
 
 
 def quotas(episodes: int, num_envs: int) -> np.ndarray:
@@ -72,7 +85,7 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     explore: bool = False,
 ) -> Evaluation | None:
-    """Plays whole episodes with the agent's greedy policy.
+    """Plays whole episodes with the agent's greedy policy, so many of each task.
 
     Every environment contributes its first episodes, a number fixed beforehand: taking whichever
     end first would favour short ones. The global random streams are left as they were.
@@ -93,12 +106,14 @@ def evaluate(
 class GreedyEvaluator:
     """`evaluate` in environments made anew each time: what a Trainer calls at its intervals.
 
-    env: the environment, as a run's ``env`` group. mode: ``sync`` or ``async`` environments.
+    env: the environment, as a run's ``env`` group. episodes: of each task, where there are several.
+    mode: ``sync`` or ``async`` environments. layout: see `make_envs`.
     """
 
     env: EnvConfig
     episodes: int = 10
     mode: str = "sync"
+    layout: TaskLayout | None = None
 
     def __call__(
         self,
@@ -110,7 +125,12 @@ class GreedyEvaluator:
     ) -> Evaluation | None:
         def fresh(num_envs: int, env_seed: int) -> StepEnvs:
             return make_envs(
-                self.env, num_envs=num_envs, mode=self.mode, seed=env_seed, render=record
+                self.env,
+                num_envs=max(1, num_envs // max(1, len(self.env.tasks))),
+                mode=self.mode,
+                seed=env_seed,
+                render=record,
+                layout=self.layout,
             )
 
         return evaluate(
@@ -131,7 +151,10 @@ def _play(
     should_stop: Callable[[], bool],
     explore: bool,
 ) -> Evaluation | None:
-    quota = quotas(episodes, envs.num_envs)
+    task_numbers: list[int] = envs.task_numbers or [0] * envs.num_envs
+    played = sorted(set(task_numbers))
+    copies = envs.num_envs // len(played)
+    quota = np.repeat(quotas(episodes, copies), len(played))  # the tasks take turns
     returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
     lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
     score = np.zeros(envs.num_envs)
@@ -150,8 +173,19 @@ def _play(
                 returns[index].append(float(score[index]))
                 lengths[index].append(int(length[index]))
         if all(len(done) == wanted for done, wanted in zip(returns, quota, strict=True)):
-            return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames)
+            by_task = _by_task(envs, task_numbers, returns) if len(played) > 1 else {}
+            return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames, by_task)
         if should_stop():
             return None
         carry, action, _ = agent.act(carry, step, explore)
         step = envs.step(action)
+
+
+def _by_task(
+    envs: StepEnvs, numbers: list[int], returns: list[list[float]]
+) -> dict[str, list[float]]:
+    names = [task.name for task in envs.tasks]
+    found: dict[str, list[float]] = {names[number]: [] for number in numbers}
+    for number, of_one in zip(numbers, returns, strict=True):
+        found[names[number]] += of_one
+    return found

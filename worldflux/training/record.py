@@ -67,6 +67,8 @@ class Record:
             state.episodes += 1
             state.recent_returns = [*state.recent_returns, episode.return_][-RECENT:]
             values = {"episode/return": episode.return_, "episode/length": episode.length}
+            if episode.task is not None:
+                values[f"episode/return/{episode.task}"] = episode.return_
             logger.scalars(values, step=state.global_step, env_steps=episode.env_steps)
 
     def note_score(self, score: float) -> None:

@@ -291,11 +291,12 @@ class Trainer:
                     pictures = self.agent.report(self._batch)
                 self.folder.logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
         log.info(
-            "update %d, %d env steps: evaluation return %.4g over %d episodes",
+            "update %d, %d env steps: evaluation return %.4g over %d episodes%s",
             state.global_step,
             state.env_steps,
             result.mean,
             len(result.returns),
+            "".join(f" · {name} {mean:.4g}" for name, mean in result.task_means().items()),
         )
 
     def evaluate(self, data: Any, num_batches: int = 10) -> dict[str, float]:
