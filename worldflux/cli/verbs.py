@@ -19,6 +19,7 @@ VERBS = {
         "worldflux.cli.verify",
         "check a finished run, or compare seeds with published ones",
     ),
+    "imagine": ("worldflux.cli.imagine", "picture what a trained model imagines"),
     "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
     "export": ("worldflux.cli.export_model", "write a model as an official checkpoint"),
 }

@@ -32,6 +32,7 @@ class Board:
         self._on_watch = on_watch
         self._watched_until = 0.0
         self._watched = False
+        self._told_end = False
         self._lock = threading.Lock()
 
     def note(self, message: Mapping[str, Any], payload: bytes) -> None:
@@ -43,10 +44,18 @@ class Board:
             self.gameplay.note(message, payload)
         elif event == "picture":
             self.pictures.keep(message, payload)
+        elif event == "end":
+            self._told_end = True
 
     def ended(self) -> None:
-        """The training sends no more: if it has not said how it ended, it was killed."""
-        if self.metrics.summary()["status"] not in ENDS:
+        """The training sends no more. A status that says it still runs is no longer true: the
+        server was stopped, or, if that was not said either, the training was killed."""
+        if self.metrics.summary()["status"] in ENDS:
+            return
+        if self._told_end:
+            self.metrics.set_phase("stopped")
+            self.metrics.set_status("finished")
+        else:
             self.metrics.set_phase("error", GONE)
             self.metrics.set_status("error", GONE)
             self.gameplay.set_status("error")

@@ -19,7 +19,7 @@ import uvicorn
 
 from worldflux.dashboard import wire
 from worldflux.dashboard.app import make_app
-from worldflux.dashboard.board import Board
+from worldflux.dashboard.board import GONE, Board
 
 KILLED_LINGER_SECONDS = 60.0  # how long a page can still learn that the training was killed
 NICE = 5
@@ -63,8 +63,8 @@ def _receive(
 ) -> None:
     for message, payload in messages:
         board.note(message, payload)
-    killed = board.metrics.summary()["status"] == "running"
     board.ended()
+    killed = board.metrics.summary()["error"] == GONE
     seconds = KILLED_LINGER_SECONDS if killed else board.settings["linger_seconds"]
     threading.Event().wait(seconds)
     server.should_exit = True

@@ -144,6 +144,7 @@ class MetricsDashboardServer:
         (without `linger` it ends now). May be called twice."""
         if self._process is None or self._stopping:
             return
+        self.send({"event": "end"})
         self._stopping = True
         try:
             self._waiting.put(None, timeout=STOP_SECONDS)

@@ -1,0 +1,182 @@
+"""What a trained model imagines of episodes that it plays, beside what happened.
+
+T steps of an episode, H imagined steps, S windows, A action width. Time as everywhere: the reward
+at t arrived with the observation at t, the action at t is taken after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldflux.core.agent import Agent, Carry
+from worldflux.core.state import State
+from worldflux.envs.config import EnvConfig
+from worldflux.envs.make import make_envs
+from worldflux.training.seed import isolated_rng
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One greedy episode. obs: `[T, ...]` by key; action `[T, A]`; reward `[T]`, the first being 0.
+
+    latent: the agent's own state at every step, `[T, ...]` by name. value `[T]`: the discounted
+    sum of the rewards still to come in this episode. truncated: it did not end by itself.
+    """
+
+    obs: dict[str, np.ndarray]
+    action: np.ndarray
+    reward: np.ndarray
+    value: np.ndarray
+    latent: dict[str, Tensor]
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """What a model imagined from S steps of an episode, under the actions really taken.
+
+    starts `[S]`: the step of which the model knows everything; its next H are imagined.
+    predicted: by name `[S, 1 + H, ...]`, NaN behind the episode's end; index 0 is what it makes of
+    the known step (NaN for a reward without a decoder). Names: the observations that the model
+    decodes, `reward`, `value`.
+    """
+
+    starts: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+    @property
+    def horizon(self) -> int:
+        return self.predicted["reward"].shape[1] - 1
+
+
+def play(agent: Agent, env: EnvConfig, *, seed: int, discount: float) -> Episode:
+    """Plays one greedy episode in an environment of its own."""
+    envs = make_envs(env, num_envs=1, mode="sync", seed=seed)
+    rows: list[dict[str, np.ndarray]] = []
+    actions: list[np.ndarray] = []
+    latents: list[dict[str, Tensor]] = []
+    try:
+        with isolated_rng(seed, getattr(agent, "generator", None)):
+            carry, row = agent.initial_carry(1), envs.reset()
+            while True:
+                carry, action, _ = agent.act(carry, row, False)
+                rows.append(row)
+                actions.append(action[0])
+                latents.append(latent_of(agent, carry, row))
+                if row["is_last"][0]:
+                    break
+                row = envs.step(action)
+    finally:
+        envs.close()
+    reward = np.array([row["reward"][0] for row in rows], np.float64)
+    return Episode(
+        obs={key: np.stack([row[key][0] for row in rows]) for key in envs.obs_spaces},
+        action=np.stack(actions),
+        reward=reward,
+        value=returns_to_come(reward, discount),
+        latent={key: torch.cat([latent[key] for latent in latents]) for key in latents[0]},
+        truncated=not rows[-1]["is_terminal"][0],
+    )
+
+
+@torch.no_grad()
+def latent_of(agent: Any, carry: Carry, row: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The model's state after an observation `[1, ...]`: an agent with a memory carries it,
+    otherwise it is the encoding."""
+    if "deter" in carry:
+        return {key: carry[key] for key in ("deter", "stoch")}
+    return dict(agent.model.encode({key: row[key] for key in agent.model.obs_spaces}).tensors)
+
+
+def returns_to_come(reward: np.ndarray, discount: float) -> np.ndarray:
+    """Discounted sums `[T]` of the rewards after each step; 0 at the last."""
+    value = np.zeros(len(reward))
+    for t in range(len(reward) - 2, -1, -1):
+        value[t] = reward[t + 1] + discount * value[t + 1]
+    return value
+
+
+def discount_of(model: Any) -> float:
+    """The discount per step that a model's values are trained with."""
+    return float(getattr(model, "discount", None) or model.config.discount)
+
+
+@torch.no_grad()
+def imagine(model: Any, episode: Episode, horizon: int, seed: int) -> Imagination:
+    """Imagines `horizon` steps from every `horizon`-th step of an episode, all windows at once."""
+    starts = np.arange(0, max(1, len(episode) - 1), horizon)
+    index = starts[:, None] + np.arange(horizon + 1)  # [S, 1 + H]
+    inside = index < len(episode)
+    action = episode.action[np.minimum(index, len(episode) - 1)]  # [S, 1 + H, A]
+    state = State({key: value[starts] for key, value in episode.latent.items()})
+    with isolated_rng(seed):
+        decodes = model.supports("obs_decoder")
+        roll = decoded_rollout if decodes else latent_rollout
+        steps = roll(model, state, torch.as_tensor(action, device=state.device).transpose(0, 1))
+    predicted = {}
+    for name in steps[0]:
+        values = torch.stack([step[name] for step in steps], 1).float().cpu().numpy()
+        values[~inside] = np.nan
+        predicted[name] = values
+    return Imagination(starts, predicted)
+
+
+def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, Tensor]]:
+    """1 + H predictions `[S, ...]` of a model with a decoder under actions `[1 + H, S, A]`."""
+    wanted = [*model.obs_spaces, "reward", "value"]
+    steps = []
+    for t in range(len(action)):
+        state = model.transition(state, action[t - 1]) if t else state
+        found = model.decode(state).predictions
+        step = {key: found[key] for key in wanted if key in found}
+        scalars = {key: step[key][:, 0] for key in ("reward", "value") if key in step}
+        steps.append({**step, **scalars})
+    return steps
+
+
+def latent_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, Tensor]]:
+    """The same of a model without one: the reward of each action, and the policy's value as the
+    mean of all Q networks."""
+    reward = torch.full((state.batch_size,), torch.nan, device=state.device)
+    steps = []
+    for t in range(len(action)):
+        if t:
+            reward = model.predict_reward(state, action[t - 1])
+            state = model.transition(state, action[t - 1])
+        value = model.decode(state).predictions["q_values"].mean(0)[:, 0]
+        steps.append({"reward": reward, "value": value})
+    return steps
+
+
+def real(episode: Episode, imagination: Imagination, name: str) -> np.ndarray:
+    """What happened, laid out as `imagination.predicted[name]`: `[S, 1 + H, ...]`."""
+    series = {"reward": episode.reward, "value": episode.value, **episode.obs}[name]
+    index = imagination.starts[:, None] + np.arange(imagination.horizon + 1)
+    return series[np.minimum(index, len(episode) - 1)]
+
+
+def errors(episode: Episode, imagination: Imagination) -> dict[str, tuple[float, float]]:
+    """Mean absolute error of the imagined steps by name, and that of always guessing the
+    episode's mean: what a model has to beat. Pictures are scaled to [0, 1]."""
+    found = {}
+    for name, predicted in imagination.predicted.items():
+        truth, scale = real(episode, imagination, name), 1.0
+        if truth.shape != predicted.shape:
+            continue  # classes: a picture of them says more than their distance
+        if truth.dtype == np.uint8:
+            scale = 255.0
+        series = {"reward": episode.reward, "value": episode.value, **episode.obs}[name]
+        known = ~np.isnan(predicted[:, 1:])
+        off = np.abs(truth / scale - predicted)[:, 1:][known]
+        guess = np.abs((truth - series[1:].mean(0)) / scale)[:, 1:][known]
+        found[name] = float(off.mean()), float(guess.mean())
+    return found

@@ -1,0 +1,158 @@
+"""Pictures and videos of `worldflux/report/imagination.py`: reality above what was imagined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from worldflux.report.curves import EVAL, GRID, INK
+from worldflux.report.imagination import Episode, Imagination, real
+from worldflux.report.video import write_video
+from worldflux.training.checkpoint import disk_errors
+
+KNOWN, IMAGINED = (0, 150, 70), (200, 40, 40)  # border of a frame that is known, or imagined
+DIMENSIONS = 6  # of an observation that are drawn
+STRIP = 12  # frames of the film strip
+LEAST_SIDE = 192  # pixels of a frame in the video
+BORDER = 3
+GAP = 6
+
+
+def images_of(episode: Episode) -> list[str]:
+    """Keys of the picture observations."""
+    return [key for key, value in episode.obs.items() if value.ndim == 4]
+
+
+def draw(path: Path, episode: Episode, imagination: Imagination, title: str) -> None:
+    """A PNG of curves over the episode, real and imagined; pictures as a film strip above them."""
+    panels = panels_of(episode, imagination)
+    strips = [key for key in images_of(episode) if key in imagination.predicted]
+    heights = [2.0] * len(strips) + [1.15] * len(panels)
+    figure = Figure(figsize=(10, 1.0 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, key in zip(axes, strips, strict=False):
+        draw_strip(axis, episode, imagination, key)
+    for axis, (name, truth, guess) in zip(axes[len(strips) :], panels, strict=True):
+        draw_panel(axis, name, truth, guess, imagination)
+    for axis in axes[len(strips) : -1]:
+        axis.tick_params(labelbottom=False)
+    axes[-1].set_xlabel("step of the episode", color=INK)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    lines = axes[len(strips)].get_legend_handles_labels()
+    figure.legend(*lines, loc="upper right", frameon=False, ncols=2, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=11)
+    with disk_errors("picture", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+
+
+def panels_of(
+    episode: Episode, imagination: Imagination
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, real `[T]`, imagined `[S, 1 + H]`) of every curve."""
+    panels = []
+    for name, guess in imagination.predicted.items():
+        if name in ("reward", "value") or name in images_of(episode):
+            continue
+        truth = episode.obs[name].reshape(len(episode), -1)
+        flat = guess.reshape(*guess.shape[:2], -1)
+        if truth.shape[-1] != flat.shape[-1]:
+            continue  # classes
+        for i in range(min(DIMENSIONS, truth.shape[-1])):
+            label = f"{name}[{i}]" if truth.shape[-1] > 1 else name
+            panels.append((label, truth[:, i], flat[..., i]))
+    for name, truth in (("reward", episode.reward), ("value", episode.value)):
+        if name in imagination.predicted:
+            panels.append((name, truth, imagination.predicted[name]))
+    return panels
+
+
+def draw_panel(
+    axis: Any, name: str, truth: np.ndarray, guess: np.ndarray, imagination: Imagination
+) -> None:
+    """One curve: reality as a line, every imagined window as a line from its dot on."""
+    axis.plot(truth, color=INK, linewidth=1.4, label="real")
+    steps = np.arange(imagination.horizon + 1)
+    label: str | None = f"imagined, {imagination.horizon} steps from each dot"
+    for start, window in zip(imagination.starts, guess, strict=True):
+        axis.plot(start + steps, window, color=EVAL, linewidth=1.4, alpha=0.9, label=label)
+        axis.plot(start, window[0], "o", color=EVAL, markersize=3)
+        label = None
+    name = "return\nto come" if name == "value" else name
+    axis.set_ylabel(name, color=INK, fontsize=8, rotation=0, ha="right", va="center")
+    axis.set_xlim(0, len(truth) - 1)
+    axis.grid(color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=7.5, colors=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def draw_strip(axis: Any, episode: Episode, imagination: Imagination, key: str) -> None:
+    """The window in the middle of the episode: reality above, imagination below."""
+    whole = np.flatnonzero(imagination.starts + imagination.horizon < len(episode))
+    window = int(whole[len(whole) // 2]) if len(whole) else 0
+    columns = np.linspace(0, imagination.horizon, min(STRIP, imagination.horizon + 1)).round()
+    steps = [int(k) for k in columns if imagination.starts[window] + k < len(episode)]
+    above = [rgb(real(episode, imagination, key)[window, k]) for k in steps]
+    below = [rgb(imagination.predicted[key][window, k]) for k in steps]
+    rows = [
+        np.concatenate([framed(f, IMAGINED if lower and k else KNOWN) for f, k in row], 1)
+        for lower, row in enumerate(
+            (zip(above, steps, strict=True), zip(below, steps, strict=True))
+        )
+    ]
+    axis.imshow(np.concatenate(rows, 0), interpolation="nearest")
+    width, height = rows[0].shape[1] / len(steps), rows[0].shape[0]
+    first = imagination.starts[window]
+    axis.set_xticks([(i + 0.5) * width for i in range(len(steps))], [f"{first + k}" for k in steps])
+    axis.set_yticks([height / 2, height * 1.5], ["real", "imagined"])
+    axis.tick_params(length=0, labelsize=8, colors=INK)
+    axis.spines[:].set_visible(False)
+
+
+def write_film(path: Path, episode: Episode, imagination: Imagination, key: str) -> None:
+    """A video of the whole episode: reality above, below it what the model imagines, which knows
+    the true frame again every `horizon` steps (green) and imagines between (red)."""
+    frames = []
+    horizon = imagination.horizon
+    for t in range(len(episode)):
+        window = min(t // horizon, len(imagination.starts) - 1)
+        k = t - int(imagination.starts[window])
+        truth = enlarged(rgb(episode.obs[key][t]))
+        guess = enlarged(rgb(imagination.predicted[key][window, k]))
+        above, below = framed(truth, KNOWN), framed(guess, IMAGINED if k else KNOWN)
+        gap = np.full((GAP, above.shape[1], 3), 255, np.uint8)
+        frames.append(np.concatenate([above, gap, below], 0))
+    write_video(path, np.stack(frames))
+
+
+def rgb(picture: np.ndarray) -> np.ndarray:
+    """`[H, W, 3]` uint8 of `[C, H, W]`, uint8 or in [0, 1]; of a frame stack the newest."""
+    newest = picture[-3:] if picture.shape[0] % 3 == 0 else picture[-1:].repeat(3, 0)
+    if newest.dtype != np.uint8:
+        newest = (np.nan_to_num(newest) * 255).clip(0, 255).round().astype(np.uint8)
+    return np.ascontiguousarray(newest.transpose(1, 2, 0))
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """A small frame by a whole factor, so that its pixels stay square."""
+    factor = max(1, -(-LEAST_SIDE // max(frame.shape[:2])))
+    size = frame.shape[1] * factor, frame.shape[0] * factor
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST))
+
+
+def framed(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """The frame inside a coloured border."""
+    edge = max(1, BORDER * max(frame.shape[:2]) // LEAST_SIDE)
+    height, width = frame.shape[:2]
+    made = np.empty((height + 2 * edge, width + 2 * edge, 3), np.uint8)
+    made[:] = colour
+    made[edge : edge + height, edge : edge + width] = frame
+    return made
