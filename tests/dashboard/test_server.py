@@ -6,12 +6,15 @@ import base64
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.dashboard.conftest import Client
 from worldflux.dashboard import GameplayBuffer, MetricBuffer, MetricsDashboardServer
 from worldflux.dashboard import server as server_module
 from worldflux.errors import ConfigurationError, MissingDependencyError
@@ -200,12 +203,26 @@ def test_the_training_is_told_whether_somebody_looks(serve):
         time.sleep(0.02)
 
 
-def test_a_killed_training_is_told(serve):
-    server, client = serve()
-    client.json("/api/summary")
-    server._process.stdin.close()  # what a killed process leaves behind
-    summary = client.until("/api/summary", lambda s: s["status"] == "error")
-    assert "gone without a word" in summary["error"] and summary["ended_at"] is not None
+def test_a_killed_training_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = (
+        "import time; from worldflux.dashboard import MetricBuffer, MetricsDashboardServer\n"
+        f"server = MetricsDashboardServer(MetricBuffer(), start_port={port}); server.start()\n"
+        "print(server._process.pid, flush=True); time.sleep(60)"
+    )
+    training = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    page = int(training.stdout.readline())
+    try:
+        client = Client(port)
+        assert client.json("/api/summary")["status"] == "running"
+        training.kill()
+        summary = client.until("/api/summary", lambda s: s["status"] == "error")
+        assert "gone without a word" in summary["error"] and summary["ended_at"] is not None
+    finally:
+        training.kill()
+        training.wait()
+        os.kill(page, signal.SIGTERM)
 
 
 def test_the_page_answers_a_little_longer_and_the_process_ends(serve):
@@ -217,3 +234,9 @@ def test_the_page_answers_a_little_longer_and_the_process_ends(serve):
     server.stop()
     assert client.json("/api/summary")["status"] == "finished"
     server._process.wait(10)
+
+
+def test_a_new_project_gets_the_same_page():
+    scaffold = Path(server_module.__file__).parents[1] / "project" / "scaffold"
+    page = (server_module.STATIC / "index.html").read_bytes()
+    assert (scaffold / "dashboard" / "index.html").read_bytes() == page
