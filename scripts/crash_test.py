@@ -303,12 +303,12 @@ def differences(folder: Path, whole: Path) -> list[str]:
             continue
         if (pair[0] / MODEL).read_bytes() != (pair[1] / MODEL).read_bytes():
             found.append(f"checkpoints/{pointer}: {MODEL}")
-        # What a stop signal saved at the best update can also be continued from, so that it has
-        # the environments in it besides.
+        # The best one is the agent at that update: it also has the environments in it where a
+        # stop signal saved it, and not yet its score where that came during the evaluation.
         everything = pointer == "latest"
         if _arrays(pair[0], everything) != _arrays(pair[1], everything):
             found.append(f"checkpoints/{pointer}: {OPTIMIZER}")
-        if _timeless(pair[0], everything) != _timeless(pair[1], everything):
+        if everything and _timeless(pair[0]) != _timeless(pair[1]):
             found.append(f"checkpoints/{pointer}: {STATE}")
     for name, read in (("replay", _replay), ("metrics.jsonl", _metrics), ("manifest", _results)):
         if read(folder) != read(whole):
@@ -325,12 +325,10 @@ def _arrays(checkpoint: Path, everything: bool) -> dict[str, bytes]:
     return {k: v.tobytes() for k, v in arrays.items() if everything or k.startswith("agent/")}
 
 
-def _timeless(checkpoint: Path, everything: bool) -> dict[str, Any]:
+def _timeless(checkpoint: Path) -> dict[str, Any]:
     state = read_state(checkpoint)["state"]
     for key in ("elapsed", "started"):
-        state["trainer"].pop(key)
-    if not everything:
-        return state["trainer"]
+        del state["trainer"][key]
     del state["metrics_bytes"]  # clock times have different lengths
     del state["source"]["replay"]  # the name of a save
     return state
