@@ -17,6 +17,7 @@ TINY = [
     "training.sequence_length=8",
     "training.eval_episodes=1",
     "training.compile_model=false",
+    "logger.tensorboard=false",
     "data.prefill_steps=40",
 ]
 

@@ -33,6 +33,7 @@ TOP = (
     "visualization",
     "project",
     "resume",
+    "init_from",
 )
 
 

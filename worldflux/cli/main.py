@@ -138,7 +138,8 @@ def _check_trainable(configs: list[RunConfig], project: Project | None = None) -
             family = schema.family_name(config.model.model_type)
             text = f"model={family} cannot be trained: it is not available yet in this version"
             raise ConfigurationError(f"{text}; use model=dreamerv3")
-        facts = (config.env, config.model, config.data.on_env_failure)
+        preflight.check_machine(config)
+        facts = (config.env, config.model, config.data.on_env_failure, config.init_from)
         if facts not in seen:
             seen.append(facts)
             if project is None or project.data is None:

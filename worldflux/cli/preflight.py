@@ -220,6 +220,16 @@ def one_environment(config: RunConfig) -> VectorEnv:
     return make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
 
 
+def check_machine(config: RunConfig) -> None:
+    """What a run needs of this machine is there."""
+    if config.training.compile_model:
+        import torch
+
+        from worldflux.core.compile import check_compiler
+
+        check_compiler(torch.device(config.training.resolve_device()))
+
+
 def check_environment(config: RunConfig) -> None:
     """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
     if config.env.suite == "none":
@@ -231,8 +241,12 @@ def check_environment(config: RunConfig) -> None:
             return  # the run itself tells it, and goes on
         raise
     try:
-        config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
+        model = config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
     except ConfigurationError as error:
         raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
     finally:
         envs.close()
+    if config.init_from is not None and config.resume is None:
+        from worldflux.training.initial import InitialWeights
+
+        InitialWeights.find(config.init_from).check(model)

@@ -29,6 +29,7 @@ from worldflux.factory import model_class
 from worldflux.report.curves import draw_run
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
+from worldflux.training.initial import InitialWeights
 from worldflux.training.manifest import ONLY_SHOWN, plain
 from worldflux.training.progress import Progress
 from worldflux.training.ranks import rank_seed
@@ -102,6 +103,12 @@ def _run(
     source: Source | None = None
     try:
         agent = make_agent(model_config, training)
+        facts = {**run_facts(config, agent.model), **(project.facts if project else {})}
+        if config.init_from is not None and not resume:
+            weights = InitialWeights.find(config.init_from)
+            weights.check(model_config)
+            weights.load_into(agent.model)
+            facts |= weights.facts()
         evaluator = _evaluator(config, model_config, envs) if ranks.first else None
         source = _source(config, envs, agent, model_config, project, ranks)
         live.watch(source)
@@ -112,7 +119,7 @@ def _run(
             run_dir=folder,
             evaluator=evaluator,
             solved_return=config.env.solved_return,
-            facts={**run_facts(config, agent.model), **(project.facts if project else {})},
+            facts=facts,
             tensorboard=config.logger.tensorboard,
             progress=_progress(config) if ranks.first else None,
             degraded_modes=lambda: [

@@ -54,6 +54,9 @@ FREE = (
 class RunConfig:
     """One run, checked and typed.
 
+    resume: a run folder to continue, or ``auto``. init_from: a model folder, run or checkpoint whose
+    weights a new run begins with.
+
     project: what a worldflux.toml says beyond the other groups, see worldflux/project/convert.py.
     """
 
@@ -66,6 +69,7 @@ class RunConfig:
     visualization: Visualization = field(default_factory=Visualization)
     project: dict[str, Any] = field(default_factory=dict)
     resume: str | None = None
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         # Evaluation acts too, so this holds whatever the data source is.
@@ -99,6 +103,7 @@ class _Composed:
     visualization: Any = MISSING
     project: dict[str, Any] = field(default_factory=dict)
     resume: str | None = None
+    init_from: str | None = None
 
 
 def keys_of(cls: type) -> list[str]:
@@ -171,7 +176,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
     values = {str(key): value for key, value in plain.items()}
     _check_keys("", values, [*(f.name for f in dataclasses.fields(RunConfig))])
     for name, value in values.items():
-        if name != "resume" and not isinstance(value, dict):
+        if name not in ("resume", "init_from") and not isinstance(value, dict):
             raise ConfigurationError(f"{name} must be a group of options, got {value!r}")
     kind = str(values["model"].get("model_type"))
     if kind not in WorldModelConfig.families and kind in third_party():
@@ -185,7 +190,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
         raise ConfigurationError(f"model.model_type cannot be {kind!r} in a {declared}: set model=")
     classes = {**GROUPS, "model": family}
     groups = {name: _typed(name, cls, values[name]) for name, cls in classes.items()}
-    rest = {name: values[name] for name in ("project", "resume")}
+    rest = {name: values[name] for name in ("project", "resume", "init_from")}
     config = RunConfig(**groups, **rest)  # type: ignore[arg-type]
     _check_together(config)
     return config

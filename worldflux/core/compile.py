@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +23,24 @@ def compiler(enabled: bool, device: torch.device) -> Callable[[Any], Any] | None
     """
     if not enabled:
         return None
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise ConfigurationError(
-            "training.compile_model=true needs a C++ compiler (g++ or clang++) on the CPU; install"
-            " one or set training.compile_model=false"
-        )
+    check_compiler(device)
     return lambda function: torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def check_compiler(device: torch.device) -> None:
+    """ConfigurationError if torch.compile would find no C++ compiler, or no headers of Python, for
+    the CPU. torch looks for the compiler that CXX names, else for the system's usual one."""
+    if device.type != "cpu":
+        return
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    missing = None
+    if shutil.which(name) is None:
+        missing = f"the C++ compiler {name} (or another one, named by CXX)"
+    elif not header.is_file():
+        missing = f"the headers of Python ({header})"
+    if missing is not None:
+        raise ConfigurationError(
+            f"training.compile_model=true needs {missing} on the CPU; install it or set "
+            "training.compile_model=false"
+        )

@@ -1,0 +1,115 @@
+"""`init_from`: fresh training from the weights of a model folder, a run or a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from worldflux.core.config import WorldModelConfig
+from worldflux.core.disk import file_facts
+from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.factory import model_class
+from worldflux.training.checkpoint import MODEL, CheckpointStore, read_state
+from worldflux.training.manifest import FILE, read_manifest
+from worldflux.training.run_folder import CHECKPOINTS
+
+SHOWN = 4  # keys that an error names
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to begin with. given: what `init_from` names. file: where they are. family: of the
+    model they were saved from, None where nothing says so."""
+
+    given: str
+    file: Path
+    family: str | None
+
+    @classmethod
+    def find(cls, given: str) -> InitialWeights:
+        """The weights of a model folder, of a run (its best checkpoint, else its newest), or of a
+        checkpoint. ConfigurationError: it is none; CheckpointError: it is damaged."""
+        path = Path(given)
+        if (path / "config.json").is_file():
+            weights = cls(given, path / MODEL, WorldModelConfig.load(path).model_type)
+        elif (path / FILE).is_file() or (path / CHECKPOINTS).is_dir():
+            weights = cls._of_checkpoint(given, _best(path))
+        elif (path / "state.json").is_file():
+            weights = cls._of_checkpoint(given, path)
+        else:
+            reason = "there is no such folder" if not path.exists() else "it is neither of them"
+            raise ConfigurationError(
+                f"init_from={given} must be a model folder, a run or a checkpoint: {reason}"
+            )
+        if not weights.file.is_file():
+            raise ConfigurationError(f"init_from={given}: {weights.file} is missing")
+        return weights
+
+    @classmethod
+    def _of_checkpoint(cls, given: str, folder: Path) -> InitialWeights:
+        facts = read_state(folder)["files"][MODEL]
+        if (folder / MODEL).is_file() and file_facts(folder / MODEL) != facts:
+            raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {MODEL} differs")
+        run = folder.resolve().parent.parent
+        family = None
+        if (run / FILE).is_file():
+            family = (read_manifest(run).get("model_config") or {}).get("model_type")
+        return cls(given, folder / MODEL, family)
+
+    def check(self, config: WorldModelConfig) -> None:
+        """ConfigurationError if they are not those of such a model, naming the keys."""
+        if self.family not in (None, config.model_type):
+            raise ConfigurationError(
+                f"init_from={self.given} holds a {self.family!r} model, not a "
+                f"{config.model_type!r} one"
+            )
+        with torch.device("meta"):  # shapes only: no memory, no random numbers
+            here = shapes(model_class(config.model_type)(config))
+        there = self._shapes()
+        different = [
+            f"{key} is {there[key]} there and {shape} here"
+            for key, shape in here.items()
+            if key in there and there[key] != shape
+        ]
+        different += [f"{key} is missing there" for key in here if key not in there]
+        different += [f"{key} is not in this model" for key in there if key not in here]
+        if different:
+            more = len(different) - SHOWN
+            text = "; ".join(different[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+            raise ConfigurationError(f"init_from={self.given} does not fit this model: {text}")
+
+    def load_into(self, model: nn.Module) -> None:
+        """Replaces the model's weights in place."""
+        with safe_open(self.file, "pt") as file, torch.no_grad():
+            for key, tensor in model.state_dict().items():
+                tensor.copy_(file.get_tensor(key))
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: which weights exactly."""
+        return {"init_from": {"path": self.given, "file": str(self.file), **file_facts(self.file)}}
+
+    def _shapes(self) -> dict[str, list[int]]:
+        try:
+            with safe_open(self.file, "pt") as file:
+                return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{self.file} is damaged: {error}") from error
+
+
+def shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Shape of every weight and buffer that is saved."""
+    return {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _best(run: Path) -> Path:
+    store = CheckpointStore(run / CHECKPOINTS)
+    folders = store.folders()
+    if not folders:
+        raise ConfigurationError(f"init_from={run}: this run has no checkpoint yet")
+    return store.best() or folders[-1]
