@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.conftest import TINY, folder, refused  # noqa: F401
+from tests.cli.conftest import TINY
 from tests.training.test_trainer import pointer
 from worldflux.cli.main import main
 from worldflux.errors import CheckpointError, ConfigurationError
@@ -46,7 +46,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_it_begins_with_the_weights_and_everything_else_fresh(
     run: tuple,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     family, first = run
     kind = FAMILIES[family]
@@ -98,7 +98,7 @@ def read_config(run: Path):
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     run: tuple,
-    refused: Callable[..., str],  # noqa: F811
+    refused: Callable[..., str],
 ) -> None:
     family, first = run
     line = refused(*words(family), f"init_from={first}", "model.hidden_dim=48")
