@@ -42,7 +42,7 @@ def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
         word = groups[0].input_line
         text = f"{word}: a resumed run keeps its own groups; single values can be changed"
         raise ConfigurationError(text)
-    ConfigStore.instance().store(name="saved_run", node=_typed(saved))
+    ConfigStore.instance().store(name="saved_run", node=typed(saved))
     rest = [str(o.input_line) for o in overrides if o.get_key_element() != "resume"]
     path = str(folder.resolve())
     return [*rest, f"resume={_quoted(run)}", f"hydra.run.dir={_quoted(path)}"]
@@ -69,7 +69,8 @@ def _why(folder: Path) -> str:
     return f"{SAVED} is missing in it"
 
 
-def _typed(saved: Path) -> DictConfig:
+def typed(saved: Path) -> DictConfig:
+    """A saved configuration with the schema it was composed by."""
     content = OmegaConf.load(saved)
     kind = OmegaConf.select(content, "model.model_type")
     if not isinstance(content, DictConfig) or kind not in WorldModelConfig.families:

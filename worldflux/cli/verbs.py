@@ -12,7 +12,12 @@ from worldflux.core.fields import near_miss
 
 # Verb -> module with a `main(argv) -> exit code`, and what it does.
 VERBS = {
+    "init": ("worldflux.cli.init", "make a project: worldflux.toml and the files beside it"),
     "train": ("worldflux.cli.train", "train what a project's worldflux.toml describes"),
+    "convert": (
+        "worldflux.cli.convert",
+        "worldflux.toml to an experiment of worldflux-run, and back",
+    ),
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
     "verify": (

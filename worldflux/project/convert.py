@@ -125,6 +125,9 @@ def _sizes(config: ProjectConfig) -> dict[str, Setting]:
         name = f"architecture.{key}"
         if name in config.given or (alone and key != "hidden_dim"):
             found[f"model.{key}"] = Setting(plain(getattr(wanted, key)), name)
+    if config.model_type == "tdmpc2" and config.data.source == "gym":
+        ends = not config.data.gym_env.startswith(DMC)  # that suite's tasks only run out of time
+        found["model.episodic"] = Setting(ends, None, "whether the task itself can end an episode")
     if wanted.action_type:
         found["model.action_type"] = Setting(wanted.action_type, "architecture.action_type")
     elif alone:

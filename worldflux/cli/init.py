@@ -1,0 +1,185 @@
+"""`worldflux init`: makes a project that `worldflux train` trains as it is."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from worldflux.cli.main import guarded
+from worldflux.core.fields import near_miss
+from worldflux.errors import ConfigurationError
+from worldflux.project.create import ENVIRONMENTS, FAMILIES, Wish, configuration, files, write
+from worldflux.project.sections import Architecture, Training, plain_text
+
+PROGRAM = "worldflux init"
+NAME = "my-project"
+T = TypeVar("T")
+# Packages of what a project shows: module -> the extra it comes with.
+SHOWN_BY = {"starlette": "dashboard", "pygame": "render"}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Makes a project. What no flag says is asked, or read from stdin line by line.",
+        epilog="exit codes: 0 fine, 2 wrong input, 130 cancelled",
+    )
+    made.add_argument(
+        "dir", nargs="?", type=Path, metavar="DIR", help="default: the project's name"
+    )
+    made.add_argument("--name", help=f"the project's name (default: DIR's, or {NAME})")
+    made.add_argument(
+        "--environment", choices=list(ENVIRONMENTS), help="what to learn (default: cartpole)"
+    )
+    made.add_argument("--env-id", metavar="ID", help="any Gymnasium id, or dmc/walker-walk")
+    made.add_argument("--model", choices=list(FAMILIES), help="default: dreamer")
+    made.add_argument("--obs-shape", metavar="N,N", help="without an environment: such as 3,64,64")
+    made.add_argument("--action-dim", type=int, metavar="N", help="without an environment")
+    made.add_argument("--steps", type=int, metavar="N", help="gradient updates")
+    made.add_argument("--device", default="auto", help="default: auto")
+    made.add_argument("-y", "--yes", action="store_true", help="ask nothing, take the defaults")
+    made.add_argument("--force", action="store_true", help="overwrite files that are there")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns the exit code."""
+    options = parser().parse_args(argv)
+    try:
+        return guarded(PROGRAM, lambda: _main(options))
+    except EOFError:
+        print(f"\n{PROGRAM}: cancelled, nothing was written", file=sys.stderr)
+        return 130
+
+
+def _main(options: argparse.Namespace) -> int:
+    wish = wished(options)
+    folder = options.dir or Path(wish.project_name)
+    content = files(wish, configuration(wish))
+    write(folder, content, force=options.force)
+    print(f"made {folder}: {', '.join(content)}")
+    for module, extra in SHOWN_BY.items():
+        if wish.gym_env and importlib.util.find_spec(module) is None:
+            what = "the live dashboard" if extra == "dashboard" else "frames of the environment"
+            print(f"for {what}: pip install 'worldflux[{extra}]'")
+    go = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    print(f"next: {go}worldflux train")
+    return 0
+
+
+def wished(options: argparse.Namespace) -> Wish:
+    """What the flags, and the answers to what they leave open, ask for."""
+    ask = Asking(silent=options.yes)
+    named = options.dir.resolve().name if options.dir else NAME
+    name = options.name or ask.text("project name", named, _name)
+    environment = options.environment
+    if environment is None:
+        known = {env_id: kind for kind, env_id in ENVIRONMENTS.items() if env_id}
+        environment = known.get(options.env_id or "", "custom") if options.env_id else None
+    environment = environment or ask.choice("environment", ENVIRONMENTS, "cartpole")
+    env_id = options.env_id or ENVIRONMENTS[environment]
+    sizes_given = options.obs_shape is not None or options.action_dim is not None
+    if environment == "custom" and not env_id and not sizes_given:
+        env_id = ask.text("Gymnasium id (empty: none yet)", "", plain)
+    family = options.model or ask.choice("model", FAMILIES, "dreamer")
+    wish = Wish(
+        project_name=_name(name),
+        environment=environment,
+        family=family,
+        gym_env=plain(env_id),
+        total_steps=options.steps,
+        device=options.device,
+    )
+    if options.steps is not None or options.device:
+        Training(total_steps=options.steps or 1, device=options.device)
+    if wish.gym_env:
+        if sizes_given:
+            text = "--obs-shape and --action-dim are read off the environment; leave them out"
+            raise ConfigurationError(text)
+        return wish
+    shape = _shape(options.obs_shape) if options.obs_shape else None
+    shape = shape or ask.text("observation shape", "4", _shape)
+    action = options.action_dim or ask.text("action width", "2", _width)
+    Architecture(obs_shape=shape, action_dim=action)
+    return Wish(**{**vars(wish), "obs_shape": shape, "action_dim": action})
+
+
+class Asking:
+    """Questions on the terminal, or answers from stdin, one a line. An empty answer is the default.
+
+    silent: everything takes its default.
+    """
+
+    def __init__(self, silent: bool) -> None:
+        self.silent = silent
+
+    def text(self, what: str, default: str, read: Callable[[str], T]) -> T:
+        """An answer that `read` takes; at a terminal it is asked for again until it does."""
+        while True:
+            answer = self._answer(f"{what} [{default}]: ") or default
+            try:
+                return read(answer)
+            except ConfigurationError as error:
+                if self.silent or not sys.stdin.isatty():
+                    raise
+                print(error, file=sys.stderr)
+
+    def choice(self, what: str, options: dict[str, str], default: str) -> str:
+        """One of the options, by number or name."""
+        names = list(options)
+        if not self.silent:
+            for number, name in enumerate(names, 1):
+                print(f"  {number} {name:<10}{options[name]}")
+
+        def read(answer: str) -> str:
+            if answer.isdecimal() and 1 <= int(answer) <= len(names):
+                return names[int(answer) - 1]
+            if answer in names:
+                return answer
+            text = f"{what} must be 1 to {len(names)} or a name; got {answer!r}."
+            raise ConfigurationError(text + near_miss(answer[:40], names))
+
+        return self.text(what, str(names.index(default) + 1), read)
+
+    def _answer(self, prompt: str) -> str:
+        return "" if self.silent else input(prompt).strip()
+
+
+def plain(text: str) -> str:
+    """A text that a worldflux.toml may hold."""
+    wrong = plain_text(text)
+    if wrong:
+        raise ConfigurationError(f"the answer {wrong}")
+    return text.strip()
+
+
+def _name(text: str) -> str:
+    name = plain(text)
+    if not name or "/" in name or name in (".", ".."):
+        raise ConfigurationError(f"a project's name is no path; got {text!r}")
+    return name
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(
+            int(part) for part in text.strip("[]() ").replace("x", ",").split(",") if part
+        )
+    except ValueError:
+        raise ConfigurationError(f"{text!r} is no shape such as 3,64,64") from None
+    return Architecture(obs_shape=shape).obs_shape
+
+
+def _width(text: str) -> int:
+    try:
+        return Architecture(action_dim=int(text)).action_dim
+    except ValueError:
+        raise ConfigurationError(f"action width must be a whole number, got {text!r}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
