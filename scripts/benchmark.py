@@ -2,11 +2,13 @@
 
     python scripts/benchmark.py dreamerv3 --size size1m --obs 24 --actions 6 --batch 16 \
         --length 64 --precision float32 --json
+    python scripts/benchmark.py tdmpc2 --size 5m --obs 24 --actions 6 --batch 256 --json
 
 The share of the matrix-product peak is the update's own arithmetic (matrix products and
 convolutions, forward and backward) per second over the best rate that a large product reaches in
 the same process and precision. The whole loop steps a free environment, so that its figure is the
-cost of WorldFlux alone: acting, replay and the updates that the train ratio asks for.
+cost of WorldFlux alone: acting, replay and the updates that the train ratio asks for. An action of
+TD-MPC2 is a planned one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,29 @@ from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.factory import model_class
 from worldflux.training import TrainingConfig
+
+# How each family is trained unless its options say otherwise. length: trained steps of a sequence.
+# train_ratio: replayed steps per environment step; TD-MPC2 makes one update per step.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "dreamerv3": {
+        "size": "size1m",
+        "batch": 16,
+        "length": 64,
+        "train_ratio": 512.0,
+        "training": dict(optimizer="laprop", agc=0.3, grad_clip=0.0, learning_rate=4e-5),
+        "model": {"actor_critic": True},
+        "action": "act_ms",
+    },
+    "tdmpc2": {
+        "size": "5m",
+        "batch": 256,
+        "length": 3,
+        "train_ratio": None,
+        "training": dict(optimizer="adam", grad_clip=20.0, learning_rate=3e-4),
+        "model": {"episode_length": 500},
+        "action": "plan_ms",
+    },
+}
 
 
 class FreeEnv(gym.Env):
@@ -73,45 +98,52 @@ class Setup:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", choices=["dreamerv3"])
-    parser.add_argument("--size", default="size1m", help="preset of the family")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("--size", help="preset of the family")
     parser.add_argument("--obs", type=int, default=24, help="width of the vector observation")
     parser.add_argument("--image", type=int, default=0, help="use N x N x 3 images instead")
     parser.add_argument("--actions", type=int, default=6)
     parser.add_argument("--discrete", action="store_true", help="discrete instead of continuous")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--length", type=int, help="trained steps of a sequence")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--train-ratio", type=float, default=512, help="for the whole loop")
+    parser.add_argument("--train-ratio", type=float, help="for the whole loop")
     parser.add_argument("--envs", type=int, default=1, help="environments acted in at once")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--repeats", type=int, default=20, help="timed updates; medians are shown")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ("size", "batch", "length", "train_ratio"):
+        if getattr(args, name) is None:
+            setattr(args, name, FAMILIES[args.family][name])
+    args.train_ratio = args.train_ratio or float(args.batch * args.length)
+    return args
 
 
 def build(args: argparse.Namespace) -> Setup:
     """Agent, a batch of random sequences, environments and replay of the asked sizes."""
     shape = (3, args.image, args.image) if args.image else (args.obs,)
-    gym.register("WorldFluxFree-v0", lambda: FreeEnv(shape, args.actions, args.discrete))
+    gym.register(
+        "WorldFluxFree-v0",
+        lambda: FreeEnv(shape, args.actions, args.discrete),  # type: ignore[arg-type]
+        disable_env_checker=True,
+    )
     envs = make_envs(EnvConfig(id="WorldFluxFree-v0"), num_envs=args.envs, mode="sync", seed=0)
-    config = get_config(f"{args.family}:{args.size}", actor_critic=True)
+    family = FAMILIES[args.family]
+    config = get_config(f"{args.family}:{args.size}", obs_shape=shape, **family["model"])
     config = config.with_spaces(envs.obs_spaces, envs.action_spaces)
     training = TrainingConfig(
         batch_size=args.batch,
         sequence_length=args.length,
-        optimizer="laprop",
-        agc=0.3,
-        grad_clip=0.0,
-        learning_rate=4e-5,
         compile_model=not args.eager,
         mixed_precision=args.precision != "float32",
         mixed_precision_dtype="bfloat16",
         device=args.device,
         seed=0,
+        **family["training"],
     )
     agent = model_class(config.model_type)(config).make_agent(training, args.device)
     length = args.length + agent.replay_context
@@ -163,16 +195,17 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
     return 2 * size**3 / min(times) / 1e6
 
 
-def count_flops(args: argparse.Namespace, setup: Setup) -> int:
-    """Floating-point operations of one update, counted on an eager twin of the agent."""
-    twin = vars(args) | {"eager": True}
+def count_flops(args: argparse.Namespace, setup: Setup) -> tuple[int, int]:
+    """Floating-point operations of one update and of one action of every environment, counted on
+    an eager twin of the agent."""
     training = setup.agent.training.with_updates(compile_model=False)
-    model = type(setup.agent.model)(setup.agent.config)
-    del twin
-    agent = model.make_agent(training, args.device)
-    with FlopCounterMode(display=False) as counter:
-        agent.update(setup.batch)
-    return counter.get_total_flops()
+    agent = type(setup.agent.model)(setup.agent.config).make_agent(training, args.device)
+    carry, row, counts = agent.initial_carry(args.envs), setup.envs.last, []
+    for call in (lambda: agent.update(setup.batch), lambda: agent.act(carry, row, True)):
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counts.append(counter.get_total_flops())
+    return counts[0], counts[1]
 
 
 def whole_loop_ms(args: argparse.Namespace, setup: Setup, updates: int) -> float:
@@ -210,9 +243,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     update_ms = median_ms(lambda: agent.update(setup.batch), args.repeats, device)
     peak = max(peak, matmul_peak(device, dtype))
     carry, row = agent.initial_carry(args.envs), setup.envs.last
-    act_ms = median_ms(lambda: agent.act(carry, row, True), 50, device)
+    agent.act(carry, row, True)
+    act_ms = median_ms(lambda: agent.act(carry, row, True), args.repeats, device)
     loop_ms = whole_loop_ms(args, setup, max(4, args.repeats // 2))
-    flops = count_flops(args, setup)
+    flops, act_flops = count_flops(args, setup)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "family": args.family,
@@ -227,15 +261,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
         "update_ms": round(update_ms, 1),
-        "act_ms": round(act_ms, 3),
+        FAMILIES[args.family]["action"]: round(act_ms, 3),
         "env_step_ms": round(loop_ms, 3),
         "train_ratio": args.train_ratio,
         "flops_per_update": flops,
+        "flops_per_action": act_flops,
         "matmul_peak_gflops": round(peak, 1),
         "peak_share": round(flops / (update_ms * 1e6) / peak, 4),
+        "action_peak_share": round(act_flops / (act_ms * 1e6) / peak, 4),
         "peak_rss_mb": round(rss, 1),
         "compile_s": round(max(0.0, first - update_ms / 1000), 1) if not args.eager else 0.0,
-        "parameters": sum(p.numel() for p in agent.parameters),
+        "parameters": sum(p.numel() for p in agent.model.parameters() if p.requires_grad),
     }
 
 

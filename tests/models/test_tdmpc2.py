@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from worldflux import ConfigurationError, TDMPC2Config, create_world_model
 from worldflux.core.spaces import Space
 from worldflux.core.state import Batch
 from worldflux.errors import TrainingError, ValidationError
 from worldflux.models.tdmpc2 import TDMPC2, TDMPC2Agent, make_agent
-from worldflux.models.tdmpc2.objective import Noise
+from worldflux.models.tdmpc2.networks import Layer, mish, simnorm
+from worldflux.models.tdmpc2.objective import Noise, dropout
 from worldflux.training import TrainingConfig
 
 B, H, N = 6, 3, 2
@@ -94,13 +96,20 @@ def test_environments_are_planned_for_independently() -> None:
 def test_planning_finds_the_action_that_is_rewarded(kind: str) -> None:
     """The reward is made to be one dimension of the action (one of the choices)."""
     agent = build(kind, gamma=0.5, num_samples=128, num_pi_trajs=8, iterations=6)
-    model, wanted = agent.model, agent.config.latent_dim + agent.model.action_dim - 1
+    model = agent.model
+
+    class Wanted(Layer):
+        def finish(self, x: torch.Tensor) -> torch.Tensor:
+            return x
 
     class Reward(torch.nn.Module):
-        def forward(self, joint: torch.Tensor) -> torch.Tensor:
-            return -50 * (model.bins - joint[..., wanted, None]) ** 2
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            return -50 * (model.bins - value) ** 2
 
-    model.reward = Reward()
+    layer = Wanted(agent.config.latent_dim + model.action_dim, 1)
+    with torch.no_grad():
+        layer.weight.zero_()[0, -1] = 1.0
+    model.reward = torch.nn.Sequential(layer, Reward())
     obs = {"obs": np.zeros((N, 5), np.float32), "is_first": np.ones(N, bool)}
     action = agent.act(agent.initial_carry(N), obs, explore=False)[1]
     assert (action[:, -1] > 0.7).all()
@@ -211,6 +220,32 @@ def test_bfloat16_stays_near_float32() -> None:
         noise = Noise.draw(agent.model, H, B, torch.Generator().manual_seed(1))
         losses.append(float(agent.update(batch_for(agent), noise)[0]["loss/total"]))
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
+    factors = dropout((5, 999, 401), rate, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert factors.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
+    assert float((factors == 0).float().mean()) == pytest.approx(rate, rel=0.02)
+    assert float(factors.mean()) == pytest.approx(1, abs=1e-3)
+    neighbours = (factors[..., 1:] == 0) & (factors[..., :-1] == 0)
+    assert float(neighbours.float().mean()) == pytest.approx(rate**2, rel=0.05)
+
+
+def test_mish_and_simnorm_are_those_of_torch_with_their_gradients() -> None:
+    x = torch.cat([torch.linspace(-90, 90, 721), torch.tensor([-1e4, 1e4, 0.0])]).double()
+    x.requires_grad_()
+    for ours, theirs in (
+        (mish(x), F.mish(x)),
+        (simnorm(x[:720], 8), F.softmax(x[:720].view(-1, 8), -1).flatten()),
+        (simnorm(x[:700], 7), F.softmax(x[:700].view(-1, 7), -1).flatten()),
+    ):
+        weight = torch.arange(len(ours)).double().cos()
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+        grads = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (ours, theirs)]
+        torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-14)
+    single = torch.linspace(-30, 30, 601)
+    torch.testing.assert_close(mish(single), F.mish(single), rtol=1e-6, atol=1e-12)
 
 
 # === The public interface ====================================================================

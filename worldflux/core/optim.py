@@ -83,16 +83,21 @@ def adaptive_clip_(params: list[Tensor], grads: list[Tensor], limit: float) -> N
     torch._foreach_mul_(grads, list(factors.unbind()))
 
 
-def make_optimizer(params: Iterable[nn.Parameter], training: Any) -> torch.optim.Optimizer:
-    """The optimizer that a TrainingConfig names."""
+def make_optimizer(params: Iterable[Any], training: Any) -> torch.optim.Optimizer:
+    """The optimizer that a TrainingConfig names, for parameters or groups of them."""
     name, lr, decay = training.optimizer, training.learning_rate, training.weight_decay
     betas, eps = (training.beta1, training.beta2), training.optimizer_eps
+    params = list(params)
+    groups = [p["params"] if isinstance(p, dict) else [p] for p in params]
+    # On the CPU torch's Adam steps tensor by tensor unless told, ten times as slow.
+    fused = True if all(p.device.type == "cpu" for group in groups for p in group) else None
     if name == "laprop":
         eps = 1e-20 if eps is None else eps
         return LaProp(params, lr, betas=betas, eps=eps, agc=training.agc, weight_decay=decay)
     if name in ("adam", "adamw"):
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-        return kind(params, lr, betas, eps=1e-8 if eps is None else eps, weight_decay=decay)
+        eps = 1e-8 if eps is None else eps
+        return kind(params, lr, betas, eps=eps, weight_decay=decay, fused=fused)
     if name == "sgd":
         return torch.optim.SGD(params, lr, momentum=training.beta1, weight_decay=decay)
     raise ConfigurationError(f"training.optimizer: {name!r} is not laprop, adamw, adam or sgd")

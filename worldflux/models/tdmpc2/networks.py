@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldflux.core.distributions import MultiOneHot, SquashedNormal, gumbel_noise, softmax
+from worldflux.core.distributions import MultiOneHot, SquashedNormal, gumbel_noise
 
 INIT_STD = 0.02
 
@@ -24,14 +25,74 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x `[..., D]` normalised with affine parameters that broadcast; eps is the official 1e-5."""
+    """x `[..., D]` normalised, with affine parameters `[D]` or, of an ensemble, such that they
+    broadcast; eps is the official 1e-5."""
     full = x if x.dtype == torch.float64 else x.float()
+    if weight.ndim == 1:
+        return F.layer_norm(full, full.shape[-1:], weight, bias, 1e-5)
     return F.layer_norm(full, full.shape[-1:], eps=1e-5) * weight + bias
+
+
+class Mish(torch.autograd.Function):
+    """x tanh(softplus(x)) with a single exponential.
+
+    With e = exp(x), tanh(log(1 + e)) is n / (n + 2) for n = e (e + 2). Beyond 20 that is 1 in any
+    precision, and e squared does not overflow below.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        grown = x.clamp(max=20.0).exp()
+        grown = grown * (grown + 2)
+        gate = grown / (grown + 2)
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, gate = ctx.saved_tensors
+        return grad * (gate + x * (1 - gate * gate) * torch.sigmoid(x))
+
+
+def mish(x: Tensor) -> Tensor:
+    out: Tensor = Mish.apply(x)
+    return out
+
+
+class GroupSoftmax(torch.autograd.Function):
+    """Softmax over the last axis, for few classes.
+
+    Folding the axis in halves keeps the work on whole vectors, where a reduction over a short axis
+    goes number by number.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        weights = (x - fold(torch.maximum, x)).exp()
+        probs = weights / fold(torch.add, weights)
+        ctx.save_for_backward(probs)
+        return probs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (probs,) = ctx.saved_tensors
+        weighted = grad * probs
+        return weighted - probs * fold(torch.add, weighted)
+
+
+def fold(pair: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+    """The last axis reduced by an associative function of two tensors, `[..., 1]`."""
+    while (width := x.shape[-1]) > 1:
+        half = width // 2
+        low, high, odd = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+        x = torch.cat([pair(low, high), odd], -1) if width % 2 else pair(low, high)
+    return x
 
 
 def simnorm(x: Tensor, group: int) -> Tensor:
     """Softmax inside groups of the last axis (TD-MPC2, section "SimNorm")."""
-    return softmax(x.unflatten(-1, (-1, group))).flatten(-2)
+    out: Tensor = GroupSoftmax.apply(x.unflatten(-1, (-1, group)))
+    return out.flatten(-2)
 
 
 class Layer(nn.Linear):
@@ -52,7 +113,7 @@ class Layer(nn.Linear):
     def finish(self, x: Tensor) -> Tensor:
         """Norm and activation of the linear part."""
         normed = layer_norm(x, self.ln.weight, self.ln.bias)
-        out = simnorm(normed, self.group) if self.group else F.mish(normed)
+        out = simnorm(normed, self.group) if self.group else mish(normed)
         return out.to(x.dtype)
 
 
@@ -87,6 +148,27 @@ def latent_mlp(in_features: int, units: int, layers: int, latent: int, group: in
     return nn.Sequential(
         *hidden_layers(in_features, units, layers), Layer(units, latent, group=group)
     )
+
+
+def share_of_latent(net: nn.Sequential, z: Tensor) -> Tensor:
+    """What z `[..., L]` adds to the first layer's linear part in an MLP on `[z, action]`.
+
+    Where many actions are tried in one z, it is taken once for all: see `with_action`.
+    """
+    first = net[0]
+    assert isinstance(first, Layer)
+    return F.linear(z, first.weight[:, : z.shape[-1]], first.bias)
+
+
+def with_action(net: nn.Sequential, share: Tensor, action: Tensor) -> Tensor:
+    """The MLP's output for actions `[..., A]` and the share of their latents, which broadcasts."""
+    first, *others = net
+    assert isinstance(first, Layer)
+    weight = first.weight[:, -action.shape[-1] :]
+    hidden = first.finish(share + F.linear(action, weight))
+    for layer in others:
+        hidden = layer(hidden)
+    return hidden
 
 
 class EnsembleLayer(nn.Module):
@@ -156,7 +238,7 @@ class QEnsemble(nn.Sequential):
                 hidden = torch.bmm(hidden, weight.transpose(1, 2)) + bias[:, None]
             if layer.ln is not None:
                 affine = pick(layer.ln.weight)[:, None], pick(layer.ln.bias)[:, None]
-                hidden = F.mish(layer_norm(hidden, *affine)).to(wide.dtype)
+                hidden = mish(layer_norm(hidden, *affine)).to(wide.dtype)
         return hidden
 
 

@@ -6,6 +6,7 @@ Time comes first, as in the official code. Heavy sections are methods that can b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,13 +65,27 @@ class Noise:
         if rate := model.config.dropout:
 
             def keep(networks: int, count: int) -> Tensor:
-                shape = (networks, count, model.q.units)
-                factors = torch.empty(shape, device=device, dtype=model.dtype)
-                return factors.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+                return dropout((networks, count, model.q.units), rate, generator, device)
 
             noise.q_dropout = keep(model.q.count, steps * rows)
             noise.policy_dropout = keep(2, (steps + 1) * rows)
         return noise
+
+
+def dropout(
+    shape: tuple[int, ...], rate: float, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Factors that drop a share `rate` of the elements and keep the mean, float32.
+
+    Four elements share one drawn integer, 16 bits each, which is several times as fast as a draw
+    for each; the rate is met to 1 / 65,536.
+    """
+    count = math.prod(shape)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
+    drawn.random_(-(2**63), None, generator=generator)
+    threshold = min(round(rate * 2**16), 2**16 - 1)
+    keep = drawn.view(torch.int16)[:count] >= threshold - 2**15
+    return keep.reshape(shape).float().mul_(2**16 / (2**16 - threshold))
 
 
 @dataclass

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from worldflux.core.distributions import MultiOneHot
+from worldflux.core.distributions import MultiOneHot, SymlogTwoHot
+from worldflux.models.tdmpc2.networks import share_of_latent, with_action
 from worldflux.models.tdmpc2.tasks import TaskTerms
 
 if TYPE_CHECKING:
@@ -96,13 +97,36 @@ class Plan:
     stds: list[Tensor] = field(default_factory=list)
 
 
+@dataclass
+class Start:
+    """Where all sequences start: latents z `[N, 1, Z]`, their shares `[N, 1, units]` in the first
+    layers of dynamics and reward, and what tasks decide (`[N, 1, A]` and `[N, 1]`)."""
+
+    z: Tensor
+    dynamics: Tensor
+    reward: Tensor
+    terms: TaskTerms | None
+
+
+@dataclass
+class Rollout:
+    """C imagined action sequences: actions `[N, H, C, A]`, last `[N, C, Z]` the latents they end
+    in, value `[N, C]` the discounted rewards up to there, weight `[N, C]` what a value there counts.
+    """
+
+    actions: Tensor
+    last: Tensor
+    value: Tensor
+    weight: Tensor
+
+
 class Planner:
     """Plans with one model; `compile` replaces its heavy sections by compiled ones."""
 
     def __init__(self, model: TDMPC2, compile: Callable[[Any], Any] | None = None):
         self.model = model
         wrap = compile or (lambda function: function)
-        self.policy_step = wrap(self._policy_step)
+        self.prepare = wrap(self._prepare)
         self.iterate = wrap(self._iterate)
 
     @torch.no_grad()
@@ -122,11 +146,11 @@ class Planner:
         model = self.model
         z = model.latent(observation, task, noise.shift)
         terms = model.task_terms(None if task is None else task[:, None])  # [N, 1, A] and [N, 1]
-        policy_actions = self.policy_trajectories(z, terms, noise.policy)
+        start, policy = self.prepare(z, terms, noise.policy)
         mean, std = self.start(prev_mean, is_first)
         rounds = []
         for sample, value, index in zip(noise.sample, noise.value, noise.index, strict=True):
-            rounds.append(self.iterate(z, terms, policy_actions, mean, std, sample, value, index))
+            rounds.append(self.iterate(start, policy, mean, std, sample, value, index))
             mean, std = rounds[-1][0], rounds[-1][1]
         means, stds, values, elites, elite_values, actions, score = zip(*rounds, strict=True)
         chosen = (score[-1].log() - noise.exponential.log()).argmax(-1)
@@ -134,26 +158,50 @@ class Planner:
         picked = elites[-1][rows, chosen]
         action = self.explore(actions[-1][rows, 0, picked], mean, std, noise.action)
         return Plan(
-            action, mean, policy_actions, actions[0], score[-1], chosen, list(values),
+            action, mean, policy.actions, actions[0], score[-1], chosen, list(values),
             list(elites), list(elite_values), list(means), list(stds),
         )  # fmt: skip
 
-    def policy_trajectories(self, z: Tensor, terms: TaskTerms | None, noise: Tensor) -> Tensor:
-        """Actions `[N, H, P, A]` of the policy prior in its own imagination."""
-        steps, rows, count, width = noise.shape
-        if not count:
-            return z.new_zeros(rows, steps, 0, width)
-        actions, current = [], z[:, None].expand(-1, count, -1)
-        for step in noise:
-            action, current = self.policy_step(current, terms, step)
-            actions.append(action)
-        return torch.stack(actions, 1)
+    def _prepare(self, z: Tensor, terms: TaskTerms | None, noise: Tensor) -> tuple[Start, Rollout]:
+        """What all iterations need of the latents `[N, Z]`: their shares in the first step, and the
+        policy prior's sequences, which are the same in each."""
+        model, z = self.model, z[:, None]
+        shares = share_of_latent(model.dynamics, z), share_of_latent(model.reward, z)
+        start = Start(z, *shares, terms)
 
-    def _policy_step(
-        self, z: Tensor, terms: TaskTerms | None, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        action = self.model.policy_dist(z, terms).sample(noise).to(self.model.dtype)
-        return action, self.model.next(z, action)
+        def choose(t: int, z: Tensor) -> Tensor:
+            return model.policy_dist(z, terms).sample(noise[t]).to(model.dtype)
+
+        return start, self.imagine(start, choose, len(noise))
+
+    def imagine(self, start: Start, choose: Callable[[int, Tensor], Tensor], steps: int) -> Rollout:
+        """Imagines sequences of actions.
+
+        choose(t, z): actions `[N, C, A]` at step t in latents `[N, C, Z]`, which are `[N, 1, Z]` at
+        the start.
+        """
+        model, z, terms = self.model, start.z, start.terms
+        discount = model.discount if terms is None else terms.discount
+        value, weight = (
+            torch.zeros_like(z[..., 0], dtype=model.dtype),
+            torch.ones((), device=z.device),
+        )
+        actions = []
+        for t in range(steps):
+            action = choose(t, z)
+            if t == 0:
+                logits = with_action(model.reward, start.reward, action)
+                reward = SymlogTwoHot(logits, model.bins)
+                z = model.keep_task(with_action(model.dynamics, start.dynamics, action), z)
+            else:
+                reward = model.reward_dist(z, action)
+                z = model.next(z, action)
+            value = value + weight * reward.pred()
+            weight = weight * discount
+            if model.termination is not None:
+                weight = weight * (model.terminated(z) <= 0.5)
+            actions.append(action)
+        return Rollout(torch.stack(actions, 1), z, value, weight.expand_as(value))
 
     def start(self, prev_mean: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[N, H, A]` before the first iteration: the last call's mean,
@@ -174,9 +222,8 @@ class Planner:
 
     def _iterate(
         self,
-        z: Tensor,
-        terms: TaskTerms | None,
-        policy_actions: Tensor,
+        start: Start,
+        policy: Rollout,
         mean: Tensor,
         std: Tensor,
         noise: Tensor,
@@ -184,11 +231,13 @@ class Planner:
         index: Tensor,
     ) -> tuple[Tensor, ...]:
         """One iteration: candidates, their values, the elites, and what is refitted to them."""
-        config = self.model.config
-        actions = torch.cat([policy_actions, self.sample(mean, std, noise)], 2)  # [N, H, S, A]
+        config, terms = self.model.config, start.terms
+        drawn = self.sample(mean, std, noise)
         if terms is not None:
-            actions = actions * terms.mask[:, None]
-        values = self.estimate(z, terms, actions, value_noise, index).nan_to_num(0.0)
+            drawn = drawn * terms.mask[:, None]
+        rollout = self.imagine(start, lambda t, _: drawn[:, t], drawn.shape[1])
+        actions = torch.cat([policy.actions, drawn], 2)  # [N, H, S, A]
+        values = self.estimate(start, policy, rollout, value_noise, index).nan_to_num(0.0)
         elite_values, elites = values.topk(config.num_elites, -1)
         score = torch.exp(config.temperature * (elite_values - elite_values[:, :1]))
         score = score / score.sum(-1, keepdim=True)
@@ -230,30 +279,14 @@ class Planner:
         return (action + std[:, 0] * noise).clamp(-1, 1)
 
     def estimate(
-        self,
-        z: Tensor,
-        terms: TaskTerms | None,
-        actions: Tensor,
-        noise: Tensor,
-        index: Tensor,
+        self, start: Start, policy: Rollout, drawn: Rollout, noise: Tensor, index: Tensor
     ) -> Tensor:
-        """Values `[N, S]` of action sequences `[N, H, S, A]`: predicted rewards, then Q."""
-        model, samples = self.model, actions.shape[2]
-        current = z[:, None].expand(-1, samples, -1)
-        per_step: float | Tensor = model.discount if terms is None else terms.discount
-        latents: list[Tensor] = []
-        discount: float | Tensor = 1.0
-        alive = torch.ones(current.shape[:-1], dtype=z.dtype, device=z.device)
-        weights: list[Tensor] = []
-        for t in range(actions.shape[1]):
-            latents.append(current)
-            weights.append(alive * discount)
-            current = model.next(current, actions[:, t])
-            discount = discount * per_step
-            if model.termination is not None:
-                alive = alive * (model.terminated(current) <= 0.5).to(alive.dtype)
-        stacked = torch.stack(latents, 1)  # [N, H, S, L]
-        rewards = model.reward_dist(stacked, actions).pred()
-        value = (torch.stack(weights, 1) * rewards).sum(1)
-        last = model.policy_dist(current, terms).sample(noise)
-        return value + discount * alive * model.q_values(current, last, index).mean(0)
+        """Values `[N, S]` of all sequences: predicted rewards, then Q of the policy's action."""
+        pairs = (
+            (policy.last, drawn.last),
+            (policy.value, drawn.value),
+            (policy.weight, drawn.weight),
+        )
+        last, value, weight = (torch.cat(pair, 1) for pair in pairs)
+        action = self.model.policy_dist(last, start.terms).sample(noise)
+        return value + weight * self.model.q_values(last, action, index).mean(0)

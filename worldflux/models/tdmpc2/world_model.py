@@ -214,10 +214,14 @@ class TDMPC2(WorldModel):
 
     def next(self, z: Tensor, action: Tensor) -> Tensor:
         """The next latent `[..., Z]`."""
-        after = self.dynamics(torch.cat([z, action], -1))
+        return self.keep_task(self.dynamics(torch.cat([z, action], -1)), z)
+
+    def keep_task(self, after: Tensor, z: Tensor) -> Tensor:
+        """Bare latents `[..., L]`, followed by the embedding that z `[..., Z]` ends in, if any."""
         if self.task_emb is None:
             return after
-        return torch.cat([after, z[..., self.config.latent_dim :]], -1)
+        embedding = z[..., self.config.latent_dim :].expand(*after.shape[:-1], -1)
+        return torch.cat([after, embedding], -1)
 
     def reward_dist(self, z: Tensor, action: Tensor) -> SymlogTwoHot:
         return SymlogTwoHot(self.reward(torch.cat([z, action], -1)), self.bins)
