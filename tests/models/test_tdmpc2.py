@@ -229,7 +229,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     assert float((factors == 0).float().mean()) == pytest.approx(rate, rel=0.02)
     assert float(factors.mean()) == pytest.approx(1, abs=1e-3)
     neighbours = (factors[..., 1:] == 0) & (factors[..., :-1] == 0)
-    assert float(neighbours.float().mean()) == pytest.approx(rate**2, rel=0.05)
+    assert float(neighbours.float().mean()) == pytest.approx(rate**2, rel=0.3)
 
 
 def test_mish_and_simnorm_are_those_of_torch_with_their_gradients() -> None:
