@@ -93,7 +93,7 @@ def test_the_catalogue() -> None:
         f"dreamerv3:{size}" for size in official
     ]
     assert [n for n in names if n.startswith("tdmpc2:")] == [
-        f"tdmpc2:{size}" for size in ("ci", "1m", "5m", "19m", "48m", "317m")
+        f"tdmpc2:{size}" for size in ("ci", "75k", "1m", "5m", "19m", "48m", "317m")
     ]
     assert len(set(names)) == len(names)
     info = get_model_info("dreamerv3")

@@ -281,7 +281,7 @@ def _check_together(config: RunConfig) -> None:
 def _check_without_environment(config: RunConfig) -> None:
     if config.data.source != "random":
         raise ConfigurationError("env=none has nothing to collect from: set data=random")
-    for name in FROM_ENVIRONMENT:
+    for name in ("obs_shape", "action_dim", "action_type"):
         if name not in config.model._given:
             raise ConfigurationError(f"model.{name} must be given with env=none")
 

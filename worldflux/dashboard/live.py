@@ -75,7 +75,7 @@ class LiveDashboard:
             return
         self.server = server
         # A callback of somebody else may write that file, which the run writes itself.
-        theirs = parts.DashboardCallback is not dashboard.DashboardCallback
+        theirs = not issubclass(parts.DashboardCallback, dashboard.DashboardCallback)
         records = run_dir / (OF_OTHERS if theirs else METRICS)
         self.callbacks.append(parts.DashboardCallback(self.metrics, records))
         if gameplay.enabled:
