@@ -109,3 +109,9 @@ gym.register("Counting-v0", entry_point=Counting)
 gym.register("CountingLimited-v0", entry_point=Counting, max_episode_steps=4)
 gym.register("Showing-v0", entry_point=Showing, disable_env_checker=True)
 gym.register("Flicker-v0", entry_point=Flicker)
+
+
+class Blind(Counting):
+    """Draws nothing."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012

@@ -71,6 +71,7 @@ class Project:
         self._frames = 0
         self._cleanup: Callable[[], None] = lambda: None
         self._unavailable: list[str] = []
+        self._warnings: list[str] = []  # told once the run's log is there
 
     def prepare(self, config: RunConfig) -> None:
         """Imports the project's files and asks dataset.py for its data. Nothing is written."""
@@ -81,7 +82,7 @@ class Project:
         except HelperError as error:
             if self.strict:
                 raise
-            log.warning("%s; training goes on with RANDOM NOISE", error)
+            self._warnings.append(f"{error}; training goes on with RANDOM NOISE")
             self.failed, self.mode = True, "random"
             self.degraded_modes = [SCAFFOLD_FALLBACK, RANDOM_FALLBACK]
 
@@ -130,7 +131,7 @@ class Project:
             text = f"{DATASET} could not collect in {config.env.id}: {reason}"
             if self.strict:
                 raise ConfigurationError(text)
-            log.warning("%s; training goes on with its data of mode %r", text, self.mode)
+            self._warnings.append(f"{text}; training goes on with its data of mode {self.mode!r}")
 
     def _phase(self, phase: str, detail: str = "") -> None:
         log.info("%s: %s %s", DATASET, phase, detail)
@@ -155,6 +156,8 @@ class Project:
 
     def dashboard(self, config: RunConfig, run_dir: Path) -> LiveDashboard:
         """The page of the run: of local_dashboard.py and dashboard/index.html, where they are."""
+        for text in self._warnings:
+            log.warning("%s", text)
         # Data of its own shows its own frames.
         gameplay = config.gameplay if self.data is None else replace(config.gameplay, enabled=False)
         parts: dict[str, Any] = {}
