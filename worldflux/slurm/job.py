@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -17,10 +18,12 @@ from omegaconf import DictConfig, open_dict
 
 from worldflux.slurm import queue
 from worldflux.training.manifest import FILE, read_manifest
-from worldflux.training.run_state import RunState
+from worldflux.training.run_state import RunState, claimed_by
 from worldflux.training.signals import Stopped
 
 log = logging.getLogger("worldflux.slurm")
+
+LEASE = 180.0  # seconds for which a file server may keep the locks of a node that died
 
 
 class SlurmJob:
@@ -48,10 +51,13 @@ class SlurmJob:
         from submitit import JobEnvironment
 
         environment = JobEnvironment()
+        logging.getLogger("submitit").propagate = False  # it prints what it says itself
         # Left by a process that was killed while it saved this object; it would stop the next one.
         pickled = environment.paths.submitted_pickle
         pickled.with_suffix(f"{pickled.suffix}.save_tmp").unlink(missing_ok=True)
         self.began, self.first_update = time.time(), self._updates()
+        if int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+            self._wait_for_claim()
         number = getattr(signal, f"SIG{environment.USR_SIG}")
         requeue = {number: signal.getsignal(number)}
         try:
@@ -81,6 +87,11 @@ class SlurmJob:
             configure_logging=rank == 0,
         )
         return str(done.return_value)
+
+    def _wait_for_claim(self) -> None:
+        """Until the process that this one replaces has let go of the folder."""
+        while claimed_by(self.folder) is not None and time.time() < self.began + LEASE:
+            time.sleep(1)
 
     def _after(self, stopped: Stopped, requeue: dict[int, Any], id: str) -> None:
         """Requeues the job if it was stopped only to make room."""

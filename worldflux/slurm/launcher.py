@@ -81,23 +81,33 @@ class SlurmLauncher(Launcher):
     def attach(self, folders: Sequence[Path]) -> None:
         """Waits until none of these folders' jobs is queued or runs, and says how they end.
 
-        SlurmError: Slurm has not answered for a long time. The jobs go on.
+        SlurmError: Slurm has not answered for a long time. Then, and on Ctrl-C, the jobs go on.
         """
+        try:
+            self._watch(folders)
+        except (KeyboardInterrupt, SlurmError):
+            found = (record.read(folder) for folder in folders)
+            arrays = sorted({job.id.split("_")[0] for job in found if job and job.id}, key=int)
+            log.warning(
+                "the jobs go on without this command; scancel %s ends them", " ".join(arrays)
+            )
+            raise
+
+    def _watch(self, folders: Sequence[Path]) -> None:
         began = answered = time.monotonic()
         waiting, last = list(folders), ""
-        ids = {folder: record.read(folder) for folder in waiting}
+        records = {folder: record.read(folder) for folder in waiting}
         while waiting:
             try:
                 there = record.alive(waiting)
-                answered = time.monotonic()
+                self._tell_ends([folder for folder in waiting if folder not in there], records)
             except SlurmError as error:
                 log.warning("%s; the jobs are not touched", error)
                 if time.monotonic() - answered > PATIENCE:
                     raise
                 time.sleep(self.asked.poll_s)
                 continue
-            ended = [folder for folder in waiting if folder not in there]
-            self._tell_ends(ended, ids)
+            answered = time.monotonic()
             waiting = list(there)
             line = _line([status for _, status in there.values()], len(folders) - len(there))
             if line != last:
@@ -105,7 +115,7 @@ class SlurmLauncher(Launcher):
                 last = line
             if waiting:
                 # A sweep of minutes is watched closely, one of days is not.
-                time.sleep(min(self.asked.poll_s, 1 + 0.05 * (time.monotonic() - began)))
+                time.sleep(min(self.asked.poll_s, 1 + 0.05 * (answered - began)))
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[SlurmJob]:
         singletons = Singleton.get_state()
@@ -136,14 +146,8 @@ class SlurmLauncher(Launcher):
             state = _settled(folder)
             if state == RunState.COMPLETED or folder not in ids:
                 continue
-            log.warning(
-                "%s: Slurm job %s ended (%s), the run is %s; its log: %s",
-                folder.name,
-                ids[folder],
-                told[ids[folder]],
-                state,
-                folder / record.LOG,
-            )
+            text = "Slurm job %s ended (%s), its run is %s; the log: %s"
+            log.warning(text, ids[folder], told[ids[folder]], state, folder / record.LOG)
 
 
 def _settled(folder: Path) -> RunState:

@@ -94,7 +94,8 @@ def is_preempted(id: str) -> bool:
         for word in _run(["scontrol", "--oneliner", "show", "job", id]).stdout.split()
         if "=" in word
     )
-    return facts.get("PreemptTime", "None") != "None" and facts.get("JobState") != "CANCELLED"
+    # One that is cancelled is COMPLETING by then.
+    return facts.get("PreemptTime", "None") != "None" and facts.get("JobState") == "RUNNING"
 
 
 def check_installed() -> None:
