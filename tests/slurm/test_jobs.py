@@ -40,7 +40,7 @@ def folder(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def run(*words: str, code: int = 0) -> str:
-    done = subprocess.run([*SWEEP, *words], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*SWEEP, *words], capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -71,7 +71,7 @@ def updates(job: Path) -> int:
     return max((json.loads(line)["step"] for line in lines), default=0)
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], Any], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
@@ -127,11 +127,11 @@ def test_four_jobs_are_one_array_with_a_log_each(folder: Path) -> None:
 
 def test_interrupted_jobs_go_on_by_themselves_exactly(folder: Path) -> None:
     """One job is preempted by another one, and then comes to its time limit, once at least."""
-    steps = 700
-    words = [*TINY, f"training.total_steps={steps}", "training.seed=0"]
+    steps = 500
+    words = [*TINY, "training.log_interval=5", f"training.total_steps={steps}", "training.seed=0"]
     command = [
-        *("sweep=limited", *SLURM, "sweep.detach=true", "+env.kwargs.seconds=0.05"),
-        *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=50", *words),
+        *("sweep=limited", *SLURM, "sweep.detach=true", "+env.kwargs.seconds=0.1"),
+        *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20", *words),
     ]
     run(*command)
     (job,) = jobs("limited")
@@ -141,7 +141,7 @@ def test_interrupted_jobs_go_on_by_themselves_exactly(folder: Path) -> None:
     table = run(*(word for word in command if "detach" not in word))
     assert states(table) == ["completed"]
     log = (job / "slurm.log").read_text()
-    assert "this job is preempted" in log or "this job is timed-out" in log
+    assert log.count("stopped by SIGUSR2") >= 2
     facts = subprocess.run(
         ["scontrol", "show", "job", slurm_id(job)], capture_output=True, text=True
     ).stdout
@@ -168,7 +168,7 @@ def test_lost_jobs_are_noticed_and_the_same_command_completes_them(folder: Path)
     subprocess.run(["scancel", slurm_id(first)], check=True)
     for process in processes(second):
         os.kill(process, signal.SIGKILL)
-    table, _ = driver.communicate(timeout=60)
+    table, _ = driver.communicate(timeout=300)
     assert states(table) == ["stopped", "broken-off", "missing"]
     assert "(cancelled)" in table
     table = run(*words)
@@ -195,7 +195,7 @@ def test_the_command_may_end_and_come_back(folder: Path) -> None:
         if "2 running" in line and "Slurm" in line:
             break
     driver.send_signal(signal.SIGINT)
-    out, err = driver.communicate(timeout=60)
+    out, err = driver.communicate(timeout=300)
     assert driver.returncode == 130, err
     assert f"scancel {ids[0].split('_')[0]}" in out + err
     assert set(in_queue()) == set(ids)  # they go on, and none was added

@@ -38,6 +38,7 @@ class Plan:
     words: list[str]
     command: list[str]
     dry_run: bool
+    detach: bool
     unnamed: bool  # the name was made of date and time
 
     def folder(self, job: Job) -> Path:
@@ -62,6 +63,7 @@ def plan(
         words=hydra,
         command=[*command, *asked.overrides],
         dry_run=words.dry_run,
+        detach=words.detach,
         unnamed=not named,
     )
 
@@ -112,6 +114,11 @@ def run(plan: Plan, source: preflight.Composition) -> int:
         words = [*source.flags, *plan.words]
         launching = Launching(plan.root, source.name, words, plan.jobs[0].words)
         scheduler = launching.scheduler
+        if scheduler is not None:
+            scheduler.detach = plan.detach
+        elif plan.detach:
+            text = "sweep.detach needs jobs that outlive the command: add hydra/launcher=slurm"
+            raise ConfigurationError(text)
         folders = [plan.folder(job) for job in plan.jobs]
         queued = {} if scheduler is None else scheduler.queued(folders)
         found = plan.look(queued)
@@ -121,10 +128,14 @@ def run(plan: Plan, source: preflight.Composition) -> int:
         if plan.dry_run:
             print(table.jobs_text(found, shared_of(found)))
             return 0
-        if plan.unnamed:
+        if plan.unnamed and not plan.detach:
             print(f"continue it with: {continuation(plan.command)}", flush=True)
         pairs = zip(plan.jobs, found, strict=True)
         left = [job for job, now in pairs if now.state not in SETTLED]
+        if plan.detach:
+            launching.start(left)
+            print(f"come back with: {continuation(plan.command)}", flush=True)
+            return 0
         try:
             if left:
                 launching.start(left)

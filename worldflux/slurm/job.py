@@ -23,6 +23,7 @@ from worldflux.training.signals import Stopped
 
 log = logging.getLogger("worldflux.slurm")
 
+FRUITLESS = 3  # starts that came to their time limit without an update: more would do no better
 LEASE = 180.0  # seconds for which a file server may keep the locks of a node that died
 
 
@@ -45,7 +46,7 @@ class SlurmJob:
         """singletons: Hydra's state in the driver. folder: of the run."""
         self.task, self.config, self.context = task, config, context
         self.singletons, self.folder = singletons, folder
-        self.began, self.first_update = 0.0, 0
+        self.began, self.first_update, self.fruitless = 0.0, 0, 0
 
     def __call__(self) -> str:
         from submitit import JobEnvironment
@@ -106,11 +107,13 @@ class SlurmJob:
         """What is to run after the requeue, for submitit; None: nothing, it would be in vain."""
         from submitit.helpers import DelayedSubmission
 
-        limit = 60 * int(self.config.hydra.launcher.timeout_min)
-        lived = time.time() - self.began
-        if lived > limit / 2 and self._updates() <= self.first_update:
-            text = "not one update was finished within the time limit; it is not requeued"
-            log.error("%s: raise hydra.launcher.timeout_min (now %d)", text, limit // 60)
+        limit = int(self.config.hydra.launcher.timeout_min)
+        whole = time.time() - self.began > 60 * limit / 2
+        progress = self._updates() > self.first_update
+        self.fruitless = self.fruitless + whole if not progress else 0
+        if self.fruitless >= FRUITLESS:
+            text = "no update was finished in %d starts; not requeued: raise %s=%d"
+            log.error(text, FRUITLESS, "hydra.launcher.timeout_min", limit)
             return None
         return DelayedSubmission(self)
 

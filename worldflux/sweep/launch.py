@@ -20,7 +20,12 @@ from worldflux.sweep.work import train_job
 
 @runtime_checkable
 class Scheduler(Protocol):
-    """What a launcher offers beside Hydra's `launch` if its jobs outlive the command."""
+    """What a launcher offers beside Hydra's `launch` if its jobs outlive the command.
+
+    detach: `launch` hands the jobs over and does not wait for them.
+    """
+
+    detach: bool
 
     def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
         """Those of the jobs' folders whose job waits, starts or runs at the scheduler, with the

@@ -55,6 +55,8 @@ def look(
     found.seconds = manifest.get("runtime_profile", {}).get("elapsed_sec")
     if found.state == RunState.FAILED:
         found.reason = " ".join(str(manifest.get("error")).split())
-    if found.state not in SETTLED and elsewhere and folder in elsewhere:
-        found.state, found.where = QUEUED, elsewhere[folder]
+    if elsewhere and folder in elsewhere and found.state != RunState.COMPLETED:
+        found.where = elsewhere[folder]
+        if found.state not in SETTLED:
+            found.state = QUEUED
     return found

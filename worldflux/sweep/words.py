@@ -17,10 +17,12 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class SweepWords:
-    """name: of the sweep's folder; None: made of date and time. dry_run: list the jobs only."""
+    """name: of the sweep's folder; None: made of date and time. dry_run: list the jobs only.
+    detach: submit them, and leave."""
 
     name: str | None = None
     dry_run: bool = False
+    detach: bool = False
 
 
 OPTIONS = tuple(field.name for field in fields(SweepWords) if field.name != "name")
