@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -112,32 +110,6 @@ def test_a_bug_keeps_its_traceback_without_hydras_frames(
     err = capfd.readouterr().err
     assert "KeyError: 'a bug'" in err and "Traceback" in err
     assert "site-packages/hydra" not in err
-
-
-def digest(folder: Path) -> dict[str, str]:
-    files = sorted((folder / ".hydra").iterdir())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def test_resume_composes_what_the_run_was_started_with(
-    jobs: list[Any], folder: Path, refused: Callable[..., str]
-) -> None:
-    assert main(["env=pendulum", "model/size=ci", "training.seed=5", "env.import=math"]) == 0
-    first, run_dir = jobs[0]
-    before = digest(run_dir)
-    name = str(run_dir.relative_to(folder))
-    assert main([f"resume={name}", "training.total_steps=77"]) == 0
-    second, second_dir = jobs[1]
-    assert (second_dir, second.resume) == (run_dir, name)
-    assert second.training == first.training.with_updates(total_steps=77)
-    assert (second.model, second.env, second.data) == (first.model, first.env, first.data)
-    assert digest(run_dir) == before
-    assert len(list((folder / "outputs").glob("*/*"))) == 1
-    assert "keeps its own groups" in refused(f"resume={name}", "model=tdmpc2")
-    assert "'total_steps'" in refused(f"resume={name}", "training.stepz=3")
-    assert "batch_size must be >= 1" in refused(f"resume={name}", "training.batch_size=0")
-    day = str(run_dir.parent.relative_to(folder))
-    assert f"it holds 1 runs, for example {name}" in refused(f"resume={day}")
 
 
 def test_a_real_run_and_its_continuation(folder: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldflux.cli.schema import FREE, SPELLING, RunConfig
+from worldflux.cli.schema import FREE, OF_TRAINING, SPELLING, RunConfig
+from worldflux.core.disk import read_sealed
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.training.manifest import FILE, plain, read_manifest
 from worldflux.training.run_state import RunState, run_state
@@ -37,8 +38,8 @@ CHANGEABLE = (
     "visualization",
     "project",
 )
-# Not of the run itself: where its weights came from counts only at its start.
-ASIDE = ("resume", "init_from", "model.device")
+# Where the weights came from counts only at the start; the model group repeats the training's values.
+ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
 
 log = logging.getLogger(__name__)
 
@@ -91,17 +92,26 @@ def continues(folder: Path, config: RunConfig) -> bool:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has a checkpoint that it can continue from, or a damaged one."""
-    from worldflux.training.checkpoint import CheckpointStore, read_state
-    from worldflux.training.run_folder import CHECKPOINTS
-
-    for path in CheckpointStore(folder / CHECKPOINTS).folders():
+    """Whether a run has a checkpoint that it can continue from, or a damaged one. The best one is
+    no such checkpoint where it was saved without its replay. Without torch."""
+    for path in (folder / "checkpoints").glob("step_*"):
         try:
-            if read_state(path)["state"].get("resumable"):
+            if read_sealed(path / "state.json")["state"]["resumable"]:
                 return True
-        except CheckpointError:
+        except (OSError, ValueError, KeyError):
             return True  # resuming tells what is wrong with it
     return False
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    """The settings, by key, that may change on resume, as the run was trained last."""
+    return {key: value for key, value in _leaves("", saved_config(folder)) if changeable(key)}
+
+
+def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """The settings, by key, that a configuration changes in a run which it continues."""
+    new = changes(saved_config(folder), plain(config))
+    return {key: after for key, (_, after) in new.items() if key != "training.output_dir"}
 
 
 def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:

@@ -25,6 +25,8 @@ Examples:
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
   worldflux-run -m +experiment=classic_control           a recipe
   worldflux-run resume=outputs/2026-11-22/10-00-00       continue a stopped run
+  worldflux-run hydra.run.dir=runs/a resume=auto         the same command begins and continues
+  worldflux-run init_from=outputs/2026-11-22/10-00-00    a new run from its best weights
   worldflux-run --cfg job --resolve                      show what would run
 
 Flags:

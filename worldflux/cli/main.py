@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldflux import __version__
 from worldflux.cli import arguments, preflight, resume, schema
+from worldflux.cli.continuation import AUTO, check_same_run
 from worldflux.cli.explain import explain
 from worldflux.cli.help import help_text
 from worldflux.cli.schema import RunConfig
@@ -92,8 +93,14 @@ def start(words: list[str], project: Project | None = None) -> int:
         return _hydra(words, asked.config_name, None)
     overrides = preflight.parse_overrides(asked.overrides)
     run = resume.requested(overrides)
+    flags = [word for word in words if word not in asked.overrides]
+    if run == AUTO:
+        # Each job of a sweep looks into its own folder, and --cfg job shows what was asked.
+        run = None
+        if not (asked.multirun or asked.show):
+            run, given = resume.automatic(asked)
+            overrides = preflight.parse_overrides(given)
     if run is not None:
-        flags = [word for word in words if word not in asked.overrides]
         asked = asked.with_overrides(
             resume.prepare(run, overrides, asked.multirun), resume.CONFIG_NAME
         )
@@ -102,6 +109,8 @@ def start(words: list[str], project: Project | None = None) -> int:
         return _sweep(asked, own or sweep_words.SweepWords(), words)
     if asked.config or not asked.show:
         configs = preflight.check(asked)
+        if run is not None:
+            check_same_run(Path(run), configs[0])
         if project is not None:
             project.prepare(configs[0])
         if not asked.show:

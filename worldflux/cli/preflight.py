@@ -92,6 +92,13 @@ class Composition:
             words = [*self.flags, *overrides]
             return compose(self.name, overrides=words, return_hydra_config=True)
 
+    def run_dir(self, overrides: Sequence[str]) -> Path | None:
+        """The folder that ``hydra.run.dir`` names, None where the clock is part of its name."""
+        cfg = self.compose(overrides)
+        if "${now:" in OmegaConf.to_container(cfg.hydra.run, resolve=False)["dir"]:  # type: ignore
+            return None
+        return Path(cfg.hydra.run.dir)
+
     def check(self, overrides: Sequence[str]) -> RunConfig:
         """The configuration of one job, checked; raises the first mistake."""
         cfg = self.compose(overrides)
@@ -246,7 +253,7 @@ def check_environment(config: RunConfig) -> None:
         raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
     finally:
         envs.close()
-    if config.init_from is not None and config.resume is None:
+    if config.init_from is not None and config.resume in (None, "auto"):
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.cli import preflight
+from worldflux.cli.arguments import Arguments
+from worldflux.cli.continuation import (
+    changed_settings,
+    continues,
+    has_checkpoint,
+    newest_unfinished,
+    remembered,
+)
 from worldflux.cli.schema import RunConfig, composed_schema, model_schema
 from worldflux.core.config import WorldModelConfig
+from worldflux.core.disk import shown
 from worldflux.core.presets import conf_dir
-from worldflux.errors import ConfigurationError
+from worldflux.errors import ConfigurationError, RunBusyError
+from worldflux.training.manifest import FILE
+from worldflux.training.run_state import claimed_by
 
 CONFIG_NAME = "resume"
 SAVED = Path(".hydra") / "config.yaml"
@@ -42,10 +56,53 @@ def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
         word = groups[0].input_line
         text = f"{word}: a resumed run keeps its own groups; single values can be changed"
         raise ConfigurationError(text)
-    ConfigStore.instance().store(name="saved_run", node=typed(saved))
+    if not has_checkpoint(folder):
+        from worldflux.training.run_folder import no_checkpoint
+
+        raise no_checkpoint(folder)
+    ConfigStore.instance().store(name="saved_run", node=_remembering(typed(saved), folder))
     rest = [str(o.input_line) for o in overrides if o.get_key_element() != "resume"]
     path = str(folder.resolve())
     return [*rest, f"resume={_quoted(run)}", f"hydra.run.dir={_quoted(path)}"]
+
+
+def automatic(asked: Arguments) -> tuple[str | None, list[str]]:
+    """For `resume=auto`: the run to continue, and the overrides that continue it; None and those
+    given where there is none.
+
+    Where ``hydra.run.dir`` names a folder (one without a clock in it), that is the place to look;
+    else the run of this configuration in the output folder that was written last and is not
+    complete. ConfigurationError: the folder named holds a run of another configuration.
+    """
+    source = preflight.Composition.of(asked)
+    config, place = source.check(asked.overrides), source.run_dir(asked.overrides)
+    if place is None:
+        found = newest_unfinished(Path(config.training.output_dir), config)
+    else:
+        holder = claimed_by(place)
+        if holder is not None:
+            raise RunBusyError(f"resume=auto: {place} is being written by {holder}")
+        found = place if continues(place, config) else None
+    if found is None:
+        print("worldflux-run: resume=auto: nothing to continue, a new run begins", file=sys.stderr)
+        return None, list(asked.overrides)
+    print(f"worldflux-run: resume=auto continues {shown(found)}", file=sys.stderr)
+    words = [
+        word
+        for word in asked.overrides
+        if word.lstrip("+~").startswith("hydra.") and not word.startswith("hydra.run.dir=")
+    ]
+    changed = changed_settings(found, config)
+    words += [f"{key}={_literal(value)}" for key, value in changed.items() if _scalar(value)]
+    return str(found), words
+
+
+def _literal(value: Any) -> str:
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def config_of(folder: Path, words: list[str]) -> RunConfig:
@@ -78,6 +135,16 @@ def typed(saved: Path) -> DictConfig:
     schema = composed_schema()
     schema.model = model_schema(WorldModelConfig.families[kind])
     return OmegaConf.merge(schema, content)  # type: ignore[return-value]
+
+
+def _remembering(config: DictConfig, folder: Path) -> DictConfig:
+    """With the settings that an earlier resume changed."""
+    if not (folder / FILE).exists():
+        return config
+    for key, value in remembered(folder).items():
+        if _scalar(value) and OmegaConf.select(config, key, default=value) != value:
+            OmegaConf.update(config, key, value)
+    return config
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from worldflux.cli.continuation import has_checkpoint
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
 from worldflux.sweep.jobs import is_machine, key_of
 from worldflux.training.manifest import FILE, SCHEMA, read_manifest, write_manifest
@@ -55,11 +56,6 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     else:
         _save_config(cfg, folder)
     run.run(config, folder)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in a folder can be resumed; without torch, which a look need not load."""
-    return any((folder / "checkpoints").glob("step_*/state.json"))
 
 
 def _continued(folder: Path) -> Any:

@@ -204,6 +204,14 @@ def set_aside(folder: Path, more: Sequence[str] = ()) -> None:
     log.warning("%s held a run already; it is now in %s", folder, target)
 
 
+def no_checkpoint(run: Path) -> CheckpointError:
+    """What to do with a run that ended too early to be continued."""
+    return CheckpointError(
+        f"{run} has no checkpoint yet: it ended before its first one. Start it anew, without resume; "
+        "resume=auto starts it anew by itself"
+    )
+
+
 def find_checkpoint(
     path: Path,
     accept: Callable[[Path, Checkpoint], None] | None = None,
@@ -227,10 +235,7 @@ def find_checkpoint(
             if damaged is not None:
                 damaged += store.damaged
     if (path / FILE).exists() or store.folder.is_dir():
-        raise CheckpointError(
-            f"{path} has no checkpoint yet: it ended before its first one. Start it anew, without "
-            "resume; resume=auto starts it anew by itself"
-        )
+        raise no_checkpoint(path)
     raise CheckpointError(f"{path} is neither a run folder nor a checkpoint")
 
 
