@@ -118,6 +118,14 @@ def test_a_manifest_that_contradicts_itself_is_found(run, verify, changes, words
     assert code == 1 and "data" in failed(result) and words in result["verdict_reason"]
 
 
+def test_a_page_on_another_port_is_named_and_does_not_fail_the_data(run, verify) -> None:
+    change_manifest(run, degraded_modes=["dashboard_port_taken"])
+    _, result = verify(run)
+    assert "data" not in failed(result)
+    (data,) = [check for check in result["checks"] if check["name"] == "data"]
+    assert "dashboard_port_taken" in data["finding"]
+
+
 def test_a_stopped_run_and_a_gap_are_found(run, verify) -> None:
     change_manifest(run, status="stopped")
     with open(run / "metrics.jsonl", "a") as file:

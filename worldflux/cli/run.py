@@ -30,7 +30,7 @@ from worldflux.report.curves import draw_run
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
-from worldflux.training.manifest import ONLY_SHOWN, plain
+from worldflux.training.manifest import degrading, plain
 from worldflux.training.progress import Progress
 from worldflux.training.ranks import rank_seed
 from worldflux.training.run_state import claim
@@ -216,7 +216,7 @@ class ToleratingEvaluator:
 
 def tell_degraded(trainer: Trainer) -> None:
     """The last word of a run that is no evidence of learning."""
-    modes = [mode for mode in trainer.all_degraded_modes() if mode not in ONLY_SHOWN]
+    modes = degrading(trainer.all_degraded_modes())
     if modes:
         told = f"DEGRADED: {', '.join(modes)}"
     elif getattr(trainer.source, "data_mode", None) == "random":

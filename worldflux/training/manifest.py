@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
@@ -50,11 +50,15 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def degrading(modes: Iterable[str]) -> list[str]:
+    """The degraded modes that the training depends on, without those of what is only shown."""
+    return [mode for mode in modes if mode not in ONLY_SHOWN]
+
+
 def classification(data_mode: str, degraded_modes: Sequence[str], steps: int) -> str:
     """What a run may be cited as: `meaningful_local_training` only for updates on real data with
     nothing degraded that the training depends on, else `contract_smoke`."""
-    touched = [mode for mode in degraded_modes if mode not in ONLY_SHOWN]
-    real = data_mode in ("online", "offline") and not touched and steps > 0
+    real = data_mode in ("online", "offline") and not degrading(degraded_modes) and steps > 0
     return "meaningful_local_training" if real else "contract_smoke"
 
 

@@ -19,7 +19,7 @@ from worldflux.report.published import (
     published_task,
 )
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import read_manifest
+from worldflux.training.manifest import degrading, read_manifest
 
 BETTER, AT_PAR, WORSE, UNKNOWN = "better", "at par", "worse", "not enough evidence"
 # Below three seeds a resampled interval is about the seeds, not about the method.
@@ -63,7 +63,7 @@ def prove(runs: list[Path], margin: float = MARGIN) -> Proof:
     task = common_task(manifests)
     reached = {run: simulator_steps(m) for run, m in manifests.items()}
     seeds = [SeedScore(run, m["seed"], reached[run], None) for run, m in manifests.items()]
-    degraded = [str(run) for run, m in manifests.items() if m["degraded_modes"]]
+    degraded = [str(run) for run, m in manifests.items() if degrading(m["degraded_modes"])]
     if degraded:
         return Proof(task, seeds, UNKNOWN, f"degraded runs prove nothing: {', '.join(degraded)}")
     if task is None:

@@ -21,7 +21,7 @@ from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.training.checkpoint import CheckpointStore, read_checkpoint
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.logger import METRICS
-from worldflux.training.manifest import classification, read_manifest
+from worldflux.training.manifest import classification, degrading, read_manifest
 from worldflux.training.run_folder import CHECKPOINTS
 from worldflux.training.run_state import RunState, run_state
 from worldflux.verify.welch import difference_interval
@@ -185,10 +185,12 @@ def check_honesty(folder: Path, manifest: Mapping[str, Any]) -> Check:
     hidden = contradictions(folder, manifest)
     if hidden:
         return Check("data", FAILED, "; ".join(hidden), proves)
-    if degraded:
+    if degrading(degraded):
         text = f"degraded: {', '.join(degraded)} (data mode {mode})"
         return Check("data", FAILED, text, proves)
-    text = f"data mode {mode}, nothing degraded, {manifest['run_classification']}"
+    what = f"nothing degraded but what was shown ({', '.join(degraded)})"
+    what = what if degraded else "nothing degraded"
+    text = f"data mode {mode}, {what}, {manifest['run_classification']}"
     return Check("data", PASSED, text, proves)
 
 
