@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from worldflux.core.ranks import ProcessGroup, RankLost, Ranks
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
 from worldflux.training.checkpoint import CheckpointStore
 from worldflux.training.run_folder import CHECKPOINTS
+from worldflux.training.run_state import claim, inherit
 from worldflux.training.signals import STOP_SIGNALS, Stopped
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 MEETING_TIMEOUT = timedelta(minutes=10)  # until all tasks of a step have started
 FAREWELL_SECONDS = 10.0  # until the ranks that live have told so
-ENGINE_LOG = "torch.distributed.elastic"
+ENGINE_LOGS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
 def launch(config: RunConfig, run_dir: Path, log_config: Mapping[str, Any] | None = None) -> float:
@@ -89,7 +91,7 @@ class _Elastic:
         # In a thread of its own the engine leaves the signals to us: it would kill the ranks half a
         # minute after the first one, however long their checkpoint takes.
         engine = threading.Thread(target=self._engine, name="elastic", daemon=True)
-        with self._forwarding(), _quiet(ENGINE_LOG):
+        with claim(self.folder), self._forwarding(), _quiet(*ENGINE_LOGS):
             engine.start()
             while engine.is_alive():
                 engine.join(0.2)
@@ -168,11 +170,15 @@ def _rank(
 ) -> Outcome:
     """What each started process runs."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it
+    if os.getppid() != parent:
+        os._exit(1)
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if log_config is not None:
         logging.config.dictConfig(dict(log_config))
         logging.getLogger().setLevel(log_level)
     _log_as(rank)
+    if rank == 0:
+        inherit(folder_of(config, run_dir))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.training.nproc))
     outcome = Outcome()
@@ -272,8 +278,7 @@ def _who_is_lost(store: Any, task: SlurmTask, error: RankLost) -> BaseException:
     lost = [0]  # the first one keeps the store: without an answer it is gone
     try:
         store.set(keys[task.rank], "yes")
-        _wait(store, keys)
-        lost = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        lost = _unheard(store, keys)
         words = [store.get(f"ended/{r}").decode() for r in lost if store.check([f"ended/{r}"])]
     except RuntimeError:
         words = []
@@ -286,11 +291,14 @@ def _who_is_lost(store: Any, task: SlurmTask, error: RankLost) -> BaseException:
     return TrainingError(f"{names} of {task.size} ended ({how}), which ends the run")
 
 
-def _wait(store: Any, keys: list[str]) -> None:
-    try:
-        store.wait(keys, timedelta(seconds=FAREWELL_SECONDS))
-    except RuntimeError:
-        pass  # some are gone
+def _unheard(store: Any, keys: list[str]) -> list[int]:
+    """The ranks whose keys do not appear for a while."""
+    end = time.monotonic() + FAREWELL_SECONDS
+    while True:
+        lost = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        if not lost or time.monotonic() > end:
+            return lost
+        time.sleep(0.1)
 
 
 def _farewell(store: Any, key: str, text: str) -> None:
@@ -331,14 +339,17 @@ def _log_as(rank: int) -> None:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def _quiet(*names: str) -> Iterator[None]:
     """What the engine has to say of a failure is told in our own line."""
-    logger = logging.getLogger(name)
-    before, logger.propagate = logger.propagate, False
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.propagate for logger in loggers]
     silence = logging.NullHandler()
-    logger.addHandler(silence)
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(silence)
     try:
         yield
     finally:
-        logger.propagate = before
-        logger.removeHandler(silence)
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate
+            logger.removeHandler(silence)

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.cli.continuation import has_checkpoint
+from worldflux.cli.slurm_ranks import slurm_task
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
 from worldflux.sweep.jobs import is_machine, key_of
 from worldflux.training.manifest import FILE, SCHEMA, read_manifest, write_manifest
@@ -26,6 +27,9 @@ def train_job(cfg: DictConfig) -> str:
     and Ctrl-C do.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    task = slurm_task(cfg.training.nproc)
+    if task is not None and task.rank > 0:
+        return _help(cfg, folder)
     try:
         with claim(folder):
             if _status(folder) == RunState.COMPLETED:
@@ -47,15 +51,35 @@ def train_job(cfg: DictConfig) -> str:
     return RunState.FAILED
 
 
+def _help(cfg: DictConfig, folder: Path) -> str:
+    """Trains the job as a rank beside the first one, which claims the folder and tells the end."""
+    if _status(folder) == RunState.COMPLETED:
+        return RunState.COMPLETED
+    try:
+        _start(cfg, folder)
+    except WorldFluxError as error:
+        log.error("%s", " ".join(str(error).split()))
+        return RunState.FAILED
+    return RunState.COMPLETED
+
+
 def _train(cfg: DictConfig, folder: Path) -> None:
+    if not has_checkpoint(folder):
+        _save_config(cfg, folder)
+    _start(cfg, folder)
+
+
+def _start(cfg: DictConfig, folder: Path) -> None:
     from worldflux.cli import run, schema
 
-    config = schema.run_config(cfg)
-    if has_checkpoint(folder):
-        config = _continued(folder)
+    config = _continued(folder) if has_checkpoint(folder) else schema.run_config(cfg)
+    if config.training.nproc > 1:
+        from worldflux.cli import launch
+
+        told = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+        launch.launch(config, folder, told)  # type: ignore[arg-type]
     else:
-        _save_config(cfg, folder)
-    run.run(config, folder)
+        run.run(config, folder)
 
 
 def _continued(folder: Path) -> Any:

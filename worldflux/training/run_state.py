@@ -62,6 +62,19 @@ class Claim:
             )
 
 
+@dataclass
+class Inherited(Claim):
+    """The claim of the process that started this one, and takes its lock over if that one dies."""
+
+    parent: int = 0
+
+    def check(self) -> None:
+        super().check()
+        if self.parent and os.getppid() != self.parent:
+            _take(self.descriptor, self.folder)
+            self.parent = 0
+
+
 _claims: dict[Path, Claim] = {}  # of this process
 
 
@@ -115,6 +128,12 @@ def claim(folder: Path) -> Iterator[Claim]:
         yield own
     finally:
         _let_go(path)
+
+
+def inherit(folder: Path) -> None:
+    """From now on this process writes the run folder that the one that started it has claimed."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    _claims[folder.resolve()] = Inherited(folder, descriptor, os.getpid(), parent=os.getppid())
 
 
 def _own(folder: Path) -> Claim | None:
