@@ -131,7 +131,7 @@ def test_interrupted_jobs_go_on_by_themselves_exactly(folder: Path) -> None:
     words = [*TINY, "training.log_interval=5", f"training.total_steps={steps}", "training.seed=0"]
     command = [
         *("sweep=limited", *SLURM, "sweep.detach=true", "+env.kwargs.seconds=0.1"),
-        *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20", *words),
+        *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10", *words),
     ]
     run(*command)
     (job,) = jobs("limited")

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ def start(words: list[str], project: Project | None = None) -> int:
     schema.register()
     own, words = sweep_words.take(arguments.plain_paths(words))
     asked = arguments.parse(words)
+    if not asked.multirun and not asked.show and _is_for_a_launcher(asked.overrides):
+        asked, words = replace(asked, multirun=True), ["-m", *words]
     if own is not None and not asked.multirun:
         raise ConfigurationError("sweep names and steers a sweep: add -m")
     if asked.version:
@@ -120,6 +123,14 @@ def start(words: list[str], project: Project | None = None) -> int:
     if project is not None:
         project.begin()
     return _hydra(words, asked.config_name, project)
+
+
+def _is_for_a_launcher(overrides: Sequence[str]) -> bool:
+    """A launcher other than this process was asked for: Hydra has them in sweeps only, so that one
+    run is a sweep of one job."""
+    return any(
+        word.startswith("hydra/launcher=") and word != "hydra/launcher=basic" for word in overrides
+    )
 
 
 def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[str]) -> int:

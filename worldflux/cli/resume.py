@@ -46,7 +46,8 @@ def requested(overrides: list[Override]) -> str | None:
 def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
     """Registers the run's saved configuration and returns the overrides that continue it."""
     if multirun:
-        raise ConfigurationError("resume continues one run: leave out -m")
+        text = "resume continues one run, in this process: leave out -m and hydra/launcher"
+        raise ConfigurationError(text)
     folder = Path(run)
     saved = folder / SAVED
     if not saved.is_file():

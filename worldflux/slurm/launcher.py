@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.core.disk import disk_errors
+from worldflux.core.disk import disk_errors, shown
 from worldflux.slurm import queue, record
 from worldflux.slurm.config import slurm_config
 from worldflux.slurm.job import SlurmJob
@@ -73,7 +73,7 @@ class SlurmLauncher(Launcher):
             new = [job for job in jobs if job.folder not in there]
             ids = submit(new, self.asked, f"worldflux-{self.root.name}", self.root / SPOOL)
         for job, id in zip(new, ids, strict=True):
-            log.info("Slurm job %s: %s", id, job.folder.name)
+            log.info("Slurm job %s: %s", id, f"{shown(job.folder)}/{record.LOG}")
         if not self.detach:
             self.attach(folders)
         return [_told(job) for job in jobs]
@@ -147,7 +147,7 @@ class SlurmLauncher(Launcher):
             if state == RunState.COMPLETED or folder not in ids:
                 continue
             text = "Slurm job %s ended (%s), its run is %s; the log: %s"
-            log.warning(text, ids[folder], told[ids[folder]], state, folder / record.LOG)
+            log.warning(text, ids[folder], told[ids[folder]], state, f"{shown(folder)}/{record.LOG}")
 
 
 def _settled(folder: Path) -> RunState:
