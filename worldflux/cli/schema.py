@@ -218,7 +218,8 @@ def unknown_key(key: str, known: list[str]) -> str:
     if elsewhere:
         return f"{text}. Did you mean: '{elsewhere[0]}'?"
     if len(known) > 12:
-        return f"{text}; worldflux-run --cfg job shows all there are"
+        part = "hydra" if group.startswith("hydra") else "job"
+        return f"{text}; worldflux-run --cfg {part} shows all there are"
     return f"{text}; {group or 'the top level'} has {', '.join(known)}"
 
 
