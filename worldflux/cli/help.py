@@ -23,6 +23,7 @@ Examples:
   worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
+  worldflux-run -m training.seed=range(5) hydra/launcher=slurm   the same on a cluster
   worldflux-run -m +experiment=classic_control           a recipe
   worldflux-run resume=outputs/2026-11-22/10-00-00       continue a stopped run
   worldflux-run hydra.run.dir=runs/a resume=auto         the same command begins and continues

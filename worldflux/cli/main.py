@@ -86,11 +86,8 @@ def start(words: list[str], project: Project | None = None) -> int:
         asked, words = replace(asked, multirun=True), ["-m", *words]
     if own is not None and not asked.multirun:
         raise ConfigurationError("sweep names and steers a sweep: add -m")
-    if asked.version:
-        print(f"worldflux {__version__}")
-        return 0
-    if asked.help:
-        print(help_text(asked.config_dir), end="")
+    if asked.version or asked.help:
+        print(help_text(asked.config_dir) if asked.help else f"worldflux {__version__}\n", end="")
         return 0
     if asked.completion:
         return _hydra(words, asked.config_name, None)

@@ -147,7 +147,9 @@ class SlurmLauncher(Launcher):
             if state == RunState.COMPLETED or folder not in ids:
                 continue
             text = "Slurm job %s ended (%s), its run is %s; the log: %s"
-            log.warning(text, ids[folder], told[ids[folder]], state, f"{shown(folder)}/{record.LOG}")
+            log.warning(
+                text, ids[folder], told[ids[folder]], state, f"{shown(folder)}/{record.LOG}"
+            )
 
 
 def _settled(folder: Path) -> RunState:
