@@ -106,9 +106,9 @@ def _scalar(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def config_of(folder: Path, words: list[str]) -> RunConfig:
-    """The configuration that continues the run in `folder`, with these overrides over it."""
-    overrides = prepare(str(folder), preflight.parse_overrides(words), multirun=False)
+def config_of(folder: Path) -> RunConfig:
+    """The configuration that the run in `folder` was started with, to continue it."""
+    overrides = prepare(str(folder), [], multirun=False)
     return preflight.Composition(conf_dir(), CONFIG_NAME).check(overrides)
 
 

@@ -19,8 +19,9 @@ from worldflux.errors import ConfigurationError
 from worldflux.sweep import record, table
 from worldflux.sweep.jobs import Job, is_machine, job_of, key_of
 from worldflux.sweep.launch import Launching
-from worldflux.sweep.status import SETTLED, JobStatus, look
-from worldflux.sweep.summary import Summary, shared_of, states, summarize, write_csv
+from worldflux.sweep.report import write_report
+from worldflux.sweep.status import SETTLED, JobStatus, look, shared_of
+from worldflux.sweep.summary import Summary, states
 from worldflux.sweep.words import SweepWords
 from worldflux.training.run_state import RunState
 
@@ -109,10 +110,11 @@ def unfinished(plan: Plan, jobs: Sequence[list[str]]) -> list[list[str]]:
 
 def run(plan: Plan, source: preflight.Composition) -> int:
     """Starts the jobs that are left, and tells the sweep's end; returns the exit code: 1 if jobs of
-    this command failed."""
+    this command failed, or lost their process."""
     with source.initialized():
+        some = [job for job, _ in _left(plan, {})] or plan.jobs[:1]
         words = [*source.flags, *plan.words]
-        launching = Launching(plan.root, source.name, words, plan.jobs[0].words)
+        launching = Launching(plan.root, source.name, words, some)
         scheduler = launching.scheduler
         if scheduler is not None:
             scheduler.detach = plan.detach
@@ -130,22 +132,44 @@ def run(plan: Plan, source: preflight.Composition) -> int:
             return 0
         if plan.unnamed and not plan.detach:
             print(f"continue it with: {continuation(plan.command)}", flush=True)
-        pairs = zip(plan.jobs, found, strict=True)
-        left = [job for job, now in pairs if now.state not in SETTLED]
         if plan.detach:
-            launching.start(left)
+            launching.start([job for job, _ in _left(plan, queued)])
             print(f"come back with: {continuation(plan.command)}", flush=True)
             return 0
         try:
-            if left:
-                launching.start(left)
+            _start(plan, launching, queued)
             if scheduler is not None:
                 scheduler.attach([folder for folder in folders if folder in queued])
         finally:
             queued = {} if scheduler is None else scheduler.queued(folders)
             ended = finish(plan.root, queued)
     own = {job.name for job in plan.jobs}
-    return int(any(job.state == RunState.FAILED and job.name in own for job in ended.jobs))
+    bad = (RunState.FAILED, RunState.BROKEN_OFF)
+    return int(any(job.state in bad and job.name in own for job in ended.jobs))
+
+
+def _left(plan: Plan, queued: Mapping[Path, str]) -> list[tuple[Job, JobStatus]]:
+    pairs = zip(plan.jobs, plan.look(queued), strict=True)
+    return [(job, now) for job, now in pairs if now.state not in SETTLED]
+
+
+def _start(plan: Plan, launching: Launching, queued: Mapping[Path, str]) -> None:
+    """Starts what is left. When a process dies, a launcher may give up the other jobs with it: they
+    are started once more, the dead ones too."""
+    left = [job for job, _ in _left(plan, queued)]
+    for last in (False, True):
+        if not left:
+            return
+        before = plan.look(queued)
+        try:
+            launching.start(left)
+            return
+        except Exception as error:
+            if last or plan.look(queued) == before:
+                raise  # it did not even start
+            print(f"the launcher ended early: {type(error).__name__}; starting what is left")
+        done = (*SETTLED, RunState.FAILED)
+        left = [job for job, now in _left(plan, queued) if now.state not in done]
 
 
 def finish(root: Path, queued: Mapping[Path, str]) -> Summary:
@@ -157,20 +181,6 @@ def finish(root: Path, queued: Mapping[Path, str]) -> Summary:
         print(f"continue with: {continuation(summary.record.command)}")
     sys.stdout.flush()
     return summary
-
-
-def write_report(
-    root: Path, by: Sequence[str] = (), queued: Mapping[Path, str] | None = None
-) -> tuple[Summary, list[Path]]:
-    """The summary of a sweep, and the files it was written to."""
-    from worldflux.report.sweep_curves import draw_sweep
-
-    summary = summarize(root, by, queued)
-    groups = {
-        table.label(group, summary): [job.folder for job in group.jobs] for group in summary.groups
-    }
-    picture = draw_sweep(root, groups, summary.record.name)
-    return summary, [path for path in (write_csv(summary), picture) if path is not None]
 
 
 def continuation(command: Sequence[str]) -> str:

@@ -13,8 +13,22 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 SEED = "training.seed"
-# Where and how a job runs and what it writes beside its results: none of it names another job.
-MACHINE = ("training.device", "training.output_dir", "training.log_interval", "logger")
+# Where a job runs and what it writes beside its results: none of it makes another job, and all of
+# it may change when a job is resumed.
+MACHINE_GROUPS = ("logger", "gameplay", "visualization", "project")
+MACHINE_TRAINING = (
+    "device",
+    "env_mode",
+    "log_interval",
+    "output_dir",
+    "save_interval",
+    "save_seconds",
+)
+MACHINE = (
+    "dashboard",  # chooses gameplay and visualization
+    *MACHINE_GROUPS,
+    *(f"training.{name}" for name in MACHINE_TRAINING),
+)
 # What a reader looks for first; the other keys follow in the order of the alphabet.
 FIRST = ("experiment", "model", "model/size", "env", "env.id", SEED)
 LONGEST = 100  # letters of a folder's name: file systems take 255 bytes, and paths go on below it
@@ -45,11 +59,6 @@ class Job:
         mark = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{name[: LONGEST - 9]}-{mark}"
 
-    @property
-    def machine(self) -> tuple[str, ...]:
-        """The overrides that are about the machine only: they act on a resumed run too."""
-        return tuple(word for word in self.words if is_machine(key_of(word)))
-
 
 def job_of(words: Sequence[str], overrides: Iterable[Override]) -> Job:
     """The job with these overrides, given as words and parsed."""
@@ -65,7 +74,7 @@ def is_machine(key: str) -> bool:
     """Whether an override is about the machine, Hydra or the sweep, and names no other job."""
     key = key.lstrip("+")
     root = re.split(r"[./]", key)[0]
-    return root in ("hydra", "sweep", "logger") or key in MACHINE
+    return root == "hydra" or root in MACHINE or key in MACHINE
 
 
 def key_of(word: str) -> str:

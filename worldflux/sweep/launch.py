@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,10 +14,15 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+from hydra.utils import get_class
+from omegaconf import DictConfig, open_dict
 
 from worldflux.sweep.jobs import Job
-from worldflux.sweep.work import train_job
+from worldflux.sweep.pool import Pool
+from worldflux.sweep.work import PoolJob, train_job
+
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 
 
 @runtime_checkable
@@ -38,30 +45,34 @@ class Scheduler(Protocol):
 class Launching:
     """A launcher that is ready to start the jobs of one sweep.
 
-    root: the sweep's folder. words: overrides of the `hydra` section. first: the overrides of any
-    job, since a recipe may bring its launcher along. To be made where Hydra is initialized.
+    root: the sweep's folder. words: overrides of the `hydra` section. jobs: those to start; a
+    recipe may bring its launcher along in them. To be made where Hydra is initialized.
     """
 
     def __init__(
-        self, root: Path, config_name: str, words: Sequence[str], first: Sequence[str]
+        self, root: Path, config_name: str, words: Sequence[str], jobs: Sequence[Job]
     ) -> None:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         # Jobs save their configuration themselves, once they have claimed their folder.
         own = [f"hydra.sweep.dir={quoted(str(root))}", "hydra.output_subdir=null"]
+        self.root, self._config_name = root, config_name
         self.config: DictConfig = hydra.compose_config(
             config_name=config_name,
-            overrides=[*words, *own, *first],
+            overrides=[*words, *own, *jobs[0].words],
             run_mode=RunMode.MULTIRUN,
             with_log_configuration=True,
         )
+        _size_pool(self.config, len(jobs))
         self._callbacks = Callbacks(self.config)
-        self._config_name = config_name
+        self._stop = root / f".stop-{socket.gethostname()}-{os.getpid()}"
+        target = str(self.config.hydra.launcher._target_)
+        self._pooled = target != BASIC and not hasattr(get_class(target), "queued")
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(
                 config_loader=hydra.config_loader, callbacks=self._callbacks
             ),
-            task_function=train_job,
+            task_function=PoolJob(self._stop) if self._pooled else train_job,
             config=self.config,
         )
 
@@ -69,15 +80,34 @@ class Launching:
     def scheduler(self) -> Scheduler | None:
         return self.launcher if isinstance(self.launcher, Scheduler) else None
 
-    def start(self, jobs: Sequence[Job]) -> Sequence[Any]:
-        """Starts the jobs and waits for them; returns Hydra's JobReturn of each."""
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Starts the jobs and waits for them."""
         told: dict[str, Any] = {"config": self.config, "config_name": self._config_name}
+        words = [[*job.words, f"hydra.sweep.subdir={quoted(job.name)}"] for job in jobs]
         self._callbacks.on_multirun_start(**told)
         try:
-            words = [[*job.words, f"hydra.sweep.subdir={quoted(job.name)}"] for job in jobs]
-            return self.launcher.launch(words, initial_job_idx=0)
+            if self._pooled:
+                pool = Pool({self.root / job.name: job for job in jobs}, self._stop)
+                pool.run(lambda: self.launcher.launch(words, initial_job_idx=0))
+            else:
+                self.launcher.launch(words, initial_job_idx=0)
         finally:
+            self._stop.unlink(missing_ok=True)
             self._callbacks.on_multirun_end(**told)
+
+
+def _size_pool(config: DictConfig, jobs: int) -> None:
+    """As many of joblib's workers as there are jobs, at most one for each core, each with its share
+    of the cores as threads (joblib sees to that), unless their number was given."""
+    launcher = config.hydra.launcher
+    if launcher._target_ != JOBLIB:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with open_dict(launcher):
+        if launcher.n_jobs == -1:
+            launcher.n_jobs = max(1, min(jobs, cores or 1))
+        if launcher.batch_size == "auto":
+            launcher.batch_size = "1"  # else short jobs make it hand several to one worker
 
 
 def quoted(text: str) -> str:

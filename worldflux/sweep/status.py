@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError
+from worldflux.sweep.jobs import SEED
 from worldflux.training.manifest import FILE, read_manifest
 from worldflux.training.run_state import RunState, run_state
 
@@ -60,3 +61,13 @@ def look(
         if found.state not in SETTLED:
             found.state = QUEUED
     return found
+
+
+def shared_of(jobs: Sequence[JobStatus]) -> dict[str, Any]:
+    """The overrides that all jobs have; of a single job all but its seed."""
+    return {
+        key: value
+        for key, value in (jobs[0].overrides if jobs else {}).items()
+        if all(key in job.overrides and job.overrides[key] == value for job in jobs)
+        and not (key == SEED and len(jobs) == 1)
+    }

@@ -17,7 +17,7 @@ from worldflux.core.statistics import iqm, stratified_interval
 from worldflux.errors import ConfigurationError
 from worldflux.sweep.jobs import SEED, rank, typed
 from worldflux.sweep.record import Record, read_record
-from worldflux.sweep.status import QUEUED, JobStatus, look
+from worldflux.sweep.status import QUEUED, JobStatus, look, shared_of
 from worldflux.training.run_state import RunState
 
 CSV = "sweep.csv"
@@ -92,16 +92,6 @@ def summarize(
     groups = _groups(jobs, list(by) or [key for key in keys if key != SEED])
     shared = {key: value for key, value in shared_of(jobs).items() if key not in by}
     return Summary(root, record, jobs, groups, shared, [job.name for job in old])
-
-
-def shared_of(jobs: Sequence[JobStatus]) -> dict[str, Any]:
-    """The overrides that all jobs have; of a single job all but its seed."""
-    return {
-        key: value
-        for key, value in (jobs[0].overrides if jobs else {}).items()
-        if all(key in job.overrides and job.overrides[key] == value for job in jobs)
-        and not (key == SEED and len(jobs) == 1)
-    }
 
 
 def _groups(jobs: Sequence[JobStatus], keys: Sequence[str]) -> list[Group]:

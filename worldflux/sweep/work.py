@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -12,9 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from worldflux.cli.continuation import has_checkpoint
 from worldflux.cli.slurm_ranks import slurm_task
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
-from worldflux.sweep.jobs import is_machine, key_of
+from worldflux.sweep.jobs import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.training.manifest import FILE, SCHEMA, read_manifest, write_manifest
 from worldflux.training.run_state import RunState, claim
+from worldflux.training.signals import Stopped
+
+if TYPE_CHECKING:
+    from worldflux.cli.schema import RunConfig
 
 log = logging.getLogger("worldflux.sweep")
 
@@ -72,7 +80,9 @@ def _train(cfg: DictConfig, folder: Path) -> None:
 def _start(cfg: DictConfig, folder: Path) -> None:
     from worldflux.cli import run, schema
 
-    config = _continued(folder) if has_checkpoint(folder) else schema.run_config(cfg)
+    config = schema.run_config(cfg)
+    if has_checkpoint(folder):
+        config = _continued(config, folder)
     if config.training.nproc > 1:
         from worldflux.cli import launch
 
@@ -82,12 +92,55 @@ def _start(cfg: DictConfig, folder: Path) -> None:
         run.run(config, folder)
 
 
-def _continued(folder: Path) -> Any:
-    """The configuration the run was started with, and what this command says of the machine."""
+def _continued(asked: RunConfig, folder: Path) -> RunConfig:
+    """The configuration that the run was started with, with what this command says of the machine.
+    Defaults may have changed since then, with another version; the run goes on as it began."""
     from worldflux.cli import resume
 
-    words = [word for word in HydraConfig.get().overrides.task if is_machine(key_of(word))]
-    return resume.config_of(folder, words)
+    began = resume.config_of(folder)
+    machine = {name: getattr(asked.training, name) for name in MACHINE_TRAINING}
+    return replace(
+        began,
+        model=began.model.with_overrides(device=asked.training.device),
+        training=began.training.with_updates(**machine),
+        **{name: getattr(asked, name) for name in MACHINE_GROUPS},
+    )
+
+
+class PoolJob:
+    """`train_job` in a worker process that takes one job after the other, beside others.
+
+    stop: a file that the driver makes to say that no further job shall start; it also sends SIGUSR1
+    to the running ones, which then write their checkpoint.
+    """
+
+    def __init__(self, stop: Path) -> None:
+        self.stop = stop
+
+    def __call__(self, cfg: DictConfig) -> str:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        # Ctrl-C in a terminal reaches every process; what it means to the jobs, the driver decides.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)  # outside of training
+        if self.stop.exists():
+            return RunState.MISSING
+        try:
+            with _output_to(folder / "run.log"):
+                return train_job(cfg)
+        except (Stopped, KeyboardInterrupt):
+            return RunState.STOPPED
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """What jobs print goes to their log: a terminal has one line at a time to show."""
+    root = logging.getLogger()
+    console = [h for h in root.handlers if type(h) is logging.StreamHandler]
+    for handler in console:
+        root.removeHandler(handler)
+    with open(path, "a", buffering=1, encoding="utf-8") as file:
+        with redirect_stdout(file), redirect_stderr(file):
+            yield
 
 
 def _save_config(cfg: DictConfig, folder: Path) -> None:
@@ -105,11 +158,10 @@ def _status(folder: Path) -> str | None:
 
 
 def _note_failure(folder: Path, error: Exception) -> None:
-    """Leaves the reason in the manifest, where the trainer had not begun to write it itself."""
+    """Leaves the reason in the manifest, also where the trainer had not begun to write it."""
     try:
         content = read_manifest(folder) if (folder / FILE).exists() else {"schema_version": SCHEMA}
-        if content.get("status") != RunState.FAILED:
-            reason = f"{type(error).__name__}: {error}"
-            write_manifest(folder, {**content, "status": RunState.FAILED, "error": reason})
+        reason = f"{type(error).__name__}: {error}"
+        write_manifest(folder, {**content, "status": RunState.FAILED, "error": reason})
     except CheckpointError as second:
         log.error("%s", second)

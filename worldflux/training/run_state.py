@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -107,6 +107,19 @@ def claimed_by(folder: Path) -> str | None:
             return _text(_read(file.fileno())) if held else None
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def process_of(folder: Path) -> int | None:
+    """The process of this machine that writes the folder now; None: none, or one elsewhere."""
+    if _own(folder) is not None:
+        return os.getpid()
+    if claimed_by(folder) is None:
+        return None
+    with suppress(OSError, ValueError, KeyError):
+        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        if holder["host"] == socket.gethostname() and holder["boot"] == _boot():
+            return int(holder["process"])
+    return None
 
 
 @contextmanager
