@@ -57,15 +57,17 @@ def test_folder_names_are_short_safe_and_different(
     assert names("none") == {"defaults"}
 
 
-def test_a_job_is_one_run_that_the_other_commands_take(started: list[Any], folder: Path) -> None:
+def test_a_job_is_one_run_that_the_other_commands_take(
+    started: list[Any], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["-m", "sweep=a", "training.seed=3", "model/size=ci"]) == 0
     ((config, run_dir),) = started
     assert (config.training.seed, config.model.model_name, config.resume) == (3, "ci", None)
     assert run_dir == folder / "outputs/multirun/a/model.size=ci,training.seed=3"
     assert "training.seed=3" in (run_dir / ".hydra" / "overrides.yaml").read_text()
     # The name has an equals sign and a comma, and is taken as it is.
-    assert main([f"resume={run_dir.relative_to(folder)}", "training.total_steps=9"]) == 0
-    assert Path(started[1][0].resume) == run_dir.relative_to(folder)
+    assert main([f"resume={run_dir.relative_to(folder)}", "training.total_steps=9"]) == 2
+    assert "training.seed=3 has no checkpoint yet" in capfd.readouterr().err
 
 
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(
