@@ -19,7 +19,7 @@ VERBS = {
         "worldflux.toml to an experiment of worldflux-run, and back",
     ),
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
-    "eval": ("worldflux.cli.evaluate", "play episodes with a trained run"),
+    "eval": ("worldflux.cli.evaluate", "play episodes with a trained run or a model"),
     "verify": (
         "worldflux.cli.verify",
         "check a finished run, or compare seeds with published ones",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from worldflux.cli.evaluate import TrainedRun, open_run
+from worldflux.cli.trained import TrainedRun, open_run
 from worldflux.core.agent import Agent, Carry, Entries
 from worldflux.core.spaces import Space
 from worldflux.core.statistics import mean, stratified_interval
