@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldflux.cli.evaluate import SEED, TrainedRun, open_run
+from worldflux.cli.evaluate import SEED
+from worldflux.cli.trained import TrainedRun, open_run
 from worldflux.core.agent import Agent
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project.checkpoints import find
