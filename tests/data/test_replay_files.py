@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.data.test_replay import fill, make, tiny_segments  # noqa: F401
 from worldflux.core.spaces import Space
@@ -151,3 +154,45 @@ def test_what_does_not_fit_or_is_damaged_is_told(tmp_path: Path) -> None:
     next(tmp_path.glob("*.json")).write_text("{")
     with pytest.raises(BufferError, match="missing or damaged"):
         make().load(tmp_path)
+
+
+@pytest.mark.usefixtures("tiny_segments")
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_damage_to_any_file_is_named(data: st.DataObject) -> None:
+    """Bits that flip and files that end early, at every place of every file."""
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        replay = fill(make(online=True), 25)
+        train(replay)
+        tag = replay.save(folder)
+        path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 2))  # without its last line's end it is whole
+        if data.draw(st.booleans()):
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        else:
+            del content[at:]
+        path.write_bytes(content)
+        with pytest.raises(BufferError, match=path.name):
+            make(online=True).load(folder, tag)
+
+
+@pytest.mark.usefixtures("tiny_segments")
+def test_the_disk_holds_what_is_in_memory_and_no_more(tmp_path: Path) -> None:
+    """Steps that were evicted leave the disk; a save adds only what changed since the last."""
+    replay = make(online=True)
+    sizes, tags = [], []
+    for begin in range(0, 400, 8):
+        fill(replay, 8, begin=begin)
+        train(replay)
+        tags.append(replay.save(tmp_path))
+        replay.keep_saves(tmp_path, set(tags[-2:]))
+        sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+    full = -(-replay.rows // 8)  # saves until the memory is full
+    assert max(sizes[full:]) <= 1.05 * sizes[full + 1]
+    segments = len(replay.segments)
+    assert len(files(tmp_path, "steps")) <= 2 * segments
+    assert len(files(tmp_path, "entries")) <= 2 * segments
+    for tag in tags[-2:]:
+        make(online=True).load(tmp_path, tag)

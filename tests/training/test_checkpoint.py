@@ -4,10 +4,14 @@ import logging
 import resource
 import signal
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from worldflux.errors import CheckpointError, TrainingError
 from worldflux.training.checkpoint import (
@@ -79,6 +83,26 @@ def test_damage_is_named_and_the_checkpoint_before_it_used(tmp_path, caplog, nam
     assert folder.name == "step_000000010" and checkpoint.state["step"] == 10
     assert store.damaged == ["step_000000020"]
     assert "step_000000020" in caplog.text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_damage_to_any_file_is_found(data):
+    with TemporaryDirectory() as place:
+        store = CheckpointStore(Path(place))
+        store.save(10, example(1.0))
+        newest = store.save(20, example(2.0))
+        path = newest / data.draw(st.sampled_from(FILES))
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 2))  # without its last line's end it is whole
+        if data.draw(st.booleans()):
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        else:
+            del content[at:]
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=path.name):
+            read_checkpoint(newest)
+        assert CheckpointStore(Path(place)).load_latest()[0].name == "step_000000010"
 
 
 def test_without_any_good_checkpoint_the_error_says_why(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 
@@ -22,6 +23,16 @@ from worldflux.errors import WorldFluxError
 from worldflux.slurm.config import GROUP as LAUNCHER
 from worldflux.slurm.config import SlurmConfig
 
+# Reasons for which the place that a user named for a run cannot be written.
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)
 GROUPS = ("model", "model/size", "env", "data", "training", "logger", "dashboard", "experiment")
 TOP = (
     "model",
@@ -43,6 +54,9 @@ def explain(error: BaseException) -> str | None:
         error, HydraException
     ):
         return _flat(str(error))
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = error.filename or "the run folder"
+        return f"cannot write {where}: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return None
     chain = list(_chain(error))

@@ -6,10 +6,13 @@ checked before anything is created on disk, and every mistake is told in one lin
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +59,8 @@ def guarded(program: str, command: Callable[[], int]) -> int:
         return command()
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        return command()
+        with quiet_disk():
+            return command()
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -64,6 +68,24 @@ def guarded(program: str, command: Callable[[], int]) -> int:
         return report(error, program)
     finally:
         os.environ.pop(FULL_ERROR, None)
+
+
+@contextmanager
+def quiet_disk() -> Iterator[None]:
+    """A full disk is told once, by the run that ends with it, not also by everyone who tries to
+    write there: log files print a traceback of their own, and so does TensorBoard's thread, whose
+    error the run meets at its next write."""
+    before = logging.raiseExceptions, threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            before[1](failed)
+
+    logging.raiseExceptions, threading.excepthook = False, hook
+    try:
+        yield
+    finally:
+        logging.raiseExceptions, threading.excepthook = before
 
 
 def report(error: Exception, program: str = PROGRAM) -> int:

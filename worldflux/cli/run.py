@@ -24,7 +24,7 @@ from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, make_source, try_envs
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
-from worldflux.errors import WorldFluxError
+from worldflux.errors import DiskError, WorldFluxError
 from worldflux.factory import model_class
 from worldflux.report.curves import draw_run
 from worldflux.training.config import TrainingConfig
@@ -246,17 +246,20 @@ def training_envs(
 
 
 def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None:
+    draws = trainer.ranks.first
     try:
         trainer.train(source, resume_from=folder if resume else None)
+    except DiskError:
+        draws = False  # this error is the one to tell, and nothing more can be written
+        raise
     except (KeyboardInterrupt, SystemExit):
         log.info("continue with: worldflux-run resume=%s", shown(folder))
         raise
     finally:
         try:
-            if trainer.ranks.first:
+            if draws:
                 draw_run(folder)
         except OSError as error:
-            # A full disk has ended the run already; that error is the one to tell.
             log.warning("no learning curve was drawn: %s", error)
 
 

@@ -86,11 +86,15 @@ class ReplayFiles:
         segment = replay.segments[index]
         rows = min(version[0], next(iter(segment.values())).shape[1])
         path = self._folder / name
-        with open(path, "wb") as file:
-            arrays: dict[str, Any] = {key: segment[key][:, :rows] for key in keys}
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
+        arrays: dict[str, Any] = {key: segment[key][:, :rows] for key in keys}
+        try:
+            with open(path, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)  # what is left of it would fill the disk further
+            raise
         self._written[group, index] = (version, {"name": name, **file_facts(path)})
         return self._written[group, index][1]
 

@@ -126,6 +126,10 @@ class MetricLogger:
             listener.pictures(pictures, step=step, env_steps=env_steps)
         if not self._tensorboard or not pictures:
             return
+        with disk_errors("pictures", self.folder):
+            self._write_pictures(pictures, self._x(step, env_steps))
+
+    def _write_pictures(self, pictures: Mapping[str, np.ndarray], x: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
         from torch.utils.tensorboard import FileWriter
 
@@ -138,7 +142,7 @@ class MetricLogger:
                 height=height, width=width, colorspace=3, encoded_image_string=encode(frames)
             )
             summary = Summary(value=[Summary.Value(tag=name, image=image)])
-            self._pictures.add_summary(summary, self._x(step, env_steps))
+            self._pictures.add_summary(summary, x)
         self._pictures.flush()
 
     def phase(self, phase: str) -> None:
