@@ -45,13 +45,14 @@ def test_flags_go_before_the_file(project: Callable[..., Path], jobs: list[Any])
     folder = project(CARTPOLE)
     words = ["--steps", "6000", "--device", "auto", "--output-dir", "elsewhere", "--strict"]
     words += ["--seed", "3", "--num-envs", "2", "--override", "training.eval_episodes=4"]
+    words += ["--override", "data.prefill_steps=77"]
     assert main(words) == 0
     ((config, run_dir, _),) = jobs
     training = config.training
     assert (training.total_steps, training.device, training.seed) == (6000, "auto", 3)
     assert (training.num_envs, training.eval_episodes) == (2, 4)
     assert training.eval_interval == 200, "it follows the steps of the flag"
-    assert config.data.on_env_failure == "error"
+    assert (config.data.on_env_failure, config.data.prefill_steps) == ("error", 77)
     assert run_dir == folder / "elsewhere" and training.output_dir == "elsewhere"
 
 

@@ -18,8 +18,7 @@ from worldflux.project.sections import Architecture, Training, plain_text
 PROGRAM = "worldflux init"
 NAME = "my-project"
 T = TypeVar("T")
-# Packages of what a project shows: module -> the extra it comes with.
-SHOWN_BY = {"starlette": "dashboard", "pygame": "render"}
+DRAWN_BY_PYGAME = ("cartpole", "pendulum")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,13 +61,21 @@ def _main(options: argparse.Namespace) -> int:
     content = files(wish, configuration(wish))
     write(folder, content, force=options.force)
     print(f"made {folder}: {', '.join(content)}")
-    for module, extra in SHOWN_BY.items():
-        if wish.gym_env and importlib.util.find_spec(module) is None:
-            what = "the live dashboard" if extra == "dashboard" else "frames of the environment"
-            print(f"for {what}: pip install 'worldflux[{extra}]'")
+    for line in hints(wish):
+        print(line)
     go = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
     print(f"next: {go}worldflux train")
     return 0
+
+
+def hints(wish: Wish) -> list[str]:
+    """The lines that install what the project shows and this Python lacks."""
+    found = []
+    if importlib.util.find_spec("starlette") is None:
+        found.append("for the live dashboard: pip install 'worldflux[dashboard]'")
+    if wish.environment in DRAWN_BY_PYGAME and importlib.util.find_spec("pygame") is None:
+        found.append("for frames of the environment: pip install 'worldflux[render]'")
+    return found
 
 
 def wished(options: argparse.Namespace) -> Wish:

@@ -76,15 +76,18 @@ def _main(options: argparse.Namespace) -> int:
     if options.resume_from is not None:
         return _resume(config, options)
     found = with_strictness(settings(config), options.strict)
-    words = [*overrides(found), *_extra(options)]
+    extra = _extra(options)
+    replaced = {word.lstrip("+").partition("=")[0] for word in extra}
+    kept = {key: item for key, item in found.items() if key not in replaced}
+    words = [*overrides(kept), *extra]
     with told_with_lines(config, found):
         run = preflight.composed(words)
-        told = origins(run, config, found, _flags(options))
+        told = origins(run, config, kept, _flags(options))
         if options.show:
             print(shown(run, told))
             return 0
         _tell_ignored(config)
-        folder = Path(config.training.output_dir)
+        folder = Path(run.training.output_dir)
         project = Project(config.path.parent, strict=options.strict)
         project.fresh = folder
         project.facts = {"config_origins": told}
@@ -155,8 +158,6 @@ def _flags(options: argparse.Namespace) -> dict[str, str]:
     for flag, key in {**OF_FILE, **OF_RUN}.items():
         if getattr(options, flag) is not None:
             found[key] = f"flag --{flag.replace('_', '-')}"
-    if options.strict:
-        found["data.on_env_failure"] = "flag --strict"
     for word in options.override:
         found[word.lstrip("+").partition("=")[0]] = f"flag --override {word}"
     return found

@@ -54,10 +54,21 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFl
     if isinstance(error, ModuleNotFoundError) and ":" in env_id:
         module = env_id.partition(":")[0]
         return ConfigurationError(f"env.id={env_id}: cannot import module {module!r}")
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra(env_id)):
+        return missing(env_id, str(error.name), extra)
     if isinstance(error, TypeError) and kwargs:
         return ConfigurationError(f"env.kwargs={kwargs}: {said}")
     text = f"env.id={env_id} cannot be made: {type(error).__name__}: {said}"
     return EnvironmentUnavailableError(text)
+
+
+def _extra(env_id: str) -> str | None:
+    """The extra of ours that brings what an environment of gymnasium itself needs."""
+    spec = gym.registry.get(env_id)
+    home = str(spec.entry_point) if spec is not None else ""
+    if not home.startswith("gymnasium.envs."):
+        return None
+    return next((extra for word, extra in NEEDS.items() if word in home), None)
 
 
 def _near(env_id: str) -> str:

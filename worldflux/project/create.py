@@ -25,6 +25,7 @@ SCAFFOLD = Path(__file__).parent / "scaffold"
 NAMES = {"gitignore": ".gitignore"}  # one of its own name would hide files of the package
 IMAGE = 64  # height and width that images are learned at
 LONGEST = 1_000  # steps of an episode, where the environment has no limit
+LONGEST_GAME = 27_000  # of Atari: 108,000 frames
 
 # What `init` offers: name -> the environment's id.
 ENVIRONMENTS = {
@@ -101,18 +102,20 @@ def measured(wish: Wish) -> tuple[dict[str, Any], int]:
     envs = one_environment(replace(run, env=env))
     try:
         shape = primary_shape(modalities_of(envs.obs_spaces))
+        several = len(envs.obs_spaces) > 1  # then no one shape says what is observed
         found = {
-            "obs_shape": plain(shape),
+            **({} if several else {"obs_shape": plain(shape)}),
             "action_dim": flat_action_dim(envs.action_spaces),
             "action_type": action_type_of(envs.action_spaces),
         }
     finally:
         envs.close()
-    if len(shape) == 3:
+    if len(shape) == 3 and not several:
         found["obs_shape"] = [shape[0], IMAGE, IMAGE]
     if found["action_type"] == "hybrid":
         del found["action_type"]  # the environment says which part is which
-    return found, episode_length(env) or LONGEST
+    unlimited = LONGEST_GAME if wish.gym_env.startswith("ALE/") else LONGEST
+    return found, episode_length(env) or unlimited
 
 
 def _text(wish: Wish, sizes: dict[str, Any], steps: int) -> str:

@@ -76,14 +76,14 @@ def _told(item: Setting, config: ProjectConfig, flags: Mapping[str, str]) -> str
 def _recipes(run: RunConfig, settings: Mapping[str, Setting]) -> dict[str, str]:
     """`group.key` -> the file of `conf/` that sets it."""
     family = family_name(run.model.model_type)
-    size = settings["model/size"].value
+    size = run.model.model_name
     found = {
         f"model.{name}": f"preset model/size={size}"
         for name in size_fields(run.model.model_type, size)
     }
     chosen = {
         "model": family,
-        "env": settings["env"].value,
+        "env": settings["env"].value if "env" in settings else "",
         "data": settings["data"].value if "data" in settings else family,
         "training": family,
     }
