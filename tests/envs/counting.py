@@ -89,7 +89,10 @@ class Showing(gym.Env[Any, Any]):
 class Flicker(gym.Env[np.ndarray, int]):
     """Frames of which every second one is black; action 0 counts as a no-op."""
 
-    def __init__(self) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (32, 32, 3), np.uint8)
         self.action_space = spaces.Discrete(2)
 
@@ -100,6 +103,9 @@ class Flicker(gym.Env[np.ndarray, int]):
     def step(self, action: int) -> Any:
         self.steps += 1
         return self._frame(), -2.5, False, False, {}
+
+    def render(self) -> np.ndarray:
+        return self._frame()
 
     def _frame(self) -> np.ndarray:
         return np.full((32, 32, 3), 0 if self.steps % 2 == 0 else self.steps, np.uint8)

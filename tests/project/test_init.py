@@ -129,7 +129,7 @@ def test_cancelling_writes_nothing(
 ) -> None:
     answer("swing\n2\n")
     assert main([]) == 130
-    assert "cancelled" in capsys.readouterr().err
+    assert "interrupted" in capsys.readouterr().err
 
     def interrupted(prompt: str) -> str:
         raise KeyboardInterrupt

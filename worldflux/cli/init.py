@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,11 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
     options = parser().parse_args(argv)
-    try:
-        return guarded(PROGRAM, lambda: _main(options))
-    except EOFError:
-        print(f"\n{PROGRAM}: cancelled, nothing was written", file=sys.stderr)
-        return 130
+    return guarded(PROGRAM, lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -101,16 +98,16 @@ def wished(options: argparse.Namespace) -> Wish:
         total_steps=options.steps,
         device=options.device,
     )
-    if options.steps is not None or options.device:
-        Training(total_steps=options.steps or 1, device=options.device)
+    steps = {} if options.steps is None else {"total_steps": options.steps}
+    Training(device=options.device, **steps)
     if wish.gym_env:
         if sizes_given:
             text = "--obs-shape and --action-dim are read off the environment; leave them out"
             raise ConfigurationError(text)
         return wish
-    shape = _shape(options.obs_shape) if options.obs_shape else None
-    shape = shape or ask.text("observation shape", "4", _shape)
-    action = options.action_dim or ask.text("action width", "2", _width)
+    given, width = options.obs_shape, options.action_dim
+    shape = ask.text("observation shape", "4", _shape) if given is None else _shape(given)
+    action = ask.text("action width", "2", _width) if width is None else width
     Architecture(obs_shape=shape, action_dim=action)
     return Wish(**{**vars(wish), "obs_shape": shape, "action_dim": action})
 
@@ -153,7 +150,12 @@ class Asking:
         return self.text(what, str(names.index(default) + 1), read)
 
     def _answer(self, prompt: str) -> str:
-        return "" if self.silent else input(prompt).strip()
+        if self.silent:
+            return ""
+        try:
+            return input(prompt).strip()
+        except EOFError:  # Ctrl-D, or no more lines: nobody wants this project
+            raise KeyboardInterrupt from None
 
 
 def plain(text: str) -> str:
@@ -172,12 +174,9 @@ def _name(text: str) -> str:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(
-            int(part) for part in text.strip("[]() ").replace("x", ",").split(",") if part
-        )
-    except ValueError:
-        raise ConfigurationError(f"{text!r} is no shape such as 3,64,64") from None
+    if not re.fullmatch(r"\[?\d{1,9}([x,] ?\d{1,9})*\]?", text):
+        raise ConfigurationError(f"{text!r} is no shape such as 3,64,64")
+    shape = tuple(int(part) for part in re.findall(r"\d+", text))
     return Architecture(obs_shape=shape).obs_shape
 
 
