@@ -79,6 +79,8 @@ def test_a_dry_run_lists_the_jobs_and_writes_nothing(
     assert not started and not any(folder.iterdir())
     assert main(FAMILIES[:3]) == 0
     capfd.readouterr()
+    assert main(["-m", "model=glob(*mpc2)", "sweep.dry_run=true"]) == 0
+    assert "all with model=tdmpc2" in capfd.readouterr().out
     before = sorted(folder.rglob("*"))
     assert main([*FAMILIES, "sweep.dry_run=true"]) == 0
     assert sorted(folder.rglob("*")) == before and len(started) == 2
@@ -194,6 +196,8 @@ REFUSED = {
     "-m training.stepz=1 training.seed=1,2": "^unknown key 'training.stepz'",
     "-m model=dreamerv3,tdmpc2 model.num_elites=8": "job model=dreamerv3: .*tdmpc2",
     "-m model=tdmpc2,dreamerv3 model.num_elites=8": "job model=dreamerv3: .*tdmpc2",
+    "-m hydra/launcher=ray": "not installed: pip install 'worldflux\\[ray\\]'",
+    "-m hydra/launcher=joblib hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs must be at least 1",
     "-m model=dreamerv3,tdmpc2 model/size=size12m": "job model=tdmpc2: .*size12m",
 }
 

@@ -33,6 +33,7 @@ DISK = (
     errno.ENOTDIR,
     errno.EEXIST,
 )
+LAUNCHER_EXTRAS = ("joblib", "ray")  # launchers that other packages bring
 GROUPS = ("model", "model/size", "env", "data", "training", "logger", "dashboard", "experiment")
 TOP = (
     "model",
@@ -121,6 +122,8 @@ def _no_such_option(error: MissingConfigException) -> str:
         return _flat(str(error))
     if group == "model/size/ci":
         return f"model/size=ci does not exist for model={option}"
+    if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
+        return f"{group}={option} is not installed: pip install 'worldflux[{option}]'"
     options = sorted(name for name in error.options or [] if name != "ci/")
     text = f"{group}={option} does not exist; options: {', '.join(options)}."
     named = "+experiment" if group == "experiment" else group

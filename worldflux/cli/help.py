@@ -23,12 +23,21 @@ Examples:
   worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
+  worldflux-run -m sweep=sizes model=dreamerv3,tdmpc2 training.seed=range(5)
+                                                         a named one; again: goes on with it
+  worldflux-run -m training.seed=range(5) hydra/launcher=joblib  several jobs at a time, here
   worldflux-run -m training.seed=range(5) hydra/launcher=slurm   the same on a cluster
   worldflux-run -m +experiment=classic_control           a recipe
   worldflux-run resume=outputs/2026-11-22/10-00-00       continue a stopped run
   worldflux-run hydra.run.dir=runs/a resume=auto         the same command begins and continues
   worldflux-run init_from=outputs/2026-11-22/10-00-00    a new run from its best weights
   worldflux-run --cfg job --resolve                      show what would run
+
+Sweeps (with -m):
+  sweep=NAME            folder outputs/multirun/NAME; without it, date and time. The same command
+                        again skips completed jobs, resumes stopped ones, starts missing ones
+  sweep.dry_run=true    list the jobs with their state, start none
+  sweep.detach=true     submit to the cluster and leave
 
 Flags:
   -m, --multirun        sweep over values separated by commas, range() and choice()
@@ -39,7 +48,7 @@ Flags:
   -V, --version         print the version
   -h, --help            print this; --hydra-help prints Hydra's own flags
 
-Exit codes: 0 fine, 2 wrong input, 3 training stopped itself, 130 Ctrl-C.
+Exit codes: 0 fine, 1 jobs of a sweep failed, 2 wrong input, 3 training stopped itself, 130 Ctrl-C.
 """
 
 

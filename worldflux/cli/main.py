@@ -46,8 +46,8 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    0 fine, 2 the user's input is wrong, 3 training stopped itself, 130 Ctrl-C. A bug keeps its
-    traceback and gives 1. HYDRA_FULL_ERROR=1 gives every traceback in full.
+    0 fine, 1 jobs of a sweep failed, 2 the user's input is wrong, 3 training stopped itself, 130
+    Ctrl-C. A bug keeps its traceback and gives 1. HYDRA_FULL_ERROR=1 gives every traceback in full.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(PROGRAM, lambda: start(words))

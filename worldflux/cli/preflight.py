@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,13 +34,13 @@ VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__[:4] == "1
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
-def parse_overrides(words: Sequence[str]) -> list[Override]:
-    """The overrides of a command line.
+def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """The overrides of a command line. loader: finds the options that a glob() means.
 
     ConfigurationError for what Hydra would take without a word, or answer with a traceback: a key
     given twice, a group set to null, a key of the schema removed.
     """
-    parsed = OverridesParser.create().parse_overrides(overrides=list(words))
+    parsed = OverridesParser.create(loader).parse_overrides(overrides=list(words))
     seen: dict[str, str] = {}
     for override in parsed:
         key, word = override.get_key_element(), str(override.input_line)
@@ -148,7 +149,8 @@ def check(arguments: Arguments) -> list[RunConfig]:
 def expand(arguments: Arguments) -> Expansion:
     """The jobs of a sweep."""
     source = Composition.of(arguments)
-    overrides = parse_overrides(arguments.overrides)
+    with source.initialized():
+        overrides = parse_overrides(arguments.overrides, GlobalHydra.instance().config_loader())
     first = [
         next(_values(o)) if o.is_sweep_override() else str(o.input_line)
         for o in overrides

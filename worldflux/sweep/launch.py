@@ -17,6 +17,7 @@ from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 
+from worldflux.errors import ConfigurationError
 from worldflux.sweep.jobs import Job
 from worldflux.sweep.pool import Pool
 from worldflux.sweep.work import PoolJob, train_job
@@ -102,6 +103,9 @@ def _size_pool(config: DictConfig, jobs: int) -> None:
     launcher = config.hydra.launcher
     if launcher._target_ != JOBLIB:
         return
+    if launcher.n_jobs != -1 and launcher.n_jobs < 1:
+        text = f"must be at least 1, or -1 for as many as there are cores; got {launcher.n_jobs}"
+        raise ConfigurationError(f"hydra.launcher.n_jobs {text}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with open_dict(launcher):
         if launcher.n_jobs == -1:
