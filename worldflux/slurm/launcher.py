@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.core.disk import disk_errors, shown
+from worldflux.errors import ConfigurationError
 from worldflux.slurm import queue, record
 from worldflux.slurm.config import slurm_config
 from worldflux.slurm.job import SlurmJob
@@ -122,8 +123,15 @@ class SlurmLauncher(Launcher):
         for number, overrides in enumerate(job_overrides, first):
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             config.hydra.job.num = number
+            self._check_ranks(config.training.nproc)
             folder = self.root / str(config.hydra.sweep.subdir)
             yield SlurmJob(self.task, config, self.context, singletons, folder)
+
+    def _check_ranks(self, nproc: int) -> None:
+        tasks = self.asked.nodes * self.asked.tasks_per_node
+        if tasks not in (1, nproc):
+            text = f"hydra.launcher asks for {tasks} tasks (nodes times tasks_per_node)"
+            raise ConfigurationError(f"{text}, which train one run: set training.nproc={tasks}")
 
     @contextmanager
     def _one_submission(self) -> Iterator[None]:

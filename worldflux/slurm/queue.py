@@ -13,6 +13,13 @@ from worldflux.errors import WorldFluxError
 # Jobs in these states will use processors, do so, or will do so again.
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
 RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
+# Why Slurm keeps a job waiting that it could have refused, as clusters may be told to do.
+IMPOSSIBLE = {
+    "PartitionConfig": "no node of the partition has what it asks for",
+    "PartitionNodeLimit": "the partition does not allow so many nodes",
+    "PartitionTimeLimit": "the partition does not allow so long a time limit",
+    "BadConstraints": "no node has these features",
+}
 SECONDS = 60
 
 
@@ -96,6 +103,11 @@ def is_preempted(id: str) -> bool:
     )
     # One that is cancelled is COMPLETING by then.
     return facts.get("PreemptTime", "None") != "None" and facts.get("JobState") == "RUNNING"
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Ends jobs, whole arrays where an id names one."""
+    _run(["scancel", *ids])
 
 
 def check_installed() -> None:

@@ -42,6 +42,7 @@ def _submit_array(
         for job, record in zip(jobs, records, strict=True):
             record.write(job.folder)
         ids = _sbatch(jobs, asked, name, token, spool)
+        _check_possible(ids)
     for job, record, id in zip(jobs, records, ids, strict=True):
         Record(token, record.index, record.size, id).write(job.folder)
         _link_log(job.folder / LOG, spool / f"{id}_0_log.out")
@@ -64,6 +65,15 @@ def _sbatch(
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise SlurmError(_refusal(f"{error}\n{told.getvalue()}", asked)) from None
+
+
+def _check_possible(ids: Sequence[str]) -> None:
+    """Takes jobs back that could never start."""
+    reasons = {status.reason for status in queue.statuses(ids).values() if status.queued}
+    for reason in reasons.intersection(queue.IMPOSSIBLE):
+        queue.cancel({id.split("_")[0] for id in ids})
+        text = f"Slurm could never start the job: {queue.IMPOSSIBLE[reason]} ({reason})"
+        raise SlurmError(f"{text}; nothing was submitted")
 
 
 def _refusal(text: str, asked: SlurmConfig) -> str:
