@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+STATIC = ROOT / "worldflux" / "dashboard" / "static"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,13 @@ def test_every_configuration_file_is_in_the_wheel(wheel: Path) -> None:
         f"worldflux/conf/{p.relative_to(ROOT / 'conf')}" for p in (ROOT / "conf").rglob("*.yaml")
     }
     assert files and inside == files
+
+
+@pytest.mark.slow
+def test_the_page_is_in_the_wheel(wheel: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assets = {f"worldflux/dashboard/static/{p.name}" for p in STATIC.iterdir()}
+    assert len(assets) > 4 and assets <= inside
 
 
 @pytest.mark.slow

@@ -44,6 +44,8 @@ def test_summary_and_points_are_what_was_told(serve):
     assert [point["step"] for point in everything["points"]] == [1, 10]
     newer = client.json("/api/metrics?since_step=1")
     assert newer["latest_step"] == 10
+    stream = client.json("/api/gameplay")
+    assert (stream["status"], stream["phase"]) == ("running", "training")
     (point,) = newer["points"]
     assert point["metrics"] == {"loss": 2.0, "odd": None}
     assert (point["speed"], point["timestamp"]) == (5.0, 9.0)

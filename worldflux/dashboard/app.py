@@ -97,7 +97,7 @@ def make_app(board: Board) -> ASGIApp:
     async def gameplay(request: Request) -> Response:
         board.watch()
         jpeg = request.query_params.get("encoding") == "jpeg"
-        return _json(board.gameplay.frames(number(request, "since_seq"), jpeg=jpeg))
+        return _json(board.frames(number(request, "since_seq"), jpeg=jpeg))
 
     async def imagination(request: Request) -> Response:
         return _json(board.pictures.index())

@@ -69,6 +69,15 @@ class Board:
             "pictures_seq": self.pictures.index()["latest_seq"],
         }
 
+    def frames(self, since_seq: int, *, jpeg: bool) -> dict[str, Any]:
+        """The newest frames, with the run's own status and phase unless the frames have one."""
+        answer = self.gameplay.frames(since_seq, jpeg=jpeg)
+        if answer["status"] != "unavailable":
+            state = self.metrics.summary()
+            answer["status"] = state["status"]
+            answer["phase"] = state["phase"] if answer["phase"] == "starting" else answer["phase"]
+        return answer
+
     def watch(self) -> None:
         """Somebody has asked for frames."""
         with self._lock:

@@ -143,7 +143,7 @@ export class Chart {
       node(this.svg, "line", { class: "grid", x1: frame.left, x2: frame.right, y1: Y(v), y2: Y(v) });
       node(this.svg, "text", { x: frame.left - 8, y: Y(v) + 4, "text-anchor": "end" }, label(v, levels.length > 1 ? levels[1] - levels[0] : 1));
     }
-    const room = Math.max(2, Math.floor((frame.right - frame.left) / (this.small ? 80 : 110)));
+    const room = Math.max(3, Math.floor((frame.right - frame.left) / (this.small ? 56 : 110)));
     for (const v of ticks(x[0], x[1], room, this.time)) {
       const anchor = X(v) > frame.right - 14 ? "end" : X(v) < frame.left + 4 ? "start" : "middle";
       node(this.svg, "text", { x: X(v), y: frame.bottom + 16, "text-anchor": anchor }, this.time ? duration(v) : compact(v));
