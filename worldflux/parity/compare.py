@@ -189,7 +189,14 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def as_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """A tensor of the array; floats get the type of the comparison."""
-    value = torch.from_numpy(np.array(array))
-    return value.to(dtype) if value.is_floating_point() else value
+@dataclass(frozen=True)
+class Computation:
+    """How our side computes. compile: what training compiles is compiled."""
+
+    dtype: torch.dtype = torch.float32
+    compile: bool = False
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """A tensor of the array; floats get the type of the computation."""
+        value = torch.from_numpy(np.array(array))
+        return value.to(self.dtype) if value.is_floating_point() else value

@@ -15,7 +15,7 @@ from worldflux.errors import ConfigurationError
 from worldflux.models.dreamerv3 import DreamerV3
 from worldflux.models.dreamerv3.official import load_official, official_names
 from worldflux.models.dreamerv3.official_checkpoint import import_checkpoint, read_checkpoint
-from worldflux.parity.compare import Comparison, Recorded, compare
+from worldflux.parity.compare import Comparison, Computation, Recorded, compare
 from worldflux.parity.dreamerv3.parts import compare_parts
 from worldflux.parity.dreamerv3.subject import Subject, read_config
 from worldflux.parity.dreamerv3.train import compare_training
@@ -83,11 +83,11 @@ def check_files(folder: Path, kind: str, comparison: Comparison) -> None:
 
 def compare_set(folder: Path, comparison: Comparison, dtype: torch.dtype, compile: bool) -> None:
     config = read_config(folder / "config.json")
-    subject = Subject(config, dtype=dtype)
+    subject = Subject(config, Computation(dtype))
     load_official(subject.model, Recorded.load(folder / "params.npz").arrays)
     compare_settings(config, subject, comparison)
     compare_parts(subject, Recorded.load(folder / "parts.npz", "parts/"), comparison)
-    compare_training(Subject(config, dtype=dtype, compile=compile), folder, comparison)
+    compare_training(Subject(config, Computation(dtype, compile)), folder, comparison)
 
 
 def compare_checkpoint(folder: Path, comparison: Comparison, dtype: torch.dtype) -> None:
@@ -99,7 +99,7 @@ def compare_checkpoint(folder: Path, comparison: Comparison, dtype: torch.dtype)
         import_checkpoint(folder / "logdir", Path(temporary) / "model")
         model = DreamerV3.from_pretrained(Path(temporary) / "model")
     compare_weights(model, folder / "logdir", comparison)
-    subject = Subject(config, dtype=dtype, model=model)
+    subject = Subject(config, Computation(dtype), model)
     compare_settings(config, subject, comparison)
     compare_parts(subject, Recorded.load(expected / "parts.npz", "parts/"), comparison)
 

@@ -24,7 +24,7 @@ from worldflux.models.dreamerv3.official import (
 )
 from worldflux.models.dreamerv3.official_config import config_from_official, training_from_official
 from worldflux.models.dreamerv3.rssm import Latent
-from worldflux.parity.compare import as_tensor
+from worldflux.parity.compare import Computation
 from worldflux.training.config import TrainingConfig
 
 
@@ -42,9 +42,7 @@ class Subject:
     def __init__(
         self,
         config: Mapping[str, Any],
-        *,
-        dtype: torch.dtype = torch.float32,
-        compile: bool = False,
+        how: Computation,
         model: DreamerV3 | None = None,
     ):
         obs = {key: entry for key, entry in config["obs"].items() if key not in STEP_KEYS}
@@ -53,7 +51,7 @@ class Subject:
         self.action_spaces: dict[str, Space] = {
             key: action_space(entry) for key, entry in sorted(config["act"].items())
         }
-        self.dtype = dtype
+        self.dtype, self.tensor = how.dtype, how.tensor
         if model is None:
             model = DreamerV3(
                 config_from_official(
@@ -63,14 +61,11 @@ class Subject:
                     replay_context=config["context"],
                 )
             )
-        self.model = model.to(dtype)
+        self.model = model.to(how.dtype)
         training = TrainingConfig(
-            **training_from_official(config["agent"]), device="cpu", compile_model=compile
+            **training_from_official(config["agent"]), device="cpu", compile_model=how.compile
         )
         self.agent = DreamerV3Agent(self.model, training)
-
-    def tensor(self, array: np.ndarray) -> Tensor:
-        return as_tensor(array, self.dtype)
 
     def observations(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Recorded observation keys (and reward, is_*) as our step tensors."""

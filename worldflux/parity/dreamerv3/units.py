@@ -16,7 +16,7 @@ from worldflux.core.normalize import RunningScale
 from worldflux.core.optim import make_optimizer, move_target_, schedule_factor
 from worldflux.models.dreamerv3.losses import imagined_returns, replay_returns
 from worldflux.models.dreamerv3.official import CONV, LINEAR, Weight
-from worldflux.parity.compare import Comparison, Recorded, as_tensor
+from worldflux.parity.compare import Comparison, Computation, Recorded
 from worldflux.parity.dreamerv3.subject import read_config
 from worldflux.parity.dreamerv3.units_flow import compare_flow
 from worldflux.training.config import TrainingConfig
@@ -51,6 +51,7 @@ class Units:
         variants: dict[str, dict[str, Any]],
     ):
         self.recorded, self.comparison, self.dtype = recorded, comparison, dtype
+        self.tensor = Computation(dtype).tensor
         self.variants = variants
 
     def run(self) -> None:
@@ -80,7 +81,7 @@ class Units:
                 cases[name](name)
 
     def __getitem__(self, name: str) -> Tensor:
-        return as_tensor(self.recorded[name], self.dtype)
+        return self.tensor(self.recorded[name])
 
     def check(self, name: str, ours: Tensor | float, exact: bool = False) -> None:
         tolerance = 0.0 if exact else None
@@ -218,7 +219,7 @@ class Units:
         """All updates of one variant; its settings are those of `default` where it has none."""
         opt = {**self.variants["default"], "warmup": 0, **self.variants[variant]}
         params = {
-            key: nn.Parameter(as_tensor(value, self.dtype))
+            key: nn.Parameter(self.tensor(value))
             for key, value in self.recorded.group("optim/initial/").items()
         }
         training = TrainingConfig(

@@ -17,7 +17,7 @@ from worldflux.models.tdmpc2.official_checkpoint import (
     official_entries,
     read_checkpoint,
 )
-from worldflux.parity.compare import Comparison, Recorded, compare, flatten_json
+from worldflux.parity.compare import Comparison, Computation, Recorded, compare, flatten_json
 from worldflux.parity.tdmpc2.forward import Forward, compare_checkpoint_io
 from worldflux.parity.tdmpc2.plan import Planning
 from worldflux.parity.tdmpc2.subject import Subject, compare_settings
@@ -55,7 +55,7 @@ def compare_folder(
     doubles = Recorded({}, "float64_outputs/")
     if (folder / "float64_outputs.npz").is_file():
         doubles = Recorded.load(folder / "float64_outputs.npz", "float64_outputs/")
-    subject = Subject(config, dtype=dtype, compile=compile)
+    subject = Subject(config, Computation(dtype, compile))
     load_official(subject.model, Recorded.load(folder / "weights.npz").arrays)
     compare_settings(subject, comparison)
     if (folder / "forward.npz").is_file():
@@ -99,7 +99,7 @@ def compare_checkpoint(
     compare_weights(model, folder / name, comparison)
     if not (folder / "checkpoint_io.npz").is_file():
         return
-    subject = Subject(config, dtype=dtype, model=model)
+    subject = Subject(config, Computation(dtype), model)
     recorded = Recorded.load(folder / "checkpoint_io.npz", f"{name}/checkpoint_io/")
     compare_checkpoint_io(subject, recorded, doubles, comparison)
     comparison.finish(recorded)

@@ -13,7 +13,7 @@ from worldflux.core.config import TDMPC2Config
 from worldflux.errors import ConfigurationError
 from worldflux.models.tdmpc2 import TDMPC2, TDMPC2Agent
 from worldflux.models.tdmpc2.official import official_names
-from worldflux.parity.compare import Comparison, Recorded, as_tensor, compare
+from worldflux.parity.compare import Comparison, Computation, Recorded, compare
 from worldflux.training.config import TrainingConfig
 
 # Official setting -> our field.
@@ -80,9 +80,7 @@ class Subject:
     def __init__(
         self,
         config: Mapping[str, Any],
-        *,
-        dtype: torch.dtype = torch.float32,
-        compile: bool = False,
+        how: Computation,
         model: TDMPC2 | None = None,
     ):
         if config.get("obs") != "state":
@@ -90,12 +88,12 @@ class Subject:
         missing = [key for key in (*FIELDS, *TRAINING, *FACTS) if key not in config]
         if missing:
             raise ConfigurationError(f"config.json: {', '.join(missing)} missing")
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.tensor = config, how.dtype, how.tensor
         if model is None:
             fields = {ours: config[theirs] for theirs, ours in FIELDS.items()}
             model = TDMPC2(TDMPC2Config(obs_shape=(config["obs_dim"],), **fields))
-        self.model = model.to(dtype)
-        bins = torch.linspace(config["vmin"], config["vmax"], config["num_bins"], dtype=dtype)
+        self.model = model.to(how.dtype)
+        bins = torch.linspace(config["vmin"], config["vmax"], config["num_bins"], dtype=how.dtype)
         self.model.bins.copy_(bins)  # the model's own were rounded to float32
         training = {ours: config[theirs] for theirs, ours in TRAINING.items()}
         self.agent = RecordingAgent(
@@ -105,14 +103,11 @@ class Subject:
                 sequence_length=config["horizon"],
                 optimizer="adam",
                 device="cpu",
-                compile_model=compile,
+                compile_model=how.compile,
             ),
         )
         self.agent.gradients = {}
         self.names = official_names(self.model)
-
-    def tensor(self, array: np.ndarray) -> Tensor:
-        return as_tensor(array, self.dtype)
 
     def batch(self, recorded: Recorded) -> dict[str, Tensor]:
         """The recorded batch as the replay gives it: batch first, rewards with what they led to."""
