@@ -136,7 +136,7 @@ def start(words: list[str], project: Project | None = None) -> int:
         if project is not None:
             project.prepare(configs[0])
         if not asked.show:
-            _check_trainable(configs, project)
+            check_trainable(configs, project)
             if _joined_another(configs[0]):
                 return 0
     if project is not None:
@@ -157,17 +157,17 @@ def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[
     if expansion.jobs is None:
         if own != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
-        _check_trainable(expansion.check())
+        check_trainable(expansion.check())
         return _hydra(words, asked.config_name, None)
     from worldflux.cli import sweep
 
     flags = [word for word in words if word not in asked.overrides]
     plan = sweep.plan(asked, expansion, own, flags)
-    _check_trainable(expansion.check(sweep.unfinished(plan, expansion.jobs)))
+    check_trainable(expansion.check(sweep.unfinished(plan, expansion.jobs)))
     return sweep.run(plan, expansion.source)
 
 
-def _check_trainable(configs: list[RunConfig], project: Project | None = None) -> None:
+def check_trainable(configs: list[RunConfig], project: Project | None = None) -> None:
     """The models and environments of all jobs exist here, and fit each other."""
     seen: list[tuple[object, ...]] = []
     for config in configs:

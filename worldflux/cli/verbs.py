@@ -18,6 +18,7 @@ VERBS = {
         "worldflux.cli.convert",
         "worldflux.toml to an experiment of worldflux-run, and back",
     ),
+    "search": ("worldflux.cli.search", "look for hyperparameters with Optuna"),
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run or a model"),
     "verify": (

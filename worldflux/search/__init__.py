@@ -1,0 +1,1 @@
+"""Hyperparameter search: spaces, studies that several processes share, and trials."""
