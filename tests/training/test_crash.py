@@ -32,7 +32,7 @@ def crash_test() -> ModuleType:
 
 def test_interrupted_anywhere_both_families_end_as_if_they_never_were() -> None:
     # A process of its own: forks of one that has threads may hang.
-    words = [sys.executable, str(SCRIPT), "--kills", "22", "--updates", "16", "--json"]
+    words = [sys.executable, str(SCRIPT), "--kills", "20", "--updates", "12", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=900)
     outcomes = json.loads(done.stdout)
     assert [outcome["differences"] for outcome in outcomes] == [[]] * 4, done.stderr
@@ -45,7 +45,7 @@ def test_interrupted_anywhere_both_families_end_as_if_they_never_were() -> None:
         signals.update(outcome["signals"])
         places.update(outcome["places"])
     assert signals.total() >= 20 and 2 * signals["SIGKILL"] >= signals.total()
-    assert places["SIGKILL: save"] >= 3
+    assert places["SIGKILL: save"] >= 2
 
 
 @pytest.fixture(scope="module")

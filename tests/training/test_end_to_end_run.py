@@ -253,3 +253,43 @@ def test_random_data_is_told_as_random(tmp_path):
     assert (manifest["data_mode"], manifest["degraded_modes"]) == ("random", [])
     assert manifest["run_classification"] == "contract_smoke"
     assert torch.isfinite(torch.tensor(manifest["scores"]["last"]))
+
+
+class Forgetful(Cue):
+    """Its observations depend on how many of it were ever made: its seed does not bring it back."""
+
+    made = 0
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        Forgetful.made += 1
+        self.shift = 0.01 * Forgetful.made
+
+    def _cue(self):
+        return super()._cue() * (1 - self.shift)
+
+
+gym.register("Forgetful-v0", Forgetful)
+
+
+def test_an_environment_that_cannot_be_replayed_is_named_and_begins_anew(
+    tmp_path, monkeypatch, caplog
+):
+    update, done = DreamerV3Agent.update, []
+
+    def interrupted(agent, batch):
+        done.append(1)
+        if len(done) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(agent, batch)
+
+    monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
+    short = dict(total_steps=5, eval_episodes=1)
+    with pytest.raises(SystemExit):
+        run(settings("Forgetful-v0", **short), tmp_path)
+    assert read_manifest(tmp_path)["degraded_modes"] == []
+    run(settings("Forgetful-v0", resume=str(tmp_path), **short), tmp_path)
+    manifest = read_manifest(tmp_path)
+    assert manifest["degraded_modes"] == ["env_restore_reset"]
+    assert manifest["run_classification"] == "contract_smoke"
+    assert "did not come back to their stored observation and were reset" in caplog.text
