@@ -21,6 +21,7 @@ Examples:
   worldflux-run                                          train the default agent on CartPole
   worldflux-run env=gym env.id=LunarLander-v3            any Gymnasium environment
   worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
+  worldflux-run model=tdmpc2 env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
   worldflux-run -m sweep=sizes model=dreamerv3,tdmpc2 training.seed=range(5)
