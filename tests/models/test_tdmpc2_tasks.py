@@ -217,6 +217,17 @@ def counted(size: str, obs: int, action: int, tasks: int, dim: int) -> int:
     return tasks * dim + encoder + dynamics + heads + body(latent + dim) + last(2 * action)
 
 
+# What the official code counts, by (size, tasks, task_dim).
+OFFICIAL = {
+    ("1m", 30, 96): 1_426_427,
+    ("1m", 80, 96): 1_435_067,
+    ("5m", 30, 64): 5_241_066,
+    ("5m", 80, 96): 5_389_930,
+    ("19m", 30, 64): 18_654_186,
+    ("19m", 80, 96): 18_970_218,
+}
+
+
 @pytest.mark.parametrize(("tasks", "obs"), [(30, 24), (80, 39)])
 @pytest.mark.parametrize("size", SIZES)
 def test_presets_have_the_official_multitask_sizes(size: str, tasks: int, obs: int) -> None:
@@ -229,6 +240,7 @@ def test_presets_have_the_official_multitask_sizes(size: str, tasks: int, obs: i
             model = TDMPC2(config)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert trained == counted(size, obs, 6, tasks, dim)
+        assert trained == OFFICIAL.get((size, tasks, dim), trained)
 
 
 def test_the_public_interface_carries_the_task(tmp_path) -> None:
