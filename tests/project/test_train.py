@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from tests.project.conftest import SAMPLES, manifest
+from tests.project.test_schema import almost_files
 from worldflux.cli.train import main
 from worldflux.errors import CheckpointError
 from worldflux.project.checkpoints import find
@@ -180,3 +183,25 @@ def test_runs_in_output_dir_follow_one_another_and_resume(
     (before,) = (folder / "outputs" / "previous").iterdir()
     assert (before / "run_manifest.json").is_file() and (before / ".hydra").is_dir()
     assert manifest(folder)["global_step"] == 2
+
+
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=almost_files())
+def test_any_file_runs_or_is_one_line(
+    text: str, folder: Path, jobs: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        (Path(name) / "worldflux.toml").write_text(text, encoding="utf-8")
+        words = ["-c", f"{name}/worldflux.toml", "--output-dir", f"{name}/outputs"]
+        code, ran = main(words), len(jobs)
+        err = capfd.readouterr().err
+        if code == 0:
+            assert ran == 1
+        else:
+            assert (code, ran) == (2, 0)
+            assert err.splitlines()[-1].startswith("worldflux train: error: ")
+            assert "Traceback" not in err
+            assert [path.name for path in Path(name).iterdir()] == ["worldflux.toml"]
+        jobs.clear()
