@@ -88,6 +88,11 @@ LINES = {
     "--resume-from nowhere": "nothing to resume: there is no checkpoint at nowhere",
     "--resume-from outputs/checkpoint_final.pt": "outputs has no checkpoint: run `worldflux train`",
     "--num-envs 0": "training.num_envs must be >= 1, got 0",
+    "--stpes 3": "unknown flag --stpes. Did you mean: '--steps'",
+    "--steps many": "argument --steps: invalid int value: 'many'",
+    "--cloud": "--cloud: runs are local",
+    "more": "'more' is one word too many",
+    "--override training.nproc=2": "training.nproc must be 1",
 }
 
 
@@ -173,6 +178,10 @@ def test_runs_in_output_dir_follow_one_another_and_resume(
     assert main(["--resume-from", "outputs/checkpoint_final.pt", "--steps", "3"]) == 0
     assert manifest(folder)["global_step"] == 3
     capfd.readouterr()
+    (folder / "worldflux.toml").write_text(NOISE.replace("total_steps = 2", "total_steps = 9"))
+    assert main(["--resume-from", "outputs"]) == 0
+    assert "training.total_steps stays 3 in a run that continues" in capfd.readouterr().err
+    (folder / "worldflux.toml").write_text(NOISE)
     assert main(["--resume-from", "outputs", "--output-dir", "x"]) == 2
     assert "resumed in its own folder" in capfd.readouterr().err
     for name in ("outputs", "outputs/checkpoint_best.pt", "outputs/checkpoints/latest"):

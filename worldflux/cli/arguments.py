@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -55,9 +55,26 @@ class Arguments:
         return replace(self, overrides=tuple(overrides), config_name=config_name)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong as a ConfigurationError, and the near miss of a flag."""
+
+    gone: Mapping[str, str] = {}  # flags of older versions, and why there are none
+
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(message)
+
+    def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The options of a command line (None: of this process)."""
+        found, unknown = self.parse_known_args(argv)
+        for word in unknown:
+            flag = word.partition("=")[0]
+            if flag in self.gone:
+                raise ConfigurationError(f"{flag}: {self.gone[flag]}")
+            if not flag.startswith("-"):
+                raise ConfigurationError(f"{word!r} is one word too many")
+            known = [name for action in self._actions for name in action.option_strings]
+            raise ConfigurationError(f"unknown flag {flag}.{near_miss(flag, known)}")
+        return found
 
 
 def plain_paths(argv: Sequence[str]) -> list[str]:
@@ -75,7 +92,7 @@ def plain_paths(argv: Sequence[str]) -> list[str]:
 def parse(argv: Sequence[str]) -> Arguments:
     """Reads the command line; ConfigurationError for a flag that does not exist."""
     known = [name for names in _FLAGS for name in names]
-    parser = _Parser(prog="worldflux-run", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="worldflux-run", add_help=False, allow_abbrev=False)
     for names, values in _FLAGS.items():
         if values == 0:
             parser.add_argument(*names, action="store_true")

@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.cli import resume, schema
+from worldflux.cli.arguments import Parser
 from worldflux.cli.main import guarded
 from worldflux.cli.preflight import composed
 from worldflux.cli.schema import RunConfig
@@ -27,8 +28,8 @@ PROGRAM = "worldflux convert"
 EXPERIMENTS = Path("conf") / "experiment"
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> Parser:
+    made = Parser(
         prog=PROGRAM,
         description="worldflux.toml -> experiment YAML of worldflux-run; with --to toml, an "
         "experiment, a saved configuration or a run folder -> worldflux.toml.",
@@ -49,8 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
-    options = parser().parse_args(argv)
-    return guarded(PROGRAM, lambda: _main(options))
+    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:

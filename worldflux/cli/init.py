@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from worldflux.cli.arguments import Parser
 from worldflux.cli.main import guarded
 from worldflux.core.fields import near_miss
 from worldflux.errors import ConfigurationError
@@ -22,8 +23,8 @@ T = TypeVar("T")
 DRAWN_BY_PYGAME = ("cartpole", "pendulum")
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> Parser:
+    made = Parser(
         prog=PROGRAM,
         description="Makes a project. What no flag says is asked, or read from stdin line by line.",
         epilog="exit codes: 0 fine, 2 wrong input, 130 cancelled",
@@ -48,8 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
-    options = parser().parse_args(argv)
-    return guarded(PROGRAM, lambda: _main(options))
+    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -129,7 +129,7 @@ def _run(
             ],
             ranks=ranks,
         )
-        _train(trainer, source, folder, resume)
+        _train(trainer, source, folder, resume, project)
     finally:
         if envs is not None:
             envs.close()
@@ -245,7 +245,9 @@ def training_envs(
     )
 
 
-def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None:
+def _train(
+    trainer: Trainer, source: Source, folder: Path, resume: bool, project: Project | None
+) -> None:
     draws = trainer.ranks.first
     try:
         trainer.train(source, resume_from=folder if resume else None)
@@ -253,7 +255,8 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool) -> None
         draws = False  # this error is the one to tell, and nothing more can be written
         raise
     except (KeyboardInterrupt, SystemExit):
-        log.info("continue with: worldflux-run resume=%s", shown(folder))
+        command = "worldflux-run resume=" if project is None else "worldflux train --resume-from "
+        log.info("continue with: %s%s", command, shown(folder))
         raise
     finally:
         try:

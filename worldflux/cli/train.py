@@ -14,6 +14,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from worldflux.cli import main as runner
 from worldflux.cli import preflight
+from worldflux.cli.arguments import Parser
+from worldflux.cli.continuation import changes, saved_config
 from worldflux.errors import ConfigurationError
 from worldflux.project.checkpoints import run_of
 from worldflux.project.convert import Setting, overrides, settings
@@ -21,6 +23,7 @@ from worldflux.project.origins import origins, shown
 from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
+from worldflux.training.manifest import plain
 
 PROGRAM = "worldflux train"
 # Flag -> the key of worldflux.toml it stands for.
@@ -33,12 +36,17 @@ OF_FILE = {
 OF_RUN = {"num_envs": "training.num_envs", "env_mode": "training.env_mode", "seed": "training.seed"}
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> Parser:
+    made = Parser(
         prog=PROGRAM,
         description="Trains what worldflux.toml describes. Flags go before what the file says.",
         epilog="exit codes: 0 fine, 2 wrong input, 3 training stopped itself, 130 Ctrl-C",
     )
+    made.gone = {
+        "--use-ddp": "worldflux-run trains with several processes, training.nproc=N",
+        "--cloud": "runs are local",
+        "--gpu": "runs are local; --device cuda:0 takes a GPU of this machine",
+    }
     made.add_argument("-c", "--config", type=Path, default=Path(FILE), metavar="FILE")
     made.add_argument("--steps", type=int, metavar="N", help="gradient updates in all")
     made.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
@@ -67,8 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
-    options = parser().parse_args(argv)
-    return runner.guarded(PROGRAM, lambda: _main(options))
+    return runner.guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -86,6 +93,10 @@ def _main(options: argparse.Namespace) -> int:
         if options.show:
             print(shown(run, told))
             return 0
+        if run.training.nproc > 1:
+            raise ConfigurationError(
+                "training.nproc must be 1 in worldflux train: see worldflux-run"
+            )
         _tell_ignored(config)
         folder = Path(run.training.output_dir)
         project = Project(config.path.parent, strict=options.strict)
@@ -110,6 +121,7 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
     if options.show:
         return runner.start([*words, "--cfg", "job"])
     _tell_ignored(config)
+    _tell_kept(run, config, _flags(options))
     return _started(words, Project(config.path.parent, strict=options.strict))
 
 
@@ -172,6 +184,15 @@ def _tell_ignored(config: ProjectConfig) -> None:
         )
     if config.training.backend.endswith(DELEGATED):
         print(f"{PROGRAM}: training with the native_torch backend instead", file=sys.stderr)
+
+
+def _tell_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
+    """What the file says by now and a run that continues does not take over."""
+    now = plain(preflight.composed(overrides(settings(config))))
+    for key, (old, new) in changes(saved_config(run), now).items():
+        if key not in flags and not key.startswith(("project", "data.on_env_failure")):
+            text = f"{key} stays {old!r} in a run that continues ({config.path} makes it {new!r})"
+            print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 @contextmanager
