@@ -15,10 +15,16 @@ import torch
 from tests.parity.test_strictness import array, edit
 from worldflux.cli.verbs import main as worldflux
 from worldflux.core.config import TDMPC2Config
+from worldflux.core.precision import Precision
 from worldflux.errors import CheckpointError
 from worldflux.models.tdmpc2 import TDMPC2
+from worldflux.models.tdmpc2.official import load_official
 from worldflux.models.tdmpc2.official_checkpoint import import_checkpoint
+from worldflux.parity.compare import Comparison, Computation, Recorded, flatten_json
 from worldflux.parity.tdmpc2 import compare_folder
+from worldflux.parity.tdmpc2.plan import Planning
+from worldflux.parity.tdmpc2.subject import Subject
+from worldflux.parity.tdmpc2.update import METRICS, Update
 
 RECORDED = Path(__file__).parents[3] / "shared" / "parity" / "tdmpc2"
 INSTANCES = ("base", "episodic")
@@ -79,6 +85,45 @@ def test_every_recorded_number_is_reproduced(recorded: Path, name: str, dtype: t
 @pytest.mark.parametrize("name", INSTANCES)
 def test_compiled_updates_and_plans_compute_the_same(recorded: Path, name: str) -> None:
     assert differing(recorded / name, compile=True) == []
+
+
+# Of bfloat16, whose numbers have 8 bits (a rounding of 4e-3), relative to the largest element:
+# latents; losses of the model; values of plans, which multiply an error in symlog space by their
+# size of about 100. Gradients: the cosine with the recorded ones, of each parameter.
+HALF = {"latent": 2e-2, "loss": 1e-2, "values": 0.1, "cosine": 0.98}
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_bfloat16_keeps_its_tolerance(recorded: Path, name: str) -> None:
+    folder = recorded / name
+    config = {key: value.tolist() for key, value in flatten_json(folder / "config.json").items()}
+    subject = Subject(config, Computation())
+    agent, model = subject.agent, subject.model
+    agent.precision = Precision(agent.device, torch.bfloat16)
+    load_official(model, Recorded.load(folder / "weights.npz").arrays)
+    numbers = Recorded.load(folder / "plan.npz")
+    planning = Planning(subject, numbers, Comparison())
+    first = model.observation({"obs": subject.tensor(numbers["in_plan_obs"])[:1]})
+    with agent.precision.autocast():
+        plan = agent.planner(first, planning.mean, torch.tensor([True]), planning.noise("plan0"))
+    expected = numbers["out_plan0_values"]
+    error = np.abs(torch.cat(plan.values).numpy() - expected).max() / np.abs(expected).max()
+    assert 1e-4 < error < HALF["values"]  # a smaller error would be float32's
+    best = set(numbers["out_plan0_elite_idx"][0])
+    assert len(best & set(plan.elites[0][0].tolist())) >= 0.9 * len(best)
+    numbers = Recorded.load(folder / "update.npz")
+    update = Update(subject, folder, Recorded({}, ""), Comparison())
+    metrics, _ = agent.update(subject.batch(numbers), update.noise(0, numbers))
+    for recorded_name in ("consistency_loss", "reward_loss", "value_loss", "total_loss"):
+        ours = float(metrics[METRICS[recorded_name]])
+        assert ours == pytest.approx(float(numbers[f"out_upd0_{recorded_name}"]), rel=HALF["loss"])
+    latent, expected = agent.last[0].latent.detach().float().numpy(), numbers["out_upd0_zs"]
+    assert np.abs(latent - expected).max() < HALF["latent"] * np.abs(expected).max()
+    gradients = Recorded.load(folder / "update_grads1.npz")
+    for official, ours in subject.names.items():
+        if ours in agent.gradients:
+            pair = agent.gradients[ours].flatten(), torch.from_numpy(gradients[official]).flatten()
+            assert torch.cosine_similarity(*pair, dim=0) > HALF["cosine"], official
 
 
 @pytest.mark.parametrize("spaces", COUNTS, ids=str)
