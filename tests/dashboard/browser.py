@@ -43,7 +43,9 @@ class Browser:
             (page,) = [p for p in json.load(answer) if p["type"] == "page"]
         self.open_things = contextlib.ExitStack()
         self.socket = self.open_things.enter_context(
-            connect(page["webSocketDebuggerUrl"], max_size=None, close_timeout=0.1)
+            connect(
+                page["webSocketDebuggerUrl"], max_size=None, close_timeout=0.1, ping_interval=None
+            )
         )
         self.numbers = itertools.count(1)
         self.requests: list[str] = []

@@ -121,7 +121,7 @@ def test_a_watched_run_is_the_same_run(tmp_path):
     assert seen.gameplay["frames"], "no frame of the environment was seen"
     frame = seen.gameplay["frames"][0]
     image = Image.open(io.BytesIO(base64.b64decode(frame["jpeg_b64"])))
-    assert image.size == (frame["width"], frame["height"]) == (160, 320)
+    assert image.size == (frame["width"], frame["height"]) == (125, 250)
     names = {picture["name"] for picture in seen.pictures}
     assert {"report/openloop/obs", "report/openloop/reward"} <= names
 

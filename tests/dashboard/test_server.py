@@ -94,8 +94,8 @@ def test_frames_are_scaled_compressed_and_bounded(serve):
     last = answer["frames"][-1]
     told = {"seq": 12, "episode": 2, "episode_step": 11, "reward": 0.5, "done": True}
     assert {key: last[key] for key in told} == told
-    assert (last["width"], last["height"]) == (320, 213)
-    pixels = np.frombuffer(base64.b64decode(last["rgb_b64"]), np.uint8).reshape(213, 320, 3)
+    assert (last["width"], last["height"]) == (300, 200)
+    pixels = np.frombuffer(base64.b64decode(last["rgb_b64"]), np.uint8).reshape(200, 300, 3)
     assert np.abs(pixels[100, 50].astype(int) - (200, 30, 220)).max() < 12
     assert pixels[100, 250].max() < 12
     small = client.json("/api/gameplay?since_seq=11&encoding=jpeg")["frames"]

@@ -109,10 +109,9 @@ def compressed(event: Mapping[str, Any], payload: Any) -> dict[str, Any]:
     """A frame event with its picture as JPEG bytes of at most LONGEST_SIDE pixels."""
     size = event["width"], event["height"]
     image = Image.frombuffer("RGB", size, payload, "raw", "RGB", 0, 1)
-    scale = LONGEST_SIDE / max(size)
-    if scale < 1:
-        smaller = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        image = image.resize(smaller, Image.Resampling.BOX)
+    factor = -(-max(size) // LONGEST_SIDE)
+    if factor > 1:
+        image = image.reduce(factor)  # a whole factor takes a third of the time of any other
     content = io.BytesIO()
     if max(image.size) <= SMALL:
         image.save(content, "JPEG", quality=95, subsampling=0)

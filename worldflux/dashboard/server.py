@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import importlib.util
 import json
 import logging
@@ -15,7 +17,7 @@ import threading
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from worldflux.dashboard import wire
 from worldflux.dashboard.gameplay import GameplayBuffer
@@ -29,6 +31,7 @@ PORT_TAKEN, DIED = "dashboard_port_taken", "dashboard_unavailable"
 WAITING_MESSAGES = 4096
 WAITING_FRAMES = 4  # beyond it frames are dropped: the newest one is what counts
 STOP_SECONDS = 5.0
+PIPE_BYTES = 2**20
 
 
 class MetricsDashboardServer:
@@ -111,6 +114,7 @@ class MetricsDashboardServer:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the training, which tells how it ended
             )
+        widen(self._process.stdin)
         self.send({"event": "settings", **self._settings, "port": self.port})
         self._sender = threading.Thread(target=self._pump, name="dashboard", daemon=True)
         self._sender.start()
@@ -204,6 +208,13 @@ class MetricsDashboardServer:
         if not self._stopping and DIED not in self.degraded_modes:
             self.degraded_modes.append(DIED)
             log.warning("the dashboard's process ended; training goes on without the page")
+
+
+def widen(pipe: IO[bytes] | None) -> None:
+    """Lets a pipe hold a whole frame, where the system can, so that writing one is one call."""
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):  # beyond what the system allows
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def check_installed() -> None:

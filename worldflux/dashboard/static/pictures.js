@@ -72,6 +72,7 @@ export class Film {
     $("play").addEventListener("click", () => this.toggle());
     $("scrub").addEventListener("input", () => { this.playing = false; this.at = Number($("scrub").value); this.draw(); this.shape(); });
     setInterval(() => this.tick(), FILM_MS);
+    new ResizeObserver(() => this.fit()).observe($("imagination-stage"));
     this.shape();
   }
 
@@ -109,12 +110,24 @@ export class Film {
       if (moving) {
         Object.assign($("imagination"), { width: picture.width, height: picture.height });
         $("imagination").classList.toggle("pixels", picture.width < 300);
+        this.fit();
         $("scrub").max = picture.frames - 1;
         this.at %= picture.frames;
         this.draw();
       } else $("plot").src = image.src;
     };
     image.src = `/api/imagination/${picture.name}?seq=${picture.seq}`;
+  }
+
+  /** As large as the stage allows, with the names of its three rows beside it. */
+  fit() {
+    if (!this.picture) return;
+    const stage = $("imagination-stage");
+    const names = $("film").querySelector("ol");
+    const scale = Math.min((stage.clientWidth - 2 * names.offsetWidth) / this.picture.width, (stage.clientHeight - 16) / this.picture.height);
+    const height = `${Math.floor(scale * this.picture.height)}px`;
+    Object.assign($("imagination").style, { width: `${Math.floor(scale * this.picture.width)}px`, height });
+    names.style.height = height;
   }
 
   draw() {
