@@ -78,7 +78,7 @@ class MetricsDashboardServer:
         self._waiting: queue.Queue[tuple[Mapping[str, Any], Any] | None] = queue.Queue(
             WAITING_MESSAGES
         )
-        self._frames_waiting = 0
+        self._free_frames = threading.Semaphore(WAITING_FRAMES)
         self._sender: threading.Thread | None = None
         self._stopping = False
 
@@ -130,18 +130,16 @@ class MetricsDashboardServer:
     def send(self, message: Mapping[str, Any], payload: Any = b"") -> None:
         """Queues a message for the serving process; never waits. What it cannot take is dropped:
         frames when it lags behind, everything once it is gone."""
-        if self._stopping or (self._process is not None and not self._queue_open(payload)):
+        if self._stopping or DIED in self.degraded_modes:
+            return
+        frame = message["event"] == "frame"
+        if frame and not self._free_frames.acquire(blocking=False):
             return
         try:
             self._waiting.put_nowait((message, payload))
         except queue.Full:
-            return
-        self._frames_waiting += bool(len(payload))
-
-    def _queue_open(self, payload: Any) -> bool:
-        if DIED in self.degraded_modes:
-            return False
-        return not len(payload) or self._frames_waiting < WAITING_FRAMES
+            if frame:
+                self._free_frames.release()
 
     def stop(self, linger: bool = True) -> None:
         """Sends what is waiting and lets go of the serving process, which answers a little longer
@@ -190,8 +188,8 @@ class MetricsDashboardServer:
             while (item := self._waiting.get()) is not None:
                 message, payload = item
                 wire.write(pipe, message, payload)
-                if len(payload):
-                    self._frames_waiting -= 1
+                if message["event"] == "frame":
+                    self._free_frames.release()
             pipe.close()
         except OSError:  # the other side is gone
             self._lost()

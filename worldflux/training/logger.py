@@ -116,8 +116,8 @@ class MetricLogger:
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether `pictures` writes what it is given: only TensorBoard shows them."""
-        return self._tensorboard
+        """Whether anybody sees what `pictures` is given: TensorBoard, or who listens."""
+        return self._tensorboard or bool(self.listeners)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
         """Images `[H, W, 3]` and videos `[T, H, W, 3]` or `[B, T, H, W, 3]` (rows below each
