@@ -70,6 +70,20 @@ def test_the_page_is_in_the_wheel(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_project_is_made_from_the_wheel(wheel: Path, site: Path, tmp_path: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    scaffold = Path("worldflux") / "project" / "scaffold"
+    files = {p.relative_to(ROOT) for p in (ROOT / scaffold).rglob("*") if p.is_file()}
+    assert {str(p) for p in files if "__pycache__" not in p.parts} <= inside
+    script = "import sys; from worldflux.cli.verbs import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-c", script, "init", "mine", "--yes"]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine" / "worldflux.toml").is_file()
+
+
+@pytest.mark.slow
 def test_the_wheel_runs_from_any_folder(site: Path, tmp_path: Path) -> None:
     done = run_installed(site, tmp_path, "--cfg", "job", "--resolve", "model/size=size50m")
     assert "model_name: size50m" in done.stdout, done.stderr
