@@ -16,6 +16,7 @@ from worldflux.core.agent import Carry, Entries
 from worldflux.core.compile import compiler
 from worldflux.core.config import DreamerV3Config
 from worldflux.core.distributions import gumbel_noise
+from worldflux.core.given_optimizer import given_optimizer
 from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
@@ -32,7 +33,14 @@ FLAGS = ("reward", "is_first", "is_last", "is_terminal")
 class DreamerV3Agent:
     """One optimizer for all modules, replay context and the policy's recurrent state."""
 
-    def __init__(self, model: DreamerV3, training: Any, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        model: DreamerV3,
+        training: Any,
+        device: torch.device | str | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any | None = None,
+    ):
         self.training = training
         self.device = torch.device(device if device is not None else training.resolve_device())
         self.model = model.to(self.device)
@@ -40,7 +48,8 @@ class DreamerV3Agent:
         self.precision = Precision.of(training, self.device)
         self.objective = Objective(model, compiler(training.compile_model, self.device))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(self.parameters, training)
+        self.given = given_optimizer(optimizer, scheduler, model)
+        self.optimizer = optimizer or make_optimizer(self.parameters, training)
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.replay_context = self.config.replay_context
@@ -116,8 +125,9 @@ class DreamerV3Agent:
         """
         parts = self.training.gradient_accumulation_steps
         chunks = [{k: v.chunk(parts)[i] for k, v in batch.items()} for i in range(parts)]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.updates)
+        if self.given is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate(self.updates)
         results = [self._accumulate(chunk, 1 / parts, noise) for chunk in chunks]
         metrics = {
             key: torch.stack([metrics[key] for metrics, _ in results]).mean()
@@ -182,6 +192,8 @@ class DreamerV3Agent:
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         rate = torch.as_tensor(self.optimizer.param_groups[0]["lr"], device=norm.device)
+        if self.given is not None:
+            self.given.after_update()
         return {"opt/grad_norm": norm, "opt/learning_rate": rate}
 
     def context(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Latent, Tensor]:
@@ -228,7 +240,10 @@ class DreamerV3Agent:
         names: dict[Any, str] = {p: name for name, p in self.model.named_parameters()}
         for param, values in self.optimizer.state.items():
             for key, value in values.items():
-                state[f"{names[param]}.{key}"] = torch.as_tensor(value)
+                if value is not None:
+                    state[f"{names[param]}.{key}"] = torch.as_tensor(value)
+        if self.given is not None:
+            state |= self.given.state_dict()
         count = self.optimizer.param_groups[0].get("count", 0)
         state["count"] = torch.tensor([self.updates, count])
         state |= self.rank_state() | self.precision.state_dict()
@@ -261,6 +276,8 @@ class DreamerV3Agent:
                     key: value.clone().to(param.device if value.ndim else "cpu")
                     for key, value in values.items()
                 }
+        if self.given is not None:
+            self.given.load_state_dict(saved)
         carry = {k: v for k, v in saved.items() if k.startswith("train_carry.")}
         if carry:
             self.train_carry = {

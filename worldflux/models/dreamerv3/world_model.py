@@ -269,8 +269,15 @@ class DreamerV3(WorldModel):
         metrics = {name: float(value) for name, value in step.metrics.items()}
         return LossOutput(objective.total(step.losses), components, metrics)
 
-    def make_agent(self, training: Any, device: torch.device | str | None = None) -> Any:
-        """The agent that trains this model as a TrainingConfig says."""
+    def make_agent(
+        self,
+        training: Any,
+        device: torch.device | str | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any | None = None,
+    ) -> Any:
+        """The agent that trains this model as a TrainingConfig says; a given optimizer, and torch
+        scheduler of it, take the place of the configured ones."""
         from worldflux.models.dreamerv3.agent import DreamerV3Agent
 
-        return DreamerV3Agent(self, training, device=device)
+        return DreamerV3Agent(self, training, device, optimizer, scheduler)
