@@ -24,7 +24,7 @@ Examples:
   worldflux-run model=tdmpc2 env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
-  worldflux-run -m sweep=sizes model=dreamerv3,tdmpc2 training.seed=range(5)
+  worldflux-run -m sweep=families model=dreamerv3,tdmpc2 env=pendulum training.seed=range(3)
                                                          a named one; again: goes on with it
   worldflux-run -m training.seed=range(5) hydra/launcher=joblib  several jobs at a time, here
   worldflux-run -m training.seed=range(5) hydra/launcher=slurm   the same on a cluster
