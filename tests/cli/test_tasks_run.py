@@ -63,6 +63,9 @@ def test_two_tasks_are_learned_evaluated_and_resumed(
     report = json.loads(capsys.readouterr().out)
     assert report["episodes"] == 4
     assert set(report["tasks"]) == {"Pendulum-v1", "MountainCarContinuous-v0"}
+    assert worldflux(["imagine", "whole", "--horizon", "4"]) == 0
+    pictures = {path.stem for path in Path("whole/report").glob("imagination*.png")}
+    assert pictures == {f"imagination_{task}" for task in report["tasks"]}
 
 
 def test_tasks_are_told_apart_from_an_id(refused: Callable[..., str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,11 @@ import numpy as np
 from worldflux.cli.evaluate import SEED
 from worldflux.cli.trained import TrainedRun, open_run
 from worldflux.core.agent import Agent
+from worldflux.envs.config import EnvConfig
+from worldflux.envs.make import make_envs
+from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.models.tdmpc2 import TDMPC2
 from worldflux.project.checkpoints import find
 from worldflux.project.schema import FILE, load_config
 from worldflux.report.imagination import Episode, Imagination, discount_of, errors, imagine, play
@@ -44,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--horizon", type=_positive, metavar="N", help="steps that are imagined (default: 15)"
     )
-    made.add_argument("--episodes", type=_positive, default=1, metavar="N")
+    made.add_argument(
+        "--episodes", type=_positive, default=1, metavar="N", help="of each task; default: 1"
+    )
     made.add_argument("--seed", type=int, default=SEED, help="of environment and imagination")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0…")
     made.add_argument(
@@ -70,18 +78,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     run, horizon = chosen(options)
-    agent = run.agent(options.device)
+    agent, layout = run.agent(options.device), layout_in(run)
     out = options.out or run.folder / "report"
-    for number in range(options.episodes):
-        seed = options.seed + number
-        discount = discount_of(agent.model)
-        episode = play(agent, run.env, seed=seed, discount=discount)
+    for (env, discount), number in product(played(run, agent), range(options.episodes)):
+        seed, one = options.seed + number, replace(run, env=env)
+        episode = play(agent, env, seed=seed, discount=discount, layout=layout)
         if len(episode) < 2:
-            raise ConfigurationError(f"env.id={run.env.id}: an episode has only one step")
-        name = f"imagination_{number}" if options.episodes > 1 else "imagination"
-        for line in picture(run, agent, episode, horizon, seed, out / name):
+            raise ConfigurationError(f"env.id={env.id}: an episode has only one step")
+        task = f"_{env.id.replace('/', '_')}" if run.env.tasks else ""
+        name = f"imagination{task}" + (f"_{number}" if options.episodes > 1 else "")
+        for line in picture(one, agent, episode, horizon, seed, out / name):
             print(line)
     return 0
+
+
+def played(run: TrainedRun, agent: Agent) -> list[tuple[EnvConfig, float]]:
+    """The environment of each task of a run, and the discount that its values have."""
+    if not run.env.tasks:
+        return [(run.env, discount_of(agent.model))]
+    envs, model = task_configs(run.env), agent.model
+    own = model.discounts if isinstance(model, TDMPC2) else [discount_of(model)] * len(envs)
+    return list(zip(envs, own, strict=True))
+
+
+def layout_in(run: TrainedRun) -> TaskLayout | None:
+    """The tasks among which one of them takes its place; None with a single task."""
+    if not run.env.tasks:
+        return None
+    envs = make_envs(run.env)
+    envs.close()
+    return TaskLayout.of(envs.tasks)
 
 
 def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:

@@ -18,6 +18,7 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
 from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
+from worldflux.envs.tasks import TaskLayout
 from worldflux.training.seed import isolated_rng
 
 
@@ -58,9 +59,16 @@ class Imagination:
         return self.predicted["reward"].shape[1] - 1
 
 
-def play(agent: Agent, env: EnvConfig, *, seed: int, discount: float) -> Episode:
-    """Plays one greedy episode in an environment of its own."""
-    envs = make_envs(env, num_envs=1, mode="sync", seed=seed)
+def play(
+    agent: Agent,
+    env: EnvConfig,
+    *,
+    seed: int,
+    discount: float,
+    layout: TaskLayout | None = None,
+) -> Episode:
+    """Plays one greedy episode in an environment of its own; layout: see `make_envs`."""
+    envs = make_envs(env, num_envs=1, mode="sync", seed=seed, layout=layout)
     rows: list[dict[str, np.ndarray]] = []
     actions: list[np.ndarray] = []
     latents: list[dict[str, Tensor]] = []
