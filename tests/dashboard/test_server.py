@@ -229,13 +229,13 @@ def test_a_killed_training_is_told():
 
 def test_the_page_answers_a_little_longer_and_the_process_ends(serve):
     metrics = MetricBuffer()
-    server, client = serve(metrics=metrics, linger_seconds=0.7)
+    server, client = serve(metrics=metrics, linger_seconds=2.0)
     client.ask("/healthz")
     metrics.set_phase("finished")
     metrics.set_status("finished")
     server.stop()
-    assert client.json("/api/summary")["status"] == "finished"
-    server._process.wait(10)
+    client.until("/api/summary", lambda s: s["status"] == "finished")
+    server._process.wait(20)
 
 
 def test_a_new_project_gets_the_same_page():
