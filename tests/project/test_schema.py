@@ -166,6 +166,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(tmp_path / "worldflux.toml")
 
 
+def test_files_of_windows_editors(tmp_path: Path) -> None:
+    path = tmp_path / "worldflux.toml"
+    path.write_bytes("\ufeff[training]\r\n\r\nbatch_size = 0\r\n".encode())
+    with pytest.raises(ProjectFileError, match=r"line 3: training\.batch_size must be >= 1"):
+        load_config(path)
+
+
 def test_lines_of_keys_that_are_written_in_other_ways() -> None:
     text = "\n".join(
         ["# [data]", "a.b = 1", "[training]", 'x = """', "[data]", '"""', "y = [", "1,", "]"]

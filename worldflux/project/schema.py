@@ -118,7 +118,7 @@ def _read(path: Path) -> str:
     if len(content) > LARGEST_FILE:
         raise ProjectFileError(f"{path} is larger than {LARGEST_FILE // 1024} KiB")
     try:
-        return content.decode("utf-8").replace("\r\n", "\n")
+        return content.decode("utf-8-sig")  # editors of Windows begin a file with a mark
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ProjectFileError(f"{_where(path, line)}: must be UTF-8 text") from None
@@ -138,10 +138,10 @@ class _Reader:
     """One pass over a file; the first mistake is raised."""
 
     def __init__(self, text: str, path: Path) -> None:
-        self.text = text
+        self.text = text.replace("\r\n", "\n")
         self.path = path
         self.raw = self._parsed()
-        self.lines = {".".join(keys): line for keys, line in lines_of(text).items()}
+        self.lines = {".".join(keys): line for keys, line in lines_of(self.text).items()}
 
     def _parsed(self) -> dict[str, Any]:
         try:
