@@ -55,7 +55,8 @@ class Trainer:
 
     model: a world model (its agent is made by ``model.make_agent``) or an agent. config: defaults
     to ``TrainingConfig()`` with the model's own learning rate and gradient clipping. optimizer,
-    scheduler: used by the agent instead of the configured ones.
+    scheduler: a torch optimizer over the model's parameters and a scheduler of it, in place of the
+    configured ones (refused by TD-MPC2, which has two optimizers).
 
     The runner also gives: run_dir (default ``config.output_dir``), evaluator (greedy evaluation;
     without one nothing is evaluated and no checkpoint is ``best``), solved_return (training ends
