@@ -7,6 +7,7 @@ import torch
 
 from tests.models import test_agent as dreamerv3
 from tests.models import test_tdmpc2 as tdmpc2
+from tests.models import test_tdmpc2_tasks as tasks
 from tests.together import together
 from worldflux.models.dreamerv3.objective import Noise as DreamerNoise
 from worldflux.models.tdmpc2.objective import Noise as TDMPC2Noise
@@ -62,6 +63,29 @@ class TDMPC2Case:
     rows = tdmpc2.B
     axes = {"td_action": 1, "policy_action": 1}  # noqa: RUF012
     dropout = {"q_dropout": tdmpc2.H, "policy_dropout": tdmpc2.H + 1}  # noqa: RUF012
+
+    def statistic(self):
+        return self.agent.model.q_scale.value
+
+
+class SeveralTasksCase:
+    """The ranks see different tasks: an embedding is shortened by one and learned by the other."""
+
+    def __init__(self, **training):
+        self.agent = tasks.build(training)
+        self.agent.model.q[-1].weight.data *= 30
+        self.agent.model.q_scale.rate = 0.5
+
+    def batch(self, seed):
+        order = [0, 3, 1, 2, 5, 4]  # tasks 0 0 1 and 2 2 1
+        return {key: value[order] for key, value in tasks.batch().items()}
+
+    def noise(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return TDMPC2Noise.draw(self.agent.model, tasks.H, tasks.B, generator)
+
+    rows = tasks.B
+    axes = {"td_action": 1, "policy_action": 1}  # noqa: RUF012
 
     def statistic(self):
         return self.agent.model.q_scale.value
@@ -135,7 +159,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("case", [DreamerV3Case, TDMPC2Case])
+@pytest.mark.parametrize("case", [DreamerV3Case, TDMPC2Case, SeveralTasksCase])
 def test_two_processes_update_as_one_does_on_the_joined_batch(tmp_path, case, setting):
     alone, metrics, statistic = train(case(**SETTINGS[setting]))
     results = together(tmp_path, lambda ranks: train(case(**SETTINGS[setting]), ranks))
