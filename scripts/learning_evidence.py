@@ -215,7 +215,10 @@ def report(options: argparse.Namespace) -> int:
         return 2
     machines = [json.loads(p.read_text()) for out in options.out for p in out.rglob(MACHINE)]
     tasks = {run_.task: [r for r in runs if r.task == run_.task] for run_ in runs}
-    curves = {task: published_of(of_task[0], options.scores) for task, of_task in tasks.items()}
+    curves = {
+        task: published_of(of_task[0], options.scores) if options.scores else None
+        for task, of_task in tasks.items()
+    }
     picture = options.docs / "results" / f"{options.name}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(tasks, curves, options.score).savefig(picture, dpi=130)
@@ -253,6 +256,8 @@ def section(
         lines.append(
             f"Python {found['python']}, torch {found['torch']}, commit {manifest['git_commit']}."
         )
+    if options.note:
+        lines += ["", options.note]
     return "\n".join(lines)
 
 
@@ -321,7 +326,8 @@ def draw(
         axes.set_ylabel(
             "training return" if score == "episodes" else "evaluation return", color=INK
         )
-        axes.set_ylim(bottom=0)
+        if all((run_.curve[:, 1] >= 0).all() for run_ in runs):
+            axes.set_ylim(bottom=0)
         axes.grid(color=GRID, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_formatter(lambda value, _: compact(value))
@@ -355,7 +361,10 @@ def parser() -> argparse.ArgumentParser:
     runner.add_argument("--parallel", type=int, default=1, help="runs at a time")
     reporter = verbs.add_parser("report", help="compare and write docs/results.md")
     reporter.add_argument("out", type=Path, nargs="+")
-    reporter.add_argument("--scores", type=Path, required=True, help="folder of published scores")
+    reporter.add_argument(
+        "--scores", type=Path, help="folder of published scores, if there are any"
+    )
+    reporter.add_argument("--note", help="a paragraph for the section, such as the machine's load")
     reporter.add_argument("--name", required=True, help="section and picture")
     reporter.add_argument("--title", help="headline of the section")
     reporter.add_argument("--score", choices=["episodes", "evaluations"], default="episodes")

@@ -129,6 +129,21 @@ def test_a_section_is_written_and_rewritten(
     assert "| walker-walk | 3 | 120 | 90 | 0.50 | 20 at 50 | none |" in again
 
 
+def test_tasks_without_published_scores_are_reported_too(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    runs, docs = tmp_path / "runs", tmp_path / "docs"
+    docs.mkdir()
+    (docs / "results.md").write_text("# Results\n")
+    env = {"id": "Pendulum-v1", "action_repeat": 1}
+    fake_run(runs / "seed3", "tdmpc2", env, [(25, {"eval/return": -123.0})])
+    words = ["report", str(runs), "--docs", str(docs), "--name", "small", "--note", "Busy."]
+    assert script.main([*words, "--score", "evaluations"]) == 0
+    page = (docs / "results.md").read_text()
+    assert "| Pendulum-v1 | 3 | 120 | 25 | 0.50 | -123 at 25 | none |" in page
+    assert "\n\nBusy.\n" in page
+
+
 def test_no_run_is_told(script: ModuleType, scores: Path, tmp_path: Path) -> None:
     assert script.main(["report", str(tmp_path), "--scores", str(scores), "--name", "x"]) == 2
 
