@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-HELPERS = ("dataset", "local_dashboard")
+OWN_FILES = ("dataset", "local_dashboard")
 SAMPLES = Path(__file__).parents[2].parent / "shared" / "toml"
 
 
@@ -19,7 +19,7 @@ SAMPLES = Path(__file__).parents[2].parent / "shared" / "toml"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory; modules of a project that was in it are forgotten."""
     monkeypatch.chdir(tmp_path)
-    path, modules = list(sys.path), {name: sys.modules.get(name) for name in HELPERS}
+    path, modules = list(sys.path), {name: sys.modules.get(name) for name in OWN_FILES}
     yield tmp_path
     sys.path[:] = path
     for name, module in modules.items():

@@ -43,7 +43,7 @@ MODES = ("online", "offline", "random")
 ONLY_PICTURES = "gameplay stream disabled"
 
 
-class HelperError(ConfigurationError):
+class OwnFileError(ConfigurationError):
     """A project's own file failed; the text says where."""
 
 
@@ -79,7 +79,7 @@ class Project:
             module = self._module(DATASET)
             if module is not None:
                 self._build(module, config)
-        except HelperError as error:
+        except OwnFileError as error:
             if self.strict:
                 raise
             self._warnings.append(f"{error}; training goes on with RANDOM NOISE")
@@ -100,21 +100,21 @@ class Project:
     def _build(self, module: ModuleType, config: RunConfig) -> None:
         build = getattr(module, FUNCTION, None)
         if not callable(build):
-            raise HelperError(f"{DATASET} has no function {FUNCTION}")
+            raise OwnFileError(f"{DATASET} has no function {FUNCTION}")
         model = fitted(config)
         wanted = config.visualization.enabled and config.gameplay.enabled
         frames = self._frame if wanted else None
-        with told_as_helper_errors(self.folder):
+        with told_with_their_place(self.folder):
             given = build(model, frame_callback=frames, phase_callback=self._phase)
         if not isinstance(given, tuple) or len(given) != 3:
-            raise HelperError(f"{FUNCTION} of {DATASET} must return (data, cleanup, mode)")
+            raise OwnFileError(f"{FUNCTION} of {DATASET} must return (data, cleanup, mode)")
         data, cleanup, mode = given
         self._cleanup = cleanup if callable(cleanup) else self._cleanup
         if isinstance(data, AsConfigured):
             return
         if mode not in MODES:
             options = ", ".join(MODES)
-            raise HelperError(f"{FUNCTION} of {DATASET} must say {options} as mode, got {mode!r}")
+            raise OwnFileError(f"{FUNCTION} of {DATASET} must say {options} as mode, got {mode!r}")
         self.data, self.mode, self.model = data, mode, model
         self._judge(config)
 
@@ -164,7 +164,7 @@ class Project:
         if config.visualization.enabled and (self.folder / PAGE).is_file():
             try:
                 module = self._module(DASHBOARD)
-            except HelperError as error:
+            except OwnFileError as error:
                 if self.strict:
                     raise
                 log.warning("%s; the page is worldflux's own", error)
@@ -199,13 +199,13 @@ class Project:
         module = importlib.util.module_from_spec(spec)
         # Under its own name, as its neighbours import it, and never that of another project.
         sys.modules[path.stem] = module
-        with told_as_helper_errors(self.folder):
+        with told_with_their_place(self.folder):
             spec.loader.exec_module(module)
         return module
 
 
-class told_as_helper_errors:
-    """Turns what a project's file raises into one line that names file and line."""
+class told_with_their_place:
+    """Makes one line, with file and line, of what a file of the project raises."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -219,14 +219,14 @@ class told_as_helper_errors:
         said = " ".join(str(error).split())
         if isinstance(error, SyntaxError):
             where = f"{Path(error.filename or DATASET).name}, line {error.lineno}"
-            raise HelperError(f"{where}: {type(error).__name__}: {error.msg}") from error
+            raise OwnFileError(f"{where}: {type(error).__name__}: {error.msg}") from error
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
             if Path(frame.filename).resolve().is_relative_to(self.folder)
         ]
         where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else DATASET
-        raise HelperError(f"{where}: {type(error).__name__}: {said}") from error
+        raise OwnFileError(f"{where}: {type(error).__name__}: {said}") from error
 
 
 def fitted(config: RunConfig) -> WorldModelConfig:
