@@ -134,13 +134,22 @@ def test_a_stopped_run_and_a_gap_are_found(run, verify) -> None:
     assert code == 1 and {"complete", "metrics"} <= failed(result)
 
 
-def test_a_hidden_degradation_is_found_in_the_checkpoint(tmp_path, verify) -> None:
-    words = [
-        "env=gym",
-        "env.id=CartPole-v1",
-        "data.on_env_failure=degrade",
-        "env.import=no_such_module",
-    ]
+REFUSING = """
+import gymnasium as gym
+
+class Refusing(gym.Env):
+    def __init__(self, render_mode=None):
+        raise RuntimeError("the licence server does not answer")
+
+gym.register("Refusing-v0", Refusing)
+"""
+
+
+def test_a_hidden_degradation_is_found(tmp_path, verify, monkeypatch) -> None:
+    (tmp_path / "refusing.py").write_text(REFUSING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["env=gym", "env.id=Refusing-v0", "env.import=refusing"]
+    words += ["data.on_env_failure=degrade"]
     folder = tmp_path / "degraded"
     code = worldflux_run(
         [*RUN, *words, "model.obs_shape=[4]", "model.action_dim=2", "model.action_type=discrete"]
