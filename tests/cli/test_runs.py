@@ -70,6 +70,14 @@ def test_a_sweep_runs_every_job(jobs: list[Any], folder: Path) -> None:
     assert all((folder / "outputs" / "multirun") in run_dir.parents for _, run_dir in jobs)
 
 
+def test_both_families_take_the_default_task(jobs: list[Any]) -> None:
+    assert main(["-m", "model=dreamerv3,tdmpc2"]) == 0
+    tdmpc2 = next(c.model for c, _ in jobs if c.model.model_type == "tdmpc2")
+    assert tdmpc2.episodic
+    assert main(["model=tdmpc2", "env=pendulum"]) == 0
+    assert not jobs[-1][0].model.episodic
+
+
 def test_a_recipe_that_is_a_sweep(jobs: list[Any]) -> None:
     assert main(["-m", "+experiment=classic_control"]) == 0
     assert [c.env.id for c, _ in jobs][:2] == ["CartPole-v1", "Acrobot-v1"]

@@ -164,7 +164,7 @@ def test_an_end_of_the_task_needs_the_termination_head() -> None:
     agent = build()
     batch = batch_for(agent)
     batch["is_terminal"][1, 2] = True
-    with pytest.raises(TrainingError, match=r"model\.episodic=true"):
+    with pytest.raises(TrainingError, match=r"env\.terminates=true"):
         agent.update(batch)
     metrics, _ = build(episodic=True).update(batch)
     assert float(metrics["loss/termination"]) > 0

@@ -34,6 +34,8 @@ class EnvConfig(CheckedConfig):
     noop_max: Atari's random start, up to so many frames of action 0 after a reset.
     frame_pool: with action_repeat, the observation is the maximum of the last so many frames.
     rescale_actions: the agent's [-1, 1] is mapped to the bounds of continuous actions.
+    terminates: the task itself can end an episode, before any time limit. TD-MPC2 learns when
+        (model.episodic follows this), and refuses episodes that end although it says false.
     solved_return: training ends when the mean return of an evaluation reaches this; None never.
     """
 
@@ -51,6 +53,7 @@ class EnvConfig(CheckedConfig):
     grayscale: bool = False
     clip_reward: bool = False
     rescale_actions: bool = True
+    terminates: bool = False
     solved_return: float | None = None
     noop_max: int = 0
     frame_pool: int = 1

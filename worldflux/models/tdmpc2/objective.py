@@ -166,7 +166,7 @@ class Objective:
         if model.termination is None and bool(terminal.any()):
             raise TrainingError(
                 "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " set model.episodic=true"
+                " set env.terminates=true (or model.episodic=true)"
             )
         first = batch["is_first"].T.clone()
         first[0] = False
