@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -216,29 +215,6 @@ def test_what_cannot_work_is_refused() -> None:
         make(capacity=6)
     with pytest.raises(ConfigurationError, match="'reward' is reserved"):
         make(spaces={"reward": Space((1,))}, entries=[])
-
-
-@pytest.mark.parametrize(
-    ("obs", "steps"), [(Space((24,)), 100_000), (Space((3, 64, 64), "uint8"), 3_000)]
-)
-def test_sampling_is_far_faster_than_training(obs: Space, steps: int) -> None:
-    """An update on 16 sequences of 65 steps takes 100 ms at the very least; sampling a tenth."""
-    replay = SequenceReplay(
-        spaces={"obs": obs, "action": Space((6,)), "deter": Space((128,))},
-        entries=["deter"],
-        capacity=steps,
-        length=65,
-    )
-    blank = {key: np.zeros((1, *space.shape), space.dtype) for key, space in replay.spaces.items()}
-    for _ in range(steps):
-        replay.add(blank)
-    taken = []
-    for _ in range(15):
-        begin = time.perf_counter()
-        batch = replay.sample(16)
-        replay.update(batch["stepid"], {"deter": batch["deter"]})
-        taken.append(time.perf_counter() - begin)
-    assert np.median(taken) < 0.010
 
 
 def test_the_source_states_what_a_full_replay_takes(caplog: pytest.LogCaptureFixture) -> None:
