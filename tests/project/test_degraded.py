@@ -136,8 +136,8 @@ def test_what_is_only_shown_does_not_lower_the_run(
         taken.listen()
         port = taken.getsockname()[1]
         page = f"[visualization]\nenabled = true\nport = {port}\n[gameplay]\nenabled = true\n"
-        toml = TOML.replace("ENVIRONMENT", "Blind-v0") + page
-        blind = DATASET.replace('"Fine-v0": {}', '"Blind-v0": {}').replace(
+        toml = TOML.replace("ENVIRONMENT", "Unseen-v0") + page
+        blind = DATASET.replace('"Fine-v0": {}', '"Unseen-v0": {}').replace(
             "counting:Counting", "counting:Blind"
         )
         folder = project(toml, dataset_py=blind)
