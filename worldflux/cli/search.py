@@ -329,9 +329,19 @@ def _score(trial: FrozenTrial) -> str:
 
 def write_table(search: Search) -> Path:
     """``trials.csv``: one row for each trial, with the reason where one failed."""
-    space, path = search.settings.space, search.root / TABLE
+    path, written = search.root / TABLE, ""
+    # Another searcher may end a trial between our look at the study and our write: look again.
+    while (table := _csv(search)) != written:
+        with disk_errors("table", path):
+            write_atomic(path, table)
+        written = table
+    return path
+
+
+def _csv(search: Search) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
+    space = search.settings.space
     rows.writerow(["trial", "state", "score", "newest_evaluation", *space, "folder", "reason"])
     for t in search.trials:
         complete = t.state.name == "COMPLETE"
@@ -340,6 +350,4 @@ def write_table(search: Search) -> Path:
         folder, reason = search.folder(t.number).name, t.user_attrs.get(ERROR)
         score = t.value if complete else None
         rows.writerow([t.number, t.state.name.lower(), score, newest, *values, folder, reason])
-    with disk_errors("table", path):
-        write_atomic(path, text.getvalue())
-    return path
+    return text.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, content: str) -> None:
     """Replaces a text file; a reader, or a crash, sees the old or the new one, never half."""
-    temporary = path.with_name(f".tmp-{path.name}")
+    # Two processes may write one file at a time (searchers of a study): each has its own draft.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(content)
