@@ -57,7 +57,7 @@ class Browser:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self.socket.recv(timeout=30))
+            message = json.loads(self.socket.recv(timeout=120))
             self._note(message)
             if message.get("id") == number:
                 assert "error" not in message, message
@@ -91,7 +91,7 @@ class Browser:
         assert "exceptionDetails" not in answer, (script, answer)
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20) -> Any:
+    def until(self, script: str, seconds: float = 120) -> Any:
         """Waits until an expression is true."""
         deadline = time.monotonic() + seconds
         while not (found := self.value(script)):
@@ -105,5 +105,5 @@ class Browser:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         self.open_things.close()

@@ -18,7 +18,7 @@ class Client:
         self.port = port
 
     def ask(self, path: str, method: str = "GET", host: str | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             headers = {"Host": host} if host is not None else {}
             connection.request(method, path, headers=headers)
@@ -32,7 +32,7 @@ class Client:
         assert status == 200, (path, status, content)
         return json.loads(content)
 
-    def until(self, path: str, wanted: Callable[[Any], bool], seconds: float = 15) -> Any:
+    def until(self, path: str, wanted: Callable[[Any], bool], seconds: float = 120) -> Any:
         """The first answer that is as wanted: what is sent arrives a moment later."""
         deadline = time.monotonic() + seconds
         while True:

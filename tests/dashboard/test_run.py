@@ -63,7 +63,7 @@ class Seen:
         self._thread.start()
 
     def _look(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             try:
                 summary = self.client.json("/api/summary")

@@ -183,7 +183,7 @@ def test_the_training_goes_on_when_the_dashboard_dies(serve, caplog):
     client.json("/api/summary")
     os.kill(server._process.pid, signal.SIGKILL)
     frame = np.zeros((200, 300, 3), np.uint8)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not server.degraded_modes and time.monotonic() < deadline:
         metrics.append(1, {"loss": 1.0})
         gameplay.append_frame(frame)
@@ -199,7 +199,7 @@ def test_the_training_is_told_whether_somebody_looks(serve):
     server, client = serve()
     assert not server.watched
     client.json("/api/gameplay")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while not server.watched:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -211,7 +211,7 @@ def test_a_killed_training_is_told():
     script = (
         "import time; from worldflux.dashboard import MetricBuffer, MetricsDashboardServer\n"
         f"server = MetricsDashboardServer(MetricBuffer(), start_port={port}); server.start()\n"
-        "print(server._process.pid, flush=True); time.sleep(60)"
+        "print(server._process.pid, flush=True); time.sleep(600)"
     )
     training = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     page = int(training.stdout.readline())
@@ -229,13 +229,13 @@ def test_a_killed_training_is_told():
 
 def test_the_page_answers_a_little_longer_and_the_process_ends(serve):
     metrics = MetricBuffer()
-    server, client = serve(metrics=metrics, linger_seconds=2.0)
+    server, client = serve(metrics=metrics, linger_seconds=5.0)
     client.ask("/healthz")
     metrics.set_phase("finished")
     metrics.set_status("finished")
     server.stop()
     client.until("/api/summary", lambda s: s["status"] == "finished")
-    server._process.wait(20)
+    server._process.wait(120)
 
 
 def test_a_new_project_gets_the_same_page():
