@@ -26,8 +26,8 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line of a command line that is wrong."""
     assert worldflux(["eval", *words]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.startswith("worldflux eval: ")
-    return err.removeprefix("worldflux eval: ").strip()
+    assert out == "" and err.count("\n") == 1 and err.startswith("worldflux eval: error: ")
+    return err.removeprefix("worldflux eval: error: ").strip()
 
 
 @pytest.fixture

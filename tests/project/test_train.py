@@ -86,7 +86,7 @@ LINES = {
     "--override training.stepz=3": "unknown key 'training.stepz'.*'total_steps'",
     "--override training.batch_size=0": "training.batch_size must be >= 1",
     "--resume-from nowhere": "nothing to resume: there is no checkpoint at nowhere",
-    "--resume-from outputs/checkpoint_final.pt": "outputs has no checkpoint: run `worldflux train`",
+    "--resume-from outputs/checkpoint_final.pt": "outputs has no checkpoint yet",
     "--num-envs 0": "training.num_envs must be >= 1, got 0",
     "--stpes 3": "unknown flag --stpes. Did you mean: '--steps'",
     "--steps many": "argument --steps: invalid int value: 'many'",

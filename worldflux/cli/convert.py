@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldflux.cli import resume, schema
 from worldflux.cli.arguments import Parser
-from worldflux.cli.main import guarded
+from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.preflight import composed
 from worldflux.cli.schema import RunConfig
 from worldflux.cli.train import told_with_lines
@@ -50,7 +50,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
-    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
+    return guarded_hydra(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from worldflux.cli.explain import explain
+from worldflux.cli.guarded import guarded
 from worldflux.cli.trained import SavedModel, TrainedRun, open_trained
 from worldflux.core.agent import Agent
 from worldflux.errors import ConfigurationError
@@ -67,16 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.video and options.video.startswith("env"):
         options.overrides.append(options.video)
         options.video = ""
-    try:
-        return _main(options)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"worldflux eval: {line}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+    return guarded("worldflux eval", lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:

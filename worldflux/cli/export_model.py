@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from worldflux.cli.guarded import guarded
 from worldflux.cli.official import official_module
-from worldflux.errors import WorldFluxError
+from worldflux.errors import ConfigurationError
 
 FAMILIES = ("tdmpc2",)
 
@@ -28,12 +28,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, or 2 for wrong input)."""
     options = parser().parse_args(argv)
+    return guarded("worldflux export", lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> int:
+    module = official_module(options.family, FAMILIES)
     try:
-        module = official_module(options.family, FAMILIES)
         model = module.TDMPC2.from_pretrained(options.model)
-        module.export_checkpoint(model, options.out)
-    except (WorldFluxError, FileNotFoundError, TypeError) as error:
-        print(f"worldflux export: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+    except TypeError as error:  # another family's model
+        raise ConfigurationError(str(error)) from None
+    module.export_checkpoint(model, options.out)
     print(f"{options.out}: official {options.family} checkpoint")
     return 0

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from worldflux.cli.evaluate import SEED
+from worldflux.cli.guarded import guarded
 from worldflux.cli.trained import TrainedRun, open_run
 from worldflux.core.agent import Agent
 from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout, task_configs
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError
 from worldflux.models.tdmpc2 import TDMPC2
 from worldflux.project.checkpoints import find
 from worldflux.project.schema import FILE, load_config
@@ -64,16 +65,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, 2 wrong input)."""
     options = parser().parse_args(argv)
-    try:
-        return _main(options)
-    except WorldFluxError as error:
-        print(f"worldflux imagine: {error}", file=sys.stderr)
-        return error.exit_code
-    except FileNotFoundError as error:
-        print(f"worldflux imagine: {error}", file=sys.stderr)
-        return WorldFluxError.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return guarded("worldflux imagine", lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:

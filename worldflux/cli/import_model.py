@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from worldflux.cli.guarded import guarded
 from worldflux.cli.official import MODULES, official_module
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import CheckpointError, ConfigurationError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,18 +39,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, or 2 for wrong input)."""
     options = parser().parse_args(argv)
+    return guarded("worldflux import", lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> int:
+    module = official_module(options.family, MODULES)
+    more = {} if options.action_dims is None else {"action_dims": options.action_dims}
+    if more and options.family != "tdmpc2":
+        raise ConfigurationError("--action-dims is for tdmpc2")
     try:
-        module = official_module(options.family, MODULES)
-        more = {} if options.action_dims is None else {"action_dims": options.action_dims}
-        if more and options.family != "tdmpc2":
-            raise ConfigurationError("--action-dims is for tdmpc2")
         model = module.import_checkpoint(options.checkpoint, options.out, **more)
-    except WorldFluxError as error:
-        print(f"worldflux import: {error}", file=sys.stderr)
-        return error.exit_code
     except OSError as error:
-        print(f"worldflux import: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        raise CheckpointError(f"{error.filename}: {error.strerror}") from None
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{options.out}: {options.family} model with {count:,} trained parameters")
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from worldflux.cli.arguments import Parser
-from worldflux.cli.main import guarded
+from worldflux.cli.guarded import guarded_hydra
 from worldflux.core.fields import near_miss
 from worldflux.errors import ConfigurationError
 from worldflux.project.create import ENVIRONMENTS, FAMILIES, Wish, configuration, files, write
@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
-    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
+    return guarded_hydra(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:

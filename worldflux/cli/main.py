@@ -6,17 +6,11 @@ checked before anything is created on disk, and every mistake is told in one lin
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from worldflux import __version__
 from worldflux.cli import arguments, preflight, resume, schema
 from worldflux.cli.continuation import AUTO, check_same_run
-from worldflux.cli.explain import explain
+from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.help import help_text
 from worldflux.cli.schema import RunConfig
 from worldflux.core.presets import conf_dir
@@ -39,8 +33,6 @@ if TYPE_CHECKING:
     from worldflux.project.runtime import Project
 
 PROGRAM = "worldflux-run"
-FULL_ERROR = "HYDRA_FULL_ERROR"
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,53 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C. A bug keeps its traceback and gives 1. HYDRA_FULL_ERROR=1 gives every traceback in full.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(PROGRAM, lambda: start(words))
-
-
-def guarded(program: str, command: Callable[[], int]) -> int:
-    """Runs a command that uses Hydra; tells every mistake in one line as `program`'s."""
-    if os.environ.get(FULL_ERROR):
-        return command()
-    os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
-    try:
-        with quiet_disk():
-            return command()
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return report(error, program)
-    finally:
-        os.environ.pop(FULL_ERROR, None)
-
-
-@contextmanager
-def quiet_disk() -> Iterator[None]:
-    """A full disk is told once, by the run that ends with it, not also by everyone who tries to
-    write there: log files print a traceback of their own, and so does TensorBoard's thread, whose
-    error the run meets at its next write."""
-    before = logging.raiseExceptions, threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, OSError):
-            before[1](failed)
-
-    logging.raiseExceptions, threading.excepthook = False, hook
-    try:
-        yield
-    finally:
-        logging.raiseExceptions, threading.excepthook = before
-
-
-def report(error: Exception, program: str = PROGRAM) -> int:
-    """Tells an error, in one line if it is a user's mistake, and returns its exit code."""
-    line = explain(error)
-    if line is None:
-        error.__traceback__ = _without_hydra(error.__traceback__)
-        traceback.print_exception(error)
-        return 1
-    print(f"{program}: error: {line}", file=sys.stderr)
-    return error.exit_code if isinstance(error, WorldFluxError) else WorldFluxError.exit_code
+    return guarded_hydra(PROGRAM, lambda: start(words))
 
 
 def start(words: list[str], project: Project | None = None) -> int:
@@ -237,17 +183,6 @@ def train(cfg: DictConfig, project: Project | None = None) -> float:
     if project is None:
         return run(config, folder)
     return run(config, folder, project)
-
-
-def _without_hydra(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the job on, without the frames of Hydra that led to it."""
-    last: Any = None
-    frame = frames
-    while frame is not None:
-        if "hydra" in Path(frame.tb_frame.f_code.co_filename).parts:
-            last = frame
-        frame = frame.tb_next
-    return frames if last is None or last.tb_next is None else last.tb_next
 
 
 if __name__ == "__main__":

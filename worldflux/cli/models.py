@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from worldflux.cli.guarded import guarded
 from worldflux.core.config import WorldModelConfig
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError
 from worldflux.factory import available, get_model_info, list_models, model_class, resolve
 
 # What identifies a size to a reader, by family.
@@ -41,13 +42,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
     options = parser().parse_args(argv)
-    try:
-        if options.what == "info":
-            return _info(options)
-        rows = [row(name, spaces_of(options)) for name in list_models()]
-    except WorldFluxError as error:
-        print(f"worldflux models: error: {error}", file=sys.stderr)
-        return error.exit_code
+    return guarded("worldflux models", lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> int:
+    if options.what == "info":
+        return _info(options)
+    rows = [row(name, spaces_of(options)) for name in list_models()]
     if options.format == "json":
         print(json.dumps({"spaces": spaces_of(options), "models": rows}, indent=2))
     else:

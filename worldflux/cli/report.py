@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from worldflux.cli.guarded import guarded
 from worldflux.core.disk import shown
-from worldflux.errors import CheckpointError, WorldFluxError
+from worldflux.errors import CheckpointError
 from worldflux.sweep import record, table
 from worldflux.sweep.report import write_report
 from worldflux.sweep.status import look
@@ -43,13 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, 2 wrong input)."""
     options = parser().parse_args(argv)
-    try:
-        return _main(options)
-    except WorldFluxError as error:
-        print(f"worldflux report: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return guarded("worldflux report", lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:

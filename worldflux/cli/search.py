@@ -7,7 +7,6 @@ import csv
 import io
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,9 +19,10 @@ from rich.table import Table
 
 from worldflux.cli import preflight, schema
 from worldflux.cli.explain import explain
+from worldflux.cli.guarded import guarded
 from worldflux.core.disk import disk_errors, shown, write_atomic
 from worldflux.core.presets import GROUP_OF_TYPE, conf_dir
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError
 from worldflux.search.space import Space, changed, read_space, word
 from worldflux.search.study import (
     ERROR,
@@ -78,17 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     options = parser().parse_intermixed_args(argv)
-    try:
-        return _main(options)
-    except KeyboardInterrupt:
-        print("worldflux search: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"worldflux search: error: {line}", file=sys.stderr)
-        return error.exit_code if isinstance(error, WorldFluxError) else 2
+    return guarded("worldflux search", lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from worldflux.cli import main as runner
 from worldflux.cli import preflight
 from worldflux.cli.arguments import Parser
 from worldflux.cli.continuation import changes, saved_config
+from worldflux.cli.guarded import guarded_hydra
 from worldflux.errors import ConfigurationError
 from worldflux.project.checkpoints import run_of
 from worldflux.project.convert import Setting, overrides, settings
@@ -75,7 +76,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit code."""
-    return runner.guarded(PROGRAM, lambda: _main(parser().read(argv)))
+    return guarded_hydra(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -21,11 +21,11 @@ from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.factory import model_class
-from worldflux.training.checkpoint import CheckpointStore, read_checkpoint
+from worldflux.training.checkpoint import read_checkpoint
 from worldflux.training.config import TrainingConfig
 from worldflux.training.manifest import FILE as MANIFEST
 from worldflux.training.manifest import read_manifest
-from worldflux.training.run_folder import CHECKPOINTS, run_of
+from worldflux.training.run_folder import CHECKPOINTS, choose_checkpoint, run_of
 
 
 @dataclass
@@ -194,19 +194,3 @@ def open_run(path: Path, wanted: str = "best") -> TrainedRun:
         )
     except KeyError as error:
         raise CheckpointError(f"{path}: its manifest has no {error}, so it cannot be run") from None
-
-
-def choose_checkpoint(run: Path, wanted: str) -> Path:
-    store = CheckpointStore(run / CHECKPOINTS)
-    folders = store.folders()
-    if not folders:
-        raise CheckpointError(f"{run} has no checkpoint yet")
-    if wanted == "best":
-        return store.best() or folders[-1]
-    if wanted == "latest":
-        return folders[-1]
-    for folder in folders:
-        if folder.name == wanted:
-            return folder
-    names = ", ".join(folder.name for folder in folders)
-    raise CheckpointError(f"{run} has no checkpoint {wanted!r}; it has best, latest, {names}")

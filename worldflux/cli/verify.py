@@ -18,7 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.cli.guarded import guarded
+from worldflux.errors import ConfigurationError
 from worldflux.project.schema import FILE as PROJECT_FILE
 from worldflux.project.schema import load_config
 from worldflux.report.published import ADDRESS_OF
@@ -87,13 +88,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, 1 for a negative finding, 2 wrong input)."""
     options = parser().parse_args(argv)
-    try:
-        return _main(options)
-    except WorldFluxError as error:
-        print(f"worldflux verify: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return guarded("worldflux verify", lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worldflux.errors import CheckpointError
 from worldflux.training.checkpoint import STATE, CheckpointStore
-from worldflux.training.run_folder import CHECKPOINTS
+from worldflux.training.run_folder import CHECKPOINTS, choose_checkpoint
 
 # Names that checkpoints had in the folder of an older run.
 _OLDER = re.compile(r"checkpoint_(best|final|\d+)\.pt")
@@ -25,13 +25,13 @@ def find(path: str | Path) -> Path:
     if (path / STATE).is_file():
         return path
     if (path / CHECKPOINTS).is_dir():
-        return _chosen(path, "best")
+        return choose_checkpoint(path, "best")
     if path.parent.name == CHECKPOINTS and path.name in ("best", "latest"):
-        return _chosen(path.parent.parent, path.name)
+        return choose_checkpoint(path.parent.parent, path.name)
     older = _OLDER.fullmatch(path.name)
     if older and not path.exists():
         name = {"best": "best", "final": "latest"}.get(older.group(1))
-        return _chosen(path.parent, name or CheckpointStore.name(int(older.group(1))))
+        return choose_checkpoint(path.parent, name or CheckpointStore.name(int(older.group(1))))
     if path.is_file():
         raise CheckpointError(
             f"{path} is a file of an older version; train anew, or load its model"
@@ -48,19 +48,3 @@ def run_of(path: str | Path) -> Path:
         return find(path).parent.parent
     except CheckpointError as error:
         raise CheckpointError(f"nothing to resume: {error}") from None
-
-
-def _chosen(run: Path, name: str) -> Path:
-    store = CheckpointStore(run / CHECKPOINTS)
-    folders = store.folders()
-    if not folders:
-        raise CheckpointError(f"{run} has no checkpoint: run `worldflux train` first")
-    if name == "best":
-        return store.best() or folders[-1]
-    if name == "latest":
-        return folders[-1]
-    if run / CHECKPOINTS / name in folders:
-        return run / CHECKPOINTS / name
-    raise CheckpointError(
-        f"{run} has no checkpoint {name}, only {', '.join(f.name for f in folders)}"
-    )

@@ -212,6 +212,24 @@ def no_checkpoint(run: Path) -> CheckpointError:
     )
 
 
+def choose_checkpoint(run: Path, wanted: str) -> Path:
+    """A checkpoint of a run by name: ``best`` (the newest where nothing was evaluated yet),
+    ``latest``, or a folder's. CheckpointError: there is none, and which there are."""
+    store = CheckpointStore(run / CHECKPOINTS)
+    folders = store.folders()
+    if not folders:
+        raise CheckpointError(f"{run} has no checkpoint yet")
+    if wanted == "best":
+        return store.best() or folders[-1]
+    if wanted == "latest":
+        return folders[-1]
+    for folder in folders:
+        if folder.name == wanted:
+            return folder
+    names = ", ".join(folder.name for folder in folders)
+    raise CheckpointError(f"{run} has no checkpoint {wanted!r}; it has best, latest, {names}")
+
+
 def find_checkpoint(
     path: Path,
     accept: Callable[[Path, Checkpoint], None] | None = None,

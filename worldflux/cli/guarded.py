@@ -1,0 +1,85 @@
+"""Mistakes of a person are told in one line; a bug keeps its traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from worldflux.cli.explain import explain
+from worldflux.errors import WorldFluxError
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+INTERRUPTED = 130
+
+
+def guarded(program: str, command: Callable[[], int]) -> int:
+    """Runs a command and returns its exit code; tells every mistake in one line as `program`'s."""
+    try:
+        return command()
+    except BrokenPipeError:
+        raise  # the reader of our output has seen enough: told nowhere
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return report(error, program)
+
+
+def guarded_hydra(program: str, command: Callable[[], int]) -> int:
+    """`guarded` for a command that hands its jobs to Hydra."""
+    if os.environ.get(FULL_ERROR):
+        return command()
+    os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
+    try:
+        with quiet_disk():
+            return guarded(program, command)
+    finally:
+        os.environ.pop(FULL_ERROR, None)
+
+
+@contextmanager
+def quiet_disk() -> Iterator[None]:
+    """A full disk is told once, by the run that ends with it, not also by everyone who tries to
+    write there: log files print a traceback of their own, and so does TensorBoard's thread, whose
+    error the run meets at its next write."""
+    before = logging.raiseExceptions, threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            before[1](failed)
+
+    logging.raiseExceptions, threading.excepthook = False, hook
+    try:
+        yield
+    finally:
+        logging.raiseExceptions, threading.excepthook = before
+
+
+def report(error: Exception, program: str) -> int:
+    """Tells an error, in one line if it is a user's mistake, and returns its exit code."""
+    line = explain(error)
+    if line is None:
+        error.__traceback__ = _without_hydra(error.__traceback__)
+        traceback.print_exception(error)
+        return 1
+    print(f"{program}: error: {line}", file=sys.stderr)
+    return error.exit_code if isinstance(error, WorldFluxError) else WorldFluxError.exit_code
+
+
+def _without_hydra(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback from the job on, without the frames of Hydra that led to it."""
+    last: Any = None
+    frame = frames
+    while frame is not None:
+        if "hydra" in Path(frame.tb_frame.f_code.co_filename).parts:
+            last = frame
+        frame = frame.tb_next
+    return frames if last is None or last.tb_next is None else last.tb_next
