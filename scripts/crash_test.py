@@ -86,6 +86,7 @@ class Outcome:
 def settings(family: str, envs: int, updates: int) -> RunConfig:
     """A run of the whole algorithm in about two seconds."""
     model: Any
+    optimizer: dict[str, Any]
     if family == "dreamerv3":
         env_id, prefill = "CartPole-v1", 60
         model = DreamerV3Config.from_size("ci", imagination_horizon=4, actor_critic=True)

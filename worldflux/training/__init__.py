@@ -15,7 +15,8 @@ if TYPE_CHECKING:
         ProgressCallback,
     )
     from worldflux.training.config import TrainingConfig
-    from worldflux.training.trainer import Trainer, train
+    from worldflux.training.shortcut import train
+    from worldflux.training.trainer import Trainer
 
 _HOME = {
     "worldflux.data.buffer": ("ReplayBuffer", "TrajectoryDataset"),
@@ -27,7 +28,8 @@ _HOME = {
         "ProgressCallback",
     ),
     "worldflux.training.config": ("TrainingConfig",),
-    "worldflux.training.trainer": ("Trainer", "train"),
+    "worldflux.training.shortcut": ("train",),
+    "worldflux.training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

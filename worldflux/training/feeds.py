@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldflux.core.agent import Agent
 from worldflux.core.state import Batch
@@ -180,3 +181,12 @@ def as_source(data: Any, agent: Agent, config: TrainingConfig) -> Source:
         "data: expected an object with sample(batch_size=, seq_len=, device=) or an iterable of "
         f"batches, got {type(data).__name__}"
     )
+
+
+def to_device(arrays: Mapping[str, np.ndarray | Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch as tensors on a device."""
+    tensors = {key: torch.as_tensor(value) for key, value in arrays.items()}
+    if device.type == "cuda":
+        # From pinned memory the copy runs beside the computation.
+        tensors = {k: v if v.is_cuda else v.pin_memory() for k, v in tensors.items()}
+    return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}

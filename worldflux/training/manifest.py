@@ -105,7 +105,7 @@ def run_manifest(
     state, source = trainer.state, trainer.source
     data_mode = getattr(source, "data_mode", "unknown")
     degraded = trainer.all_degraded_modes()
-    profile = trainer.runtime_profile()
+    profile = trainer.record.runtime_profile()
     content = {
         **trainer.facts,
         "schema_version": SCHEMA,

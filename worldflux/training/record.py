@@ -118,6 +118,14 @@ class Record:
             status.eta = self.clock.eta(state.global_step, updates_left)
         return status
 
+    def runtime_profile(self) -> dict[str, float | None]:
+        """Seconds to the first finished update, seconds in all, updates per second."""
+        return {
+            "ttfi_sec": self.clock.ttfi,
+            "elapsed_sec": self.clock.elapsed(),
+            "throughput_steps_per_sec": self.clock.throughput(self.state.global_step),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         self.sync()
         self.state.elapsed = self.clock.elapsed()

@@ -5,24 +5,24 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldflux.core.agent import Agent
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
-from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
+from worldflux.errors import CheckpointError, ConfigurationError, DiskError
 from worldflux.training.callbacks import Callback
 from worldflux.training.checkpoint import Checkpoint, write_checkpoint
 from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation
-from worldflux.training.feeds import Feed, as_agent, as_source, default_training
+from worldflux.training.failures import out_of_memory, refused_at_the_start
+from worldflux.training.feeds import Feed, as_agent, as_source, default_training, to_device
 from worldflux.training.manifest import environment_facts, run_manifest
 from worldflux.training.meter import Meter
 from worldflux.training.progress import Progress, Status
@@ -181,7 +181,7 @@ class Trainer:
             arrays = source.batch(rows)
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
-            self._batch = self._to_device(arrays)
+            self._batch = to_device(arrays, self.device)
             metrics, entries = self.agent.update(self._batch)
             metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
@@ -452,69 +452,10 @@ class Trainer:
             modes.append("damaged_checkpoint_skipped")
         return list(dict.fromkeys(modes))
 
-    def runtime_profile(self) -> dict[str, float | None]:
-        """Seconds to the first finished update, seconds in all, updates per second."""
-        return {
-            "ttfi_sec": self.record.clock.ttfi,
-            "elapsed_sec": self.record.clock.elapsed(),
-            "throughput_steps_per_sec": self.record.clock.throughput(self.state.global_step),
-        }
-
-    def _to_device(self, arrays: Mapping[str, np.ndarray | Tensor]) -> dict[str, Tensor]:
-        tensors = {key: torch.as_tensor(value) for key, value in arrays.items()}
-        if self.device.type == "cuda":
-            # From pinned memory the copy runs beside the computation.
-            tensors = {k: v if v.is_cuda else v.pin_memory() for k, v in tensors.items()}
-        return {key: value.to(self.device, non_blocking=True) for key, value in tensors.items()}
-
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self)
 
 
-@contextmanager
-def refused_at_the_start() -> Iterator[None]:
-    """A disk that refuses before anything was trained: the folder given is the mistake."""
-    try:
-        yield
-    except DiskError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def out_of_memory(error: Exception) -> TrainingError | None:
-    """The one line for an error that means no memory is left; None for any other."""
-    text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({text})")
-    return None
-
-
-def train(
-    model: nn.Module,
-    data: Any,
-    total_steps: int | None = None,
-    batch_size: int = 16,
-    sequence_length: int = 50,
-    learning_rate: float = 3e-4,
-    grad_clip: float = 100.0,
-    output_dir: str = "./outputs",
-    device: str = "auto",
-    **kwargs: Any,
-) -> nn.Module:
-    """Trains a model on data and returns it; further keywords are TrainingConfig fields."""
-    if total_steps is not None:
-        kwargs["total_steps"] = total_steps
-    config = TrainingConfig(
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-        learning_rate=learning_rate,
-        grad_clip=grad_clip,
-        output_dir=output_dir,
-        device=device,
-        **kwargs,
-    )
-    return Trainer(model, config).train(data)
