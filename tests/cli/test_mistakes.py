@@ -70,6 +70,7 @@ CASES = {
     "training.seed 3": "no KEY=VALUE",
     "a=[": "cannot read the override 'a=\\['",
     "--cfgg job": "unknown flag --cfgg.*'--cfg'",
+    "-m --cfg job": "--multirun and --cfg do not go together; sweep.dry_run=true shows",
     "--cfg jobb": "--cfg takes job",
     "--config-dir nowhere": "no folder",
     "--cfg job training.batch_size=0": "training.batch_size must be >= 1",

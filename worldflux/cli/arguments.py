@@ -108,6 +108,11 @@ def parse(argv: Sequence[str]) -> Arguments:
             raise ConfigurationError(f"unknown flag {flag}.{near_miss(flag, known)}")
     if found.cfg not in (None, "job", "hydra", "all"):
         raise ConfigurationError(f"--cfg takes job, hydra or all; got {found.cfg!r}")
+    names = ("run", "multirun", "cfg", "info", "shell_completion")
+    modes = ["--" + name.replace("_", "-") for name in names if getattr(found, name)]
+    if len(modes) > 1:
+        hint = "; sweep.dry_run=true shows a sweep's jobs" if found.multirun else ""
+        raise ConfigurationError(f"{' and '.join(modes)} do not go together{hint}")
     return Arguments(
         overrides=(*found.overrides, *unknown),
         help=found.help,
