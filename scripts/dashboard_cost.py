@@ -4,10 +4,10 @@
     python scripts/dashboard_cost.py --pairs 4 -- env=pixels model/size=size12m
 
 Every run has the same seed and computes the same numbers. With the page means `dashboard=live` and
-a client that asks what an open page asks, as often as it does; its own processor time is not the
-training's, but on a machine whose cores are all busy it is part of what is measured. A run's speed
-is that between its update --skip and its last, by the time stamps of metrics.jsonl; the first run is
-thrown away. Other options of worldflux-run follow after `--`.
+a client that asks what an open page asks, as often as it does. A run's speed is that between its
+update --skip and its last, by the time stamps of metrics.jsonl; the first run is thrown away. With
+--core the training and the process that serves its page share one core, so that nothing of the
+page's work is hidden on another one. Other options of worldflux-run follow after `--`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pairs", type=int, default=8, help="runs of each kind (8)")
     made.add_argument("--updates", type=int, default=200, help="of a run (200)")
     made.add_argument("--skip", type=int, default=40, help="updates before the clock starts (40)")
+    made.add_argument("--core", type=int, help="run on this core alone, with one thread")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of worldflux-run")
     return made
@@ -83,8 +84,12 @@ def updates_per_second(options: argparse.Namespace, live: bool) -> float:
         page = Page(port)
         page.start()
         command = [sys.executable, "-m", "worldflux.cli.main", *words]
+        environment = {**os.environ}
+        if options.core is not None:
+            command = ["taskset", "--cpu-list", str(options.core), *command]
+            environment["OMP_NUM_THREADS"] = "1"
         try:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            subprocess.run(command, check=True, env=environment, capture_output=True)
         finally:
             page.ended.set()
         if live and page.answers < 3:

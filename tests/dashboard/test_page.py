@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -73,19 +74,18 @@ def page(serve):
     return metrics, gameplay, server
 
 
-@pytest.mark.slow
-def test_the_curve_of_a_real_run_grows(browser, tmp_path):
+@contextmanager
+def real_run(folder, browser, *words):
+    """A training with its page open in the browser, killed at the end."""
     port = free_port()
-    words = ["dashboard=live", f"visualization.port={port}", "visualization.refresh_ms=200"]
-    words += ["model/size=ci", "training.total_steps=100_000", "training.log_interval=2"]
-    words += [
-        "training.eval_interval=100_000",
-        "training.num_envs=2",
-        f"hydra.run.dir={tmp_path}/run",
-    ]
-    command = [sys.executable, "-m", "worldflux.cli.main", *words]
+    command = [sys.executable, "-m", "worldflux.cli.main", "dashboard=live", "model/size=ci"]
+    command += [f"visualization.port={port}", "visualization.refresh_ms=200"]
+    command += ["training.total_steps=100_000", "training.log_interval=2", "training.num_envs=2"]
     run = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [*command, f"hydra.run.dir={folder}/run", *words],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 240
@@ -97,6 +97,15 @@ def test_the_curve_of_a_real_run_grows(browser, tmp_path):
                 assert run.poll() is None and time.monotonic() < deadline
                 time.sleep(0.1)
         browser.open(f"http://127.0.0.1:{port}/")
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+@pytest.mark.slow
+def test_the_curve_of_a_real_run_grows(browser, tmp_path):
+    with real_run(tmp_path, browser, "training.eval_interval=100_000") as run:
         few = browser.until(DRAWN, 240)
         browser.until(f"{DRAWN} > {few} + 3", 240)
         if importlib.util.find_spec("pygame"):  # what draws CartPole
@@ -110,9 +119,23 @@ def test_the_curve_of_a_real_run_grows(browser, tmp_path):
         )
         assert browser.value(f"({TEXT})('status-text')") == "Failed"
         assert browser.value(DRAWN) > few + 3, "what was seen stays"
-    finally:
-        run.kill()
-        run.wait()
+
+
+@pytest.mark.slow
+def test_a_real_model_of_pictures_shows_its_imagination_beside_reality(browser, tmp_path):
+    pytest.importorskip("pygame")
+    words = ["env=pixels", "env.id=CartPole-v1", "env.time_limit=20"]
+    with real_run(tmp_path, browser, *words, "training.eval_interval=4"):
+        browser.until("!document.getElementById('film').hidden", 240)
+        assert browser.value("document.getElementById('imagination').height") == 3 * 64
+        first = browser.value(f"({TEXT})('imagination-note')")
+        browser.until(f"({TEXT})('imagination-note') !== {first!r}", 240)  # the next evaluation's
+        shown = "document.getElementById('imagination')"
+        colours = browser.value(
+            f"new Set({shown}.getContext('2d').getImageData(0, 0, 64, 192).data).size"
+        )
+        assert colours > 20, "the film is empty"
+        browser.screenshot(tmp_path / "imagination.png")
 
 
 def test_everything_has_its_place_from_the_start(browser, page):
