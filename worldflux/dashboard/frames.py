@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.01  # of the training time that drawing frames may take
+SHARE = 0.008  # of the training time that drawing frames may take
 MOST_CREDIT = 0.02  # seconds of drawing that a pause may save up
 UNWATCHED_SECONDS = 2.0  # between frames while nobody looks
 GAMEPLAY_UNAVAILABLE = "gameplay_unavailable"
