@@ -30,12 +30,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldflux import get_config
-from worldflux.core.spaces import Space
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Space
 from worldflux.data.collect import Collector
 from worldflux.data.replay import SequenceReplay
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
-from worldflux.factory import model_class
+from worldflux.models.factory import model_class
 from worldflux.training import TrainingConfig
 
 # How each family is trained unless its options say otherwise. length: trained steps of a sequence.

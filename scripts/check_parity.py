@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the comparison lies in tests/
+
+from tests.parity.comparison import dreamerv3, tdmpc2
+from tests.parity.comparison.compare import Comparison, Row
 from worldflux.errors import WorldFluxError
-from worldflux.parity import dreamerv3, tdmpc2
-from worldflux.parity.compare import Comparison, Row
 
 FAMILIES = {"dreamerv3": dreamerv3.compare_folder, "tdmpc2": tdmpc2.compare_folder}
 

@@ -33,21 +33,22 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from worldflux.cli.run import run
-from worldflux.cli.schema import RunConfig
-from worldflux.core.config import DreamerV3Config, TDMPC2Config
-from worldflux.data.config import DataConfig
-from worldflux.envs.config import EnvConfig
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.run import RunConfig
+from worldflux.config.training import LoggerConfig, TrainingConfig
 from worldflux.envs.vector import VectorEnv
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
+from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.tdmpc2.agent import TDMPC2Agent
-from worldflux.training.checkpoint import MODEL, OPTIMIZER, STATE, CheckpointStore, read_state
-from worldflux.training.config import LoggerConfig, TrainingConfig
+from worldflux.models.tdmpc2.config import TDMPC2Config
+from worldflux.run_folder.checkpoint import MODEL, OPTIMIZER, STATE, CheckpointStore, read_state
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.state import RunState, run_state
+from worldflux.runner.run import run
 from worldflux.training.evaluate import GreedyEvaluator
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import read_manifest
 from worldflux.training.run_folder import RunFolder
-from worldflux.training.run_state import RunState, run_state
 
 FAMILIES = ("dreamerv3", "tdmpc2")
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)

@@ -34,8 +34,8 @@ from matplotlib.figure import Figure
 from worldflux.errors import WorldFluxError
 from worldflux.report.curves import EVAL, GRID, INK, TRAIN, compact, series
 from worldflux.report.published import PublishedCurve, published_task, read_published
+from worldflux.run_folder.manifest import FILE, read_manifest
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import FILE, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "worldflux.cli.main"]

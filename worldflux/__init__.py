@@ -9,13 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldflux.core.config import (
-        DreamerV3Config,
-        DynamicsType,
-        LatentType,
-        TDMPC2Config,
-        WorldModelConfig,
-    )
+    from worldflux.config.model import DynamicsType, LatentType, WorldModelConfig
     from worldflux.core.state import (
         ActionPayload,
         Batch,
@@ -26,19 +20,17 @@ if TYPE_CHECKING:
         Trajectory,
     )
     from worldflux.errors import ConfigurationError, WorldFluxError
-    from worldflux.factory import create_world_model, get_config, get_model_info, list_models
+    from worldflux.models.dreamerv3.config import DreamerV3Config
+    from worldflux.models.factory import create_world_model, get_config, get_model_info, list_models
+    from worldflux.models.tdmpc2.config import TDMPC2Config
     from worldflux.training.seed import set_seed
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "worldflux.core.config": (
-        "DreamerV3Config",
-        "DynamicsType",
-        "LatentType",
-        "TDMPC2Config",
-        "WorldModelConfig",
-    ),
+    "worldflux.config.model": ("DynamicsType", "LatentType", "WorldModelConfig"),
+    "worldflux.models.dreamerv3.config": ("DreamerV3Config",),
+    "worldflux.models.tdmpc2.config": ("TDMPC2Config",),
     "worldflux.core.state": (
         "ActionPayload",
         "Batch",
@@ -49,7 +41,12 @@ _HOME = {
         "Trajectory",
     ),
     "worldflux.errors": ("ConfigurationError", "WorldFluxError"),
-    "worldflux.factory": ("create_world_model", "get_config", "get_model_info", "list_models"),
+    "worldflux.models.factory": (
+        "create_world_model",
+        "get_config",
+        "get_model_info",
+        "list_models",
+    ),
     "worldflux.training.seed": ("set_seed",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -56,5 +56,5 @@ def jobs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append((config, run_dir))
         return float(len(found))
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     return found

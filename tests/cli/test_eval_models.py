@@ -11,7 +11,7 @@ import pytest
 from worldflux import create_world_model
 from worldflux.cli.main import main
 from worldflux.cli.verbs import main as worldflux
-from worldflux.core.spaces import Space, Task
+from worldflux.config.spaces import Space, Task
 
 SMALL: dict[str, Any] = dict(num_samples=16, num_elites=4, num_pi_trajs=2, iterations=2)
 SHORT = ["env=pendulum", "env.time_limit=9"]
@@ -125,8 +125,8 @@ def test_a_run_plays_in_its_environment_changed(
 
 def test_task_layouts_take_widths_from_the_model() -> None:
     from worldflux import TDMPC2Config
-    from worldflux.cli.trained import layout_of
-    from worldflux.envs.config import EnvConfig
+    from worldflux.config.env import EnvConfig
+    from worldflux.runner.trained import layout_of
 
     config = TDMPC2Config.from_size("ci").with_spaces(
         {"obs": Space((5,)), "task": Space((), "int64", (2,))},

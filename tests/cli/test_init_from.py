@@ -14,11 +14,12 @@ from tests.cli.conftest import TINY
 from tests.training.test_trainer import pointer
 from worldflux.cli.main import main
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.factory import model_class
-from worldflux.models.dreamerv3 import DreamerV3Agent
+from worldflux.models.dreamerv3.agent import DreamerV3Agent
+from worldflux.models.factory import model_class
+from worldflux.models.families import family_of_type
 from worldflux.models.tdmpc2.agent import TDMPC2Agent
+from worldflux.run_folder.manifest import read_manifest
 from worldflux.training.initial import InitialWeights
-from worldflux.training.manifest import read_manifest
 
 FAMILIES = {"dreamerv3": DreamerV3Agent, "tdmpc2": TDMPC2Agent}
 PENDULUM = ["env=pendulum", "env.time_limit=20"]
@@ -90,10 +91,8 @@ def test_a_model_folder_and_a_checkpoint_are_taken_too(run: tuple, tmp_path: Pat
 
 
 def read_config(run: Path):
-    from worldflux.core.config import WorldModelConfig
-
     values = read_manifest(run)["model_config"]
-    return WorldModelConfig.families[values["model_type"]].from_dict(values)
+    return family_of_type(values["model_type"]).config_class().from_dict(values)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(

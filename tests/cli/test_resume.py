@@ -15,10 +15,10 @@ import pytest
 
 from tests.cli.conftest import TINY
 from worldflux.cli.main import main
-from worldflux.core.disk import seal
-from worldflux.models.dreamerv3 import DreamerV3Agent
-from worldflux.training.manifest import SCHEMA, plain, read_manifest, write_manifest
-from worldflux.training.run_state import claim
+from worldflux.models.dreamerv3.agent import DreamerV3Agent
+from worldflux.run_folder.disk import seal
+from worldflux.run_folder.manifest import SCHEMA, plain, read_manifest, write_manifest
+from worldflux.run_folder.state import claim
 
 
 def leave(run: Path, config: Any, status: str = "stopped", checkpoint: bool = True) -> None:

@@ -15,7 +15,7 @@ import yaml
 from tests.cli.conftest import TINY
 from worldflux import DreamerV3Config, WorldModelConfig
 from worldflux.cli.main import main
-from worldflux.cli.schema import keys_of
+from worldflux.config.run import keys_of
 from worldflux.errors import TrainingError
 
 
@@ -89,7 +89,7 @@ def test_training_that_stops_itself_gives_3(
     def run(config: Any, run_dir: Path) -> float:
         raise TrainingError("loss 'rew' is not finite at update 7")
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     assert main(["training.seed=1"]) == 3
     err = capfd.readouterr().err
     assert err.splitlines()[-1] == "worldflux-run: error: loss 'rew' is not finite at update 7"
@@ -102,7 +102,7 @@ def test_ctrl_c_gives_130(
     def run(config: Any, run_dir: Path) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     assert main([]) == 130
     assert capfd.readouterr().err == "worldflux-run: interrupted\n"
 
@@ -113,7 +113,7 @@ def test_a_bug_keeps_its_traceback_without_hydras_frames(
     def run(config: Any, run_dir: Path) -> float:
         return {}["a bug"]
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     assert main([]) == 1
     err = capfd.readouterr().err
     assert "KeyError: 'a bug'" in err and "Traceback" in err
@@ -142,8 +142,7 @@ def test_a_family_of_another_package_runs(
     jobs: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point = EntryPoint("river", f"{__name__}:River", "worldflux.models")
-    monkeypatch.setattr("worldflux.factory.entry_points", lambda group: [point])
-    monkeypatch.setattr(WorldModelConfig, "families", dict(WorldModelConfig.families))
+    monkeypatch.setattr("worldflux.models.families.entry_points", lambda group: [point])
     (folder / "mine" / "model").mkdir(parents=True)
     keys = {k: v for k, v in RiverConfig().to_dict().items() if k in keys_of(RiverConfig)}
     links = {key: f"${{training.{key}}}" for key in ("learning_rate", "grad_clip", "device")}

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from worldflux.cli.slurm_ranks import first_node, slurm_task
-from worldflux.training.manifest import read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.runner.slurm_task import first_node, slurm_task
 
 WORDS = [
     "training.nproc=2",

@@ -6,9 +6,10 @@ import dataclasses
 
 from hydra import compose, initialize_config_dir
 
-from worldflux.cli import preflight, schema
-from worldflux.cli.schema import RunConfig
-from worldflux.core.presets import conf_dir
+from worldflux.config import composition as preflight
+from worldflux.config import run as schema
+from worldflux.config.presets import conf_dir
+from worldflux.config.run import RunConfig
 
 
 def composed(*overrides: str) -> RunConfig:

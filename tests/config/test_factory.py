@@ -20,6 +20,7 @@ from worldflux import (
     get_model_info,
     list_models,
 )
+from worldflux.models.families import family_of_type
 
 
 @pytest.mark.parametrize(
@@ -120,11 +121,10 @@ class River(torch.nn.Linear):
 
 def test_an_installed_package_can_add_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("river", f"{__name__}:River", "worldflux.models")
-    monkeypatch.setattr("worldflux.factory.entry_points", lambda group: [point])
-    monkeypatch.setattr(WorldModelConfig, "families", dict(WorldModelConfig.families))
+    monkeypatch.setattr("worldflux.models.families.entry_points", lambda group: [point])
     model = create_world_model("river:small", action_dim=3)
     assert (type(model).__name__, model.config.hidden_dim) == ("River", 8)
-    assert WorldModelConfig.families["river"].__name__ == "RiverConfig"
+    assert family_of_type("river").config_class() is RiverConfig
 
 
 def test_public_names_resolve_lazily() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from worldflux import ConfigurationError, DreamerV3Config, TDMPC2Config, WorldModelConfig
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 
 # Published sizes: width d, then deter 8d, cnn depth d/16, classes d/16 (size1m: 4), 32 latents.
 DREAMER = {

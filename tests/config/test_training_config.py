@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from worldflux import ConfigurationError
-from worldflux.data.config import DataConfig
-from worldflux.envs.config import EnvConfig
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
 from worldflux.training import TrainingConfig
 
 

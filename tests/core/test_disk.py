@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from worldflux.core.disk import write_atomic
+from worldflux.run_folder.disk import write_atomic
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:

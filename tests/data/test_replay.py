@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldflux.core.spaces import Space
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Space
 from worldflux.data import replay as replay_module
-from worldflux.data.config import DataConfig
 from worldflux.data.gym_source import GymSource
 from worldflux.data.replay import SequenceReplay
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.errors import BufferError, ConfigurationError
 

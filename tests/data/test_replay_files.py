@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_replay import fill, make, tiny_segments  # noqa: F401
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.data.replay import SequenceReplay
 from worldflux.errors import BufferError, CheckpointError
 

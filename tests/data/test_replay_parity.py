@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldflux.core.spaces import Space
-from worldflux.data.config import DataConfig
+from worldflux.config.data import DataConfig
+from worldflux.config.spaces import Space
 from worldflux.data.gym_source import ConsecutiveChunks
 from worldflux.data.replay import SequenceReplay
 from worldflux.data.sources import UpdateRatio, updates_per_step

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldflux.core.spaces import Space
-from worldflux.data.config import DataConfig
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Space
 from worldflux.data.sources import GymSource, RandomSource, make_source, try_envs
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.errors import ConfigurationError, TrainingError
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldflux.core.spaces import Space
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Space
 from worldflux.data.collect import Collector
 from worldflux.data.replay import SequenceReplay
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 
 COUNTING = "tests.envs.counting:Counting-v0"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
 from worldflux.envs.dmc import choose_renderer, find_task
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gs
 
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.errors import ConfigurationError
 

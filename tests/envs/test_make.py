@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gs
 
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 
@@ -135,7 +135,7 @@ def test_a_stop_signal_to_the_whole_group_leaves_the_workers_at_work() -> None:
 
 def test_a_program_that_forgets_to_close_still_ends() -> None:
     text = (
-        "from worldflux.envs.config import EnvConfig\n"
+        "from worldflux.config.env import EnvConfig\n"
         "from worldflux.envs.make import make_envs\n"
         "if __name__ == '__main__':\n"
         "    envs = make_envs(EnvConfig(), num_envs=2, mode='async')\n"

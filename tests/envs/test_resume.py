@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
 from worldflux.envs.make import make_envs
 
 COUNTING = "tests.envs.counting:Counting-v0"

@@ -11,8 +11,8 @@ from gymnasium import spaces as gs
 from PIL import Image
 
 import tests.envs.counting  # noqa: F401  (registers the environments)
-from worldflux.core.spaces import Space
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Space
 from worldflux.envs.make import make_envs
 from worldflux.envs.spaces import ActionDecoder, ImageFormat, ObservationEncoder
 from worldflux.errors import ConfigurationError

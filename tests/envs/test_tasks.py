@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gs
 
-from worldflux.core.spaces import Space, Task
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Space, Task
 from worldflux.data.collect import Collector
 from worldflux.data.replay import SequenceReplay
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
 from worldflux.errors import ConfigurationError

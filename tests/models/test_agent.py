@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from worldflux import DreamerV3Config
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.errors import ConfigurationError
-from worldflux.models.dreamerv3 import make_agent
+from worldflux.models.dreamerv3.agent import make_agent
 from worldflux.models.dreamerv3.objective import Noise
 from worldflux.training import TrainingConfig
 

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from worldflux import ConfigurationError, TDMPC2Config, create_world_model
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.core.state import Batch
 from worldflux.errors import TrainingError, ValidationError
-from worldflux.models.tdmpc2 import TDMPC2, TDMPC2Agent, make_agent
+from worldflux.models.tdmpc2.agent import TDMPC2Agent, make_agent
 from worldflux.models.tdmpc2.networks import Layer, mish, simnorm
 from worldflux.models.tdmpc2.objective import Noise, dropout
+from worldflux.models.tdmpc2.world_model import TDMPC2
 from worldflux.training import TrainingConfig
 
 B, H, N = 6, 3, 2

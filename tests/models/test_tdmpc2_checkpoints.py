@@ -12,7 +12,7 @@ import torch
 
 from worldflux import create_world_model
 from worldflux.cli.verbs import main as worldflux
-from worldflux.models.tdmpc2.official_tasks import official_tasks
+from worldflux.models.tdmpc2.official.tasks import official_tasks
 
 PARTS = ("weight", "bias", "ln.weight", "ln.bias")
 OBS, A, Z, D, HID, ENC, Q, BINS = 5, 3, 16, 4, 12, 10, 3, 11

@@ -10,7 +10,7 @@ import numpy as np
 from hydra.core.global_hydra import GlobalHydra
 
 from worldflux.cli.main import main
-from worldflux.training.manifest import read_manifest
+from worldflux.run_folder.manifest import read_manifest
 
 
 class Valves(gym.Env):

@@ -8,11 +8,12 @@ import torch
 
 from tests.models.tdmpc2_reference import Reference, shifted
 from worldflux import ConfigurationError, TDMPC2Config, create_world_model
-from worldflux.core.spaces import Space
-from worldflux.models.tdmpc2 import TDMPC2, TDMPC2Agent, make_agent
+from worldflux.config.spaces import Space
+from worldflux.models.tdmpc2.agent import TDMPC2Agent, make_agent
 from worldflux.models.tdmpc2.objective import Noise
-from worldflux.models.tdmpc2.official import official_names
+from worldflux.models.tdmpc2.official.weights import official_names
 from worldflux.models.tdmpc2.pixels import draw_shift, shift_pictures
+from worldflux.models.tdmpc2.world_model import TDMPC2
 from worldflux.training import TrainingConfig
 
 B, H, N = 4, 2, 2

@@ -10,13 +10,14 @@ import torch
 
 from tests.models.tdmpc2_reference import Reference
 from worldflux import ConfigurationError, TDMPC2Config, create_world_model
-from worldflux.core.spaces import Space, Task
+from worldflux.config.spaces import Space, Task
 from worldflux.errors import ValidationError
-from worldflux.models.tdmpc2 import TDMPC2, TDMPC2Agent, make_agent
+from worldflux.models.tdmpc2.agent import TDMPC2Agent, make_agent
 from worldflux.models.tdmpc2.losses import entropies
 from worldflux.models.tdmpc2.objective import Noise
-from worldflux.models.tdmpc2.official import official_names
+from worldflux.models.tdmpc2.official.weights import official_names
 from worldflux.models.tdmpc2.planner import PlanNoise
+from worldflux.models.tdmpc2.world_model import TDMPC2
 from worldflux.training import TrainingConfig
 
 B, H, OBS, A = 6, 3, 5, 3

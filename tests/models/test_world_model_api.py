@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from worldflux import Batch, DreamerV3Config, WorldModelConfig, create_world_model
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
-from worldflux.models.dreamerv3 import DreamerV3
+from worldflux.models.dreamerv3.world_model import DreamerV3
 
 B, T, A = 3, 5, 4
 

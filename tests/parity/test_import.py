@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from worldflux.cli.verbs import main as worldflux
-from worldflux.core.config import DreamerV3Config
-from worldflux.core.pickled_arrays import read_pickled_arrays
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.training import TrainingConfig
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.models.dreamerv3 import DreamerV3
-from worldflux.models.dreamerv3.official import official_names
-from worldflux.models.dreamerv3.official_checkpoint import expected_shapes, import_checkpoint
-from worldflux.training.config import TrainingConfig
+from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.models.dreamerv3.official.checkpoint import expected_shapes, import_checkpoint
+from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
+from worldflux.models.dreamerv3.official.weights import official_names
+from worldflux.models.dreamerv3.world_model import DreamerV3
 from worldflux.training.evaluate import evaluate
 
 Copy = Callable[[str], Path]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldflux.parity.dreamerv3 import compare_folder
+from tests.parity.comparison.dreamerv3 import compare_folder
 
 FOLDERS = ("disc", "cont", "units", "checkpoint")
 

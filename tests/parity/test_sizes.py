@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldflux.core.config import DreamerV3Config
-from worldflux.models.dreamerv3 import DreamerV3
+from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.models.dreamerv3.world_model import DreamerV3
 
 IMAGE = {"image": {"shape": (3, 64, 64)}}
 WALKER = {

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity.comparison.compare import Comparison, Computation, Recorded, flatten_json
+from tests.parity.comparison.tdmpc2 import compare_folder
+from tests.parity.comparison.tdmpc2.plan import Planning
+from tests.parity.comparison.tdmpc2.subject import Subject
+from tests.parity.comparison.tdmpc2.update import METRICS, Update
 from tests.parity.test_strictness import array, edit
 from worldflux.cli.verbs import main as worldflux
-from worldflux.core.config import TDMPC2Config
 from worldflux.core.precision import Precision
 from worldflux.errors import CheckpointError
-from worldflux.models.tdmpc2 import TDMPC2
-from worldflux.models.tdmpc2.official import load_official
-from worldflux.models.tdmpc2.official_checkpoint import import_checkpoint
-from worldflux.parity.compare import Comparison, Computation, Recorded, flatten_json
-from worldflux.parity.tdmpc2 import compare_folder
-from worldflux.parity.tdmpc2.plan import Planning
-from worldflux.parity.tdmpc2.subject import Subject
-from worldflux.parity.tdmpc2.update import METRICS, Update
+from worldflux.models.tdmpc2.config import TDMPC2Config
+from worldflux.models.tdmpc2.official.checkpoint import import_checkpoint
+from worldflux.models.tdmpc2.official.weights import load_official
+from worldflux.models.tdmpc2.world_model import TDMPC2
 
 RECORDED = Path(__file__).parents[3] / "shared" / "parity" / "tdmpc2"
 INSTANCES = ("base", "episodic")

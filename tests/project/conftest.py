@@ -53,7 +53,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(arguments)
         return 0.0
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     return found
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.project.conftest import SAMPLES
 from worldflux.cli import convert, train
 from worldflux.cli import main as runner
-from worldflux.cli.preflight import composed
+from worldflux.config.composition import composed
 from worldflux.config_loader import load_config
 from worldflux.project.back import to_toml, write
 from worldflux.project.convert import experiment, overrides

@@ -15,7 +15,7 @@ from tests.project.conftest import SAMPLES, manifest
 from tests.project.test_schema import almost_files
 from worldflux.cli.train import main
 from worldflux.errors import CheckpointError
-from worldflux.project.checkpoints import find
+from worldflux.run_folder.paths import find
 
 # A run of a second or two on noise.
 NOISE = """\

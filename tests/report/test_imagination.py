@@ -10,12 +10,12 @@ from PIL import Image
 
 from tests.training.test_end_to_end_run import settings
 from worldflux.cli import imagine as command
-from worldflux.cli.run import run
-from worldflux.core.config import TDMPC2Config
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
 from worldflux.core.state import ModelOutput, State
-from worldflux.data.config import DataConfig
-from worldflux.envs.config import EnvConfig
+from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.report.imagination import errors, imagine, play, real, returns_to_come
+from worldflux.runner.run import run
 
 LENGTH, DISCOUNT = 23, 0.9
 

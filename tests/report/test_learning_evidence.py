@@ -14,7 +14,7 @@ import pytest
 
 from worldflux.errors import ConfigurationError
 from worldflux.report.published import PER_SEED, Task, read_published
-from worldflux.training.manifest import SCHEMA
+from worldflux.run_folder.manifest import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = """source,suite,task,method,seed,env_steps,score

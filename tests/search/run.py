@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from worldflux.training.manifest import SCHEMA, write_manifest
-from worldflux.training.run_state import claim
+from worldflux.run_folder.manifest import SCHEMA, write_manifest
+from worldflux.run_folder.state import claim
 
 STEPS = 5
 BROKEN = 1e-2  # learning rates above it diverge

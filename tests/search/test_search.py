@@ -19,8 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from tests.cli.conftest import TINY
 from worldflux.cli.search import main
+from worldflux.run_folder.manifest import read_manifest
 from worldflux.search import trial as trials
-from worldflux.training.manifest import read_manifest
 
 optuna = pytest.importorskip("optuna")
 

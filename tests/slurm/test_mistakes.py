@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.cli.conftest import folder, refused
+from worldflux.config.slurm import SlurmConfig, slurm_config
 from worldflux.errors import ConfigurationError
-from worldflux.slurm.config import SlurmConfig, slurm_config
 
 __all__ = ["folder", "refused"]
 SLURM = ("-m", "hydra/launcher=slurm")

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from worldflux.run_folder.manifest import read_manifest
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import read_manifest
 
 WORDS = [
     "training.nproc=2",

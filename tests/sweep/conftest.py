@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import folder, refused  # noqa: F401
+from worldflux.run_folder.manifest import SCHEMA, write_manifest
 from worldflux.training.logger import MetricLogger
-from worldflux.training.manifest import SCHEMA, write_manifest
 
 
 def end(run_dir: Path, status: str, score: float | None, **facts: Any) -> None:
@@ -35,7 +35,7 @@ def started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa
         end(run_dir, "completed", score, global_step=3, env_steps=30)
         return score
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     return found
 
 

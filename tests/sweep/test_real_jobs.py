@@ -16,7 +16,7 @@ import pytest
 
 from worldflux.cli import report
 from worldflux.cli.main import main
-from worldflux.training.run_state import RunState, process_of, run_state
+from worldflux.run_folder.state import RunState, process_of, run_state
 
 TINY = [
     "model/size=ci",

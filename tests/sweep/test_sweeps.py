@@ -13,7 +13,7 @@ import pytest
 from tests.sweep.conftest import end
 from worldflux.cli.main import main
 from worldflux.errors import TrainingError
-from worldflux.training.run_state import claim
+from worldflux.run_folder.state import claim
 
 FAMILIES = ["-m", "sweep=a", "model=dreamerv3,tdmpc2", "training.seed=range(2)"]
 
@@ -107,7 +107,7 @@ def test_every_state_and_what_happens_to_it(
 def test_a_failed_job_stops_no_other_and_the_table_tells_why(
     started: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    from worldflux.cli import run as runner
+    from worldflux.runner import run as runner
 
     good = runner.run
 
@@ -118,7 +118,7 @@ def test_a_failed_job_stops_no_other_and_the_table_tells_why(
             return {}["a bug"]
         return good(config, run_dir)
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     assert main(FAMILIES[:2] + ["training.seed=range(3)"]) == 1
     out = capfd.readouterr().out
     assert "3 jobs: 1 completed, 2 failed" in out
@@ -128,7 +128,7 @@ def test_a_failed_job_stops_no_other_and_the_table_tells_why(
     root = folder / "outputs" / "multirun" / "a"
     assert "Traceback" in (root / "training.seed=1" / "run.log").read_text()
     assert "Traceback" not in (root / "training.seed=0" / "run.log").read_text()
-    monkeypatch.setattr("worldflux.cli.run.run", good)
+    monkeypatch.setattr("worldflux.runner.run.run", good)
     assert main(FAMILIES[:2] + ["training.seed=range(3)"]) == 0
     assert "3 jobs: 3 completed" in capfd.readouterr().out
 
@@ -136,7 +136,7 @@ def test_a_failed_job_stops_no_other_and_the_table_tells_why(
 def test_ctrl_c_tells_how_to_continue(
     started: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    from worldflux.cli import run as runner
+    from worldflux.runner import run as runner
 
     good = runner.run
 
@@ -146,7 +146,7 @@ def test_ctrl_c_tells_how_to_continue(
             raise KeyboardInterrupt
         return good(config, run_dir)
 
-    monkeypatch.setattr("worldflux.cli.run.run", run)
+    monkeypatch.setattr("worldflux.runner.run.run", run)
     assert main(["-m", "training.seed=range(3)"]) == 130
     out, err = capfd.readouterr()
     assert err == "worldflux-run: interrupted\n"
@@ -155,7 +155,7 @@ def test_ctrl_c_tells_how_to_continue(
     (name,) = {path.name for path in (folder / "outputs" / "multirun").iterdir()}
     command = f"worldflux-run -m sweep={name} 'training.seed=range(3)'"
     assert f"continue it with: {command}" in out and f"continue with: {command}" in out
-    monkeypatch.setattr("worldflux.cli.run.run", good)
+    monkeypatch.setattr("worldflux.runner.run.run", good)
     assert main(["-m", f"sweep={name}", "training.seed=range(3)"]) == 0
     assert [config.training.seed for config, _ in started] == [0, 1, 2]
 

@@ -6,8 +6,8 @@ import torch
 
 from worldflux import Batch, create_world_model, set_seed
 from worldflux.errors import ConfigurationError, TrainingError
+from worldflux.run_folder.manifest import read_manifest
 from worldflux.training import Callback, ReplayBuffer, Trainer, TrainingConfig, train
-from worldflux.training.manifest import read_manifest
 
 
 def world_model(seed=0):

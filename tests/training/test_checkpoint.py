@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worldflux.errors import CheckpointError, TrainingError
-from worldflux.training.checkpoint import (
+from worldflux.run_folder.checkpoint import (
     Checkpoint,
     CheckpointStore,
     read_checkpoint,

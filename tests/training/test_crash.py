@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from worldflux.training.manifest import read_manifest, write_manifest
+from worldflux.run_folder.manifest import read_manifest, write_manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "crash_test.py"
 

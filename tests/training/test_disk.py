@@ -15,9 +15,9 @@ from tests.training.test_trainer import At, make, pointer
 from tests.training.tiny import TinySource
 from worldflux.cli.main import main
 from worldflux.errors import CheckpointError, DiskError
+from worldflux.run_folder.checkpoint import read_checkpoint
+from worldflux.run_folder.state import RunState, run_state
 from worldflux.training import Callback
-from worldflux.training.checkpoint import read_checkpoint
-from worldflux.training.run_state import RunState, run_state
 
 FIELDS = dict(total_steps=30, log_interval=4, eval_interval=6, save_interval=10)
 

@@ -14,15 +14,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training.test_resume_exact import assert_equal, content
 from worldflux.cli import evaluate as eval_command
-from worldflux.cli.run import run
-from worldflux.cli.schema import RunConfig
-from worldflux.core.config import DreamerV3Config
-from worldflux.data.config import DataConfig
-from worldflux.envs.config import EnvConfig
-from worldflux.models.dreamerv3 import DreamerV3Agent
-from worldflux.training.config import LoggerConfig, TrainingConfig
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.run import RunConfig
+from worldflux.config.training import LoggerConfig, TrainingConfig
+from worldflux.models.dreamerv3.agent import DreamerV3Agent
+from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.runner.run import run
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import read_manifest
 
 
 class Cue(gym.Env):

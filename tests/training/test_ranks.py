@@ -5,16 +5,18 @@ import signal
 
 import pytest
 
-import worldflux.cli.run
+import worldflux.runner.run
 from tests.together import together
 from tests.training.test_resume_exact import assert_equal, content
-from worldflux.cli import arguments, preflight, schema
-from worldflux.cli.run import run
+from worldflux.cli import arguments
+from worldflux.config import composition as preflight
+from worldflux.config import run as schema
 from worldflux.core.ranks import RankLost
 from worldflux.errors import ConfigurationError, TrainingError
-from worldflux.models.dreamerv3 import DreamerV3Agent
+from worldflux.models.dreamerv3.agent import DreamerV3Agent
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.runner.run import run
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import read_manifest
 
 STEPS = 10
 TINY = [
@@ -72,7 +74,7 @@ def trained(folder, config, harm=None, at=None):
         ranks.mean_gradients_ = counted
         # Drawing takes longer than training here; this process is not the test's.
         DreamerV3Agent.report = lambda self, batch: {}
-        worldflux.cli.run.draw_run = lambda folder: None
+        worldflux.runner.run.draw_run = lambda folder: None
         return run(config, folder / "run", ranks=ranks)
 
     return together(folder, work)

@@ -18,7 +18,7 @@ import pytest
 from tests.training.test_trainer import At, make
 from tests.training.tiny import TinySource
 from worldflux.errors import CheckpointError, RunBusyError, TrainingError
-from worldflux.training.run_state import LOCK, RunState, claim, claimed_by, run_state
+from worldflux.run_folder.state import LOCK, RunState, claim, claimed_by, run_state
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def test_a_claim_is_running_before_there_is_a_manifest(tmp_path: Path) -> None:
                 os._exit(0)
         assert os.read(ready, 9) == b"refused"
         os.wait()
-        code = "import sys; from pathlib import Path; from worldflux.training.run_state import *; "
+        code = "import sys; from pathlib import Path; from worldflux.run_folder.state import *; "
         code += "print(run_state(Path(sys.argv[1])), 'torch' in sys.modules)"
         words = [sys.executable, "-c", code, str(folder)]
         assert subprocess.check_output(words, text=True).split() == ["running", "False"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from worldflux import set_seed
-from worldflux.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from worldflux.run_folder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state
 
 

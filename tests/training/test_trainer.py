@@ -11,12 +11,12 @@ import torch
 from tests.training.test_checkpoint import disk_that_fills_up
 from tests.training.tiny import TinyAgent, TinySource, tiny_evaluator
 from worldflux.errors import CheckpointError, ConfigurationError, TrainingError
+from worldflux.run_folder.checkpoint import read_checkpoint
+from worldflux.run_folder.manifest import read_manifest
 from worldflux.training import Callback, Trainer, TrainingConfig
 from worldflux.training.callbacks import CheckpointCallback, EarlyStoppingCallback, LoggingCallback
-from worldflux.training.checkpoint import read_checkpoint
 from worldflux.training.evaluate import Evaluation
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import read_manifest
 
 
 def make(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.data.collect import Episode
 from worldflux.training.evaluate import Evaluation
 

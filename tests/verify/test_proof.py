@@ -12,7 +12,7 @@ import pytest
 
 from worldflux.cli.verbs import main as worldflux
 from worldflux.report.published import TABLE, Task, published_scores, published_task
-from worldflux.training.manifest import SCHEMA
+from worldflux.run_folder.manifest import SCHEMA
 
 WALKER = Task("dmc_proprio", "dmc_walker_walk", "dreamerv3")
 STEPS = 100_000

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from worldflux.core.fields import near_miss
+from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError
 
 # Every flag with the number of values it takes; `--info` takes one or none.

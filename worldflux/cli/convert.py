@@ -12,17 +12,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.cli import resume, schema
 from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
-from worldflux.cli.preflight import composed
-from worldflux.cli.schema import RunConfig
 from worldflux.cli.train import told_with_lines
-from worldflux.core.disk import disk_errors, write_atomic
+from worldflux.config import run as schema
+from worldflux.config.composition import composed
+from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
 from worldflux.project.back import to_toml
 from worldflux.project.convert import experiment, overrides, settings
 from worldflux.project.schema import FILE, load_config
+from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.runner import resume
 
 PROGRAM = "worldflux convert"
 EXPERIMENTS = Path("conf") / "experiment"

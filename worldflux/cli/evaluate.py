@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from worldflux.cli.guarded import guarded
-from worldflux.cli.trained import SavedModel, TrainedRun, open_trained
 from worldflux.core.agent import Agent
 from worldflux.errors import ConfigurationError
 from worldflux.report.video import write_video
+from worldflux.runner.trained import SavedModel, TrainedRun, open_trained
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 
 SEED = 1_000_003  # far from the seeds 0, 1, 2… that runs train with

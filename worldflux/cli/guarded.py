@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from worldflux.cli.explain import explain
+from worldflux.config.hydra_errors import explain
 from worldflux.errors import WorldFluxError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"

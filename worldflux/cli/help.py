@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldflux.core.presets import GROUP_OF_TYPE, conf_dir, size_names
+from worldflux.config.presets import conf_dir, size_names
+from worldflux.models.families import conf_folders, model_types
 
 _TEXT = """\
 worldflux-run trains a world-model agent in an environment.
@@ -55,9 +56,9 @@ Exit codes: 0 fine, 1 jobs of a sweep failed, 2 wrong input, 3 training stopped 
 
 def help_text(config_dir: str | None) -> str:
     """The help, with the options of `conf/` and of the user's own folder."""
-    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    folders = [conf_dir(), *conf_folders().values(), *([Path(config_dir)] if config_dir else [])]
     rows = {group: _options(folders, group) for group in ("model", "model/size")}
-    for kind, family in GROUP_OF_TYPE.items():
+    for kind, family in model_types().items():
         own = size_names(kind)
         rows[f"  {family}"] = own
         rows["model/size"] = [name for name in rows["model/size"] if name not in own]

@@ -13,17 +13,17 @@ import numpy as np
 
 from worldflux.cli.evaluate import SEED
 from worldflux.cli.guarded import guarded
-from worldflux.cli.trained import TrainedRun, open_run
+from worldflux.config.env import EnvConfig
 from worldflux.core.agent import Agent
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import ConfigurationError
-from worldflux.models.tdmpc2 import TDMPC2
-from worldflux.project.checkpoints import find
+from worldflux.models.families import family_of_type
 from worldflux.project.schema import FILE, load_config
 from worldflux.report.imagination import Episode, Imagination, discount_of, errors, imagine, play
 from worldflux.report.imagination_picture import draw, images_of, write_film
+from worldflux.run_folder.paths import find
+from worldflux.runner.trained import TrainedRun, open_run
 
 HORIZON = 15
 
@@ -72,9 +72,10 @@ def _main(options: argparse.Namespace) -> int:
     run, horizon = chosen(options)
     agent, layout = run.agent(options.device), layout_in(run)
     out = options.out or run.folder / "report"
+    latent = family_of_type(run.model.model_type).latent
     for (env, discount), number in product(played(run, agent), range(options.episodes)):
         seed, one = options.seed + number, replace(run, env=env)
-        episode = play(agent, env, seed=seed, discount=discount, layout=layout)
+        episode = play(agent, env, seed=seed, discount=discount, layout=layout, latent=latent)
         if len(episode) < 2:
             raise ConfigurationError(f"env.id={env.id}: an episode has only one step")
         task = f"_{env.id.replace('/', '_')}" if run.env.tasks else ""
@@ -89,8 +90,8 @@ def played(run: TrainedRun, agent: Agent) -> list[tuple[EnvConfig, float]]:
     if not run.env.tasks:
         return [(run.env, discount_of(agent.model))]
     envs, model = task_configs(run.env), agent.model
-    own = model.discounts if isinstance(model, TDMPC2) else [discount_of(model)] * len(envs)
-    return list(zip(envs, own, strict=True))
+    discounts = getattr(model, "discounts", None) or [discount_of(model)] * len(envs)
+    return list(zip(envs, discounts, strict=True))
 
 
 def layout_in(run: TrainedRun) -> TaskLayout | None:

@@ -12,9 +12,17 @@ from typing import TypeVar
 
 from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
-from worldflux.core.fields import near_miss
+from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError
-from worldflux.project.create import ENVIRONMENTS, FAMILIES, Wish, configuration, files, write
+from worldflux.models.families import DEFAULT
+from worldflux.project.create import (
+    ENVIRONMENTS,
+    Wish,
+    configuration,
+    families_offered,
+    files,
+    write,
+)
 from worldflux.project.sections import Architecture, Training, plain_text
 
 PROGRAM = "worldflux init"
@@ -37,7 +45,9 @@ def parser() -> Parser:
         "--environment", choices=list(ENVIRONMENTS), help="what to learn (default: cartpole)"
     )
     made.add_argument("--env-id", metavar="ID", help="any Gymnasium id, or dmc/walker-walk")
-    made.add_argument("--model", choices=list(FAMILIES), help="default: dreamer")
+    made.add_argument(
+        "--model", choices=list(families_offered()), help=f"default: {DEFAULT.toml_name}"
+    )
     made.add_argument("--obs-shape", metavar="N,N", help="without an environment: such as 3,64,64")
     made.add_argument("--action-dim", type=int, metavar="N", help="without an environment")
     made.add_argument("--steps", type=int, metavar="N", help="gradient updates")
@@ -89,7 +99,7 @@ def wished(options: argparse.Namespace) -> Wish:
     sizes_given = options.obs_shape is not None or options.action_dim is not None
     if environment == "custom" and not env_id and not sizes_given:
         env_id = ask.text("Gymnasium id (empty: none yet)", "", plain)
-    family = options.model or ask.choice("model", FAMILIES, "dreamer")
+    family = options.model or ask.choice("model", families_offered(), DEFAULT.toml_name)
     wish = Wish(
         project_name=_name(name),
         environment=environment,

@@ -18,15 +18,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux import __version__
-from worldflux.cli import arguments, preflight, resume, schema
-from worldflux.cli.continuation import AUTO, check_same_run
+from worldflux.cli import arguments
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.help import help_text
-from worldflux.cli.schema import RunConfig
-from worldflux.core.presets import conf_dir
+from worldflux.config import composition as preflight
+from worldflux.config import run as schema
+from worldflux.config.presets import conf_dir
+from worldflux.config.run import RunConfig
 from worldflux.dashboard.server import check_installed
 from worldflux.errors import ConfigurationError, WorldFluxError
-from worldflux.factory import available
+from worldflux.runner import resume
+from worldflux.runner.continuation import AUTO, check_same_run
 from worldflux.sweep import words as sweep_words
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
         check_trainable(expansion.check())
         return _hydra(words, asked.config_name, None)
-    from worldflux.cli import sweep
+    from worldflux.sweep import run as sweep
 
     flags = [word for word in words if word not in asked.overrides]
     plan = sweep.plan(asked, expansion, own, flags)
@@ -119,10 +121,6 @@ def check_trainable(configs: list[RunConfig], project: Project | None = None) ->
     for config in configs:
         if config.visualization.enabled and config.data.on_env_failure != "degrade":
             check_installed()
-        if not available(config.model.model_type):
-            family = schema.family_name(config.model.model_type)
-            text = f"model={family} cannot be trained: it is not available yet in this version"
-            raise ConfigurationError(f"{text}; use model=dreamerv3")
         preflight.check_machine(config)
         facts = (config.env, config.model, config.data.on_env_failure, config.init_from)
         if facts not in seen:
@@ -133,12 +131,12 @@ def check_trainable(configs: list[RunConfig], project: Project | None = None) ->
 
 def _joined_another(config: RunConfig) -> bool:
     """Trains as a task of a Slurm step beside the first one, whose run folder it takes."""
-    from worldflux.cli.slurm_ranks import slurm_task
+    from worldflux.runner.slurm_task import slurm_task
 
     task = slurm_task(config.training.nproc)
     if task is None or task.rank == 0:
         return False
-    from worldflux.cli.launch import run_task
+    from worldflux.runner.processes import run_task
 
     run_task(config, None, task)
     return True
@@ -174,11 +172,11 @@ def train(cfg: DictConfig, project: Project | None = None) -> float:
     if config.training.nproc > 1:
         if project is not None:
             raise ConfigurationError("training.nproc must be 1 with the files of a worldflux.toml")
-        from worldflux.cli.launch import launch
+        from worldflux.runner.processes import launch
 
         log_config = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
         return launch(config, folder, log_config)  # type: ignore[arg-type]
-    from worldflux.cli.run import run
+    from worldflux.runner.run import run
 
     if project is None:
         return run(config, folder)

@@ -9,15 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from worldflux.cli.guarded import guarded
-from worldflux.core.config import WorldModelConfig
+from worldflux.config.model import WorldModelConfig
 from worldflux.errors import ConfigurationError
-from worldflux.factory import available, get_model_info, list_models, model_class, resolve
-
-# What identifies a size to a reader, by family.
-_SHOWN = {
-    "dreamer": ("deter_dim", "stoch_discrete", "stoch_classes", "hidden_dim", "cnn_depth"),
-    "tdmpc2": ("latent_dim", "hidden_dim", "encoder_dim", "encoder_layers", "num_q_networks"),
-}
+from worldflux.models.factory import get_model_info, list_models, model_class, resolve
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,11 +61,11 @@ def spaces_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def row(name: str, spaces: dict[str, Any]) -> dict[str, Any]:
     """One preset: its sizes and its trainable parameters, None where it takes no such spaces."""
-    model_type, size = resolve(name)
-    config = WorldModelConfig.families[model_type].from_size(size, **spaces)
-    shown = {field: getattr(config, field) for field in _SHOWN[model_type]}
+    family, size = resolve(name)
+    config = family.config_class().from_size(size, **spaces)
+    shown = {field: getattr(config, field) for field in family.described_by}
     try:
-        counted = count_parameters(config) if available(model_type) else None
+        counted = count_parameters(config)
     except ConfigurationError:
         counted = None
     return {"id": name, "parameters": counted, **shown}

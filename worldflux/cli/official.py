@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from worldflux.core.fields import near_miss
+from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError
 
 # Family -> module that reads its official checkpoints, and may write them.
 MODULES = {
-    "dreamerv3": "worldflux.models.dreamerv3.official_checkpoint",
-    "tdmpc2": "worldflux.models.tdmpc2.official_checkpoint",
+    "dreamerv3": "worldflux.models.dreamerv3.official.checkpoint",
+    "tdmpc2": "worldflux.models.tdmpc2.official.checkpoint",
 }
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.cli.guarded import guarded
-from worldflux.core.disk import shown
 from worldflux.errors import CheckpointError
+from worldflux.run_folder.disk import shown
+from worldflux.run_folder.manifest import FILE, plain, read_manifest
 from worldflux.sweep import record, table
 from worldflux.sweep.report import write_report
 from worldflux.sweep.status import look
-from worldflux.training.manifest import FILE, plain, read_manifest
 from worldflux.training.progress import duration
 
 SWEEPS = Path("outputs") / "multirun"

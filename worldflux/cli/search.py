@@ -17,12 +17,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from worldflux.cli import preflight, schema
-from worldflux.cli.explain import explain
 from worldflux.cli.guarded import guarded
-from worldflux.core.disk import disk_errors, shown, write_atomic
-from worldflux.core.presets import GROUP_OF_TYPE, conf_dir
+from worldflux.config import composition as preflight
+from worldflux.config import run as schema
+from worldflux.config.hydra_errors import explain
+from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import family_of_type
+from worldflux.run_folder.disk import disk_errors, shown, write_atomic
 from worldflux.search.space import Space, changed, read_space, word
 from worldflux.search.study import (
     ERROR,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-    from worldflux.cli.schema import RunConfig
+    from worldflux.config.run import RunConfig
 
 TABLE = "trials.csv"
 # What the search itself decides.
@@ -147,8 +149,8 @@ def _space(asked: str | None, config: RunConfig) -> Space:
         return {}
     if asked is not None:
         return read_space(Path(asked))
-    family = GROUP_OF_TYPE.get(config.model.model_type, config.model.model_type)
-    path = conf_dir() / "search" / f"{family}.yaml"
+    one = family_of_type(config.model.model_type)
+    family, path = one.name, (one.conf or conf_dir()) / "search" / f"{one.name}.yaml"
     if not path.is_file():
         raise ConfigurationError(f"model={family} has no ready search space: give --space FILE")
     return read_space(path)

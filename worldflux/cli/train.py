@@ -13,18 +13,18 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from worldflux.cli import main as runner
-from worldflux.cli import preflight
 from worldflux.cli.arguments import Parser
-from worldflux.cli.continuation import changes, saved_config
 from worldflux.cli.guarded import guarded_hydra
+from worldflux.config import composition as preflight
 from worldflux.errors import ConfigurationError
-from worldflux.project.checkpoints import run_of
 from worldflux.project.convert import Setting, overrides, settings
 from worldflux.project.origins import origins, shown
 from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
-from worldflux.training.manifest import plain
+from worldflux.run_folder.manifest import plain
+from worldflux.run_folder.paths import run_of
+from worldflux.runner.continuation import changes, saved_config
 
 PROGRAM = "worldflux train"
 # Flag -> the key of worldflux.toml it stands for.

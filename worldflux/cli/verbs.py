@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from worldflux import __version__
-from worldflux.core.fields import near_miss
+from worldflux.config.fields import near_miss
 
 # Verb -> module with a `main(argv) -> exit code`, and what it does.
 VERBS = {

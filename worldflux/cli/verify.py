@@ -20,10 +20,11 @@ from rich.table import Table
 
 from worldflux.cli.guarded import guarded
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import family_of_type
 from worldflux.project.schema import FILE as PROJECT_FILE
 from worldflux.project.schema import load_config
 from worldflux.report.published import ADDRESS_OF
-from worldflux.training.manifest import FILE, plain, read_manifest
+from worldflux.run_folder.manifest import FILE, plain, read_manifest
 from worldflux.verify.proof import AT_PAR, BETTER, Proof, prove
 from worldflux.verify.quick import FAILED, PASSED, Quick, verify_quick
 from worldflux.verify.target import runs_below
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=SEED, help="quick: of the episodes")
     made.add_argument("--device", default="cpu", help="quick: cpu (default), auto, cuda…")
     made.add_argument("--env", help="must be the environment of the run")
-    made.add_argument("--baseline", help="proof: official/dreamerv3 or official/tdmpc2, as the run")
+    made.add_argument("--baseline", help="proof: official/FAMILY, as the run")
     made.add_argument(
         "--margin", type=float, default=0.05, help="proof: what counts as equal (0.05)"
     )
@@ -153,7 +154,7 @@ def check_runs(options: argparse.Namespace, runs: list[Path]) -> None:
         env, family = manifest["env"]["id"], manifest["model_config"]["model_type"]
         if options.env is not None and options.env != env:
             raise ConfigurationError(f"--env {options.env}: {run} was trained in {env}")
-        expected = "official/tdmpc2" if family == "tdmpc2" else "official/dreamerv3"
+        expected = f"official/{family_of_type(family).name}"
         if options.baseline not in (None, expected):
             raise ConfigurationError(f"--baseline {options.baseline}: {run} needs {expected}")
 

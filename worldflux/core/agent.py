@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from worldflux.config.spaces import Space
 from worldflux.core.ranks import Ranks
-from worldflux.core.spaces import Space
 
 Carry = dict[str, Tensor]  # state between calls, leading dimension N environments
 Entries = dict[str, np.ndarray]  # what the replay stores beside a step, leading dimension N

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from worldflux.dashboard.metrics import MetricBuffer
+from worldflux.run_folder.manifest import plain
 from worldflux.training.callbacks import Callback
 from worldflux.training.logger import read_metrics, video_frames
-from worldflux.training.manifest import plain
 
 if TYPE_CHECKING:
     from worldflux.training.trainer import Trainer

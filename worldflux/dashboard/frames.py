@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
 from worldflux.errors import WorldFluxError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from worldflux.errors import WorldFluxError
 from worldflux.training.logger import METRICS
 
 if TYPE_CHECKING:
-    from worldflux.cli.schema import RunConfig
-    from worldflux.envs.config import EnvConfig
+    from worldflux.config.env import EnvConfig
+    from worldflux.config.run import RunConfig
     from worldflux.project.sections import Gameplay, Visualization
     from worldflux.training.callbacks import Callback
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.data.replay import SequenceReplay
 
 if TYPE_CHECKING:

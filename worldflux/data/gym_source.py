@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldflux.core.spaces import Space
+from worldflux.config.data import DataConfig
+from worldflux.config.spaces import Space
 from worldflux.data.collect import Collector, Episode
-from worldflux.data.config import DataConfig
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay, consecutive_chunks

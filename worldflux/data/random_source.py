@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldflux.core.spaces import Space, flat_action_dim
+from worldflux.config.spaces import Space, flat_action_dim
 from worldflux.data.collect import Episode, random_actions
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import ceil
 
-from worldflux.data.config import DataConfig
+from worldflux.config.data import DataConfig
 
 
 class UpdateRatio:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.data.replay_files import ReplayFiles, keep_saves
 from worldflux.errors import BufferError, ConfigurationError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldflux.core.disk import disk_errors, file_facts, read_sealed, seal, write_atomic
 from worldflux.errors import BufferError
+from worldflux.run_folder.disk import disk_errors, file_facts, read_sealed, seal, write_atomic
 
 if TYPE_CHECKING:
     from worldflux.data.replay import SequenceReplay

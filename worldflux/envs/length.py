@@ -6,7 +6,7 @@ from math import ceil
 
 import gymnasium as gym
 
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
 
 DMC_STEPS = 1_000  # control steps of every DeepMind Control task
 

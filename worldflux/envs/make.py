@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from worldflux.config.env import EnvConfig
 from worldflux.envs import dmc
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.failures import make_error, missing
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of

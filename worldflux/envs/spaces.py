@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces as gs
 from PIL import Image
 
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.errors import ConfigurationError
 
 STEP_KEYS = ("action", "reward", "is_first", "is_last", "is_terminal", "stepid", "consec")

@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces as gs
 
-from worldflux.core.fields import near_miss
-from worldflux.core.spaces import TASK_KEY, Space, Task
-from worldflux.envs.config import EnvConfig
+from worldflux.config.env import EnvConfig
+from worldflux.config.fields import near_miss
+from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.envs.length import episode_length
 from worldflux.envs.spaces import SINGLE_KEY, gym_space
 from worldflux.envs.wrappers import HouseStep

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from worldflux.core.spaces import Space, Task, flat_action_dim
+from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, dependency_error
 from worldflux.errors import TrainingError
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces as gs
 
-from worldflux.core.spaces import Space
+from worldflux.config.spaces import Space
 from worldflux.envs.failures import EnvironmentFailed
 from worldflux.envs.spaces import (
     ActionDecoder,

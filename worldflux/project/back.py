@@ -8,13 +8,14 @@ from typing import Any
 
 import tomlkit
 
-from worldflux.cli.preflight import composed
-from worldflux.cli.schema import RunConfig
-from worldflux.core.fields import field_types, plain
-from worldflux.core.presets import GROUP_OF_TYPE, size_fields
+from worldflux.config.composition import composed
+from worldflux.config.fields import field_types, plain
+from worldflux.config.presets import size_fields
+from worldflux.config.run import RunConfig
 from worldflux.data.ratio import updates_per_step
 from worldflux.envs.length import episode_length
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import family_of_type
 from worldflux.project.convert import DMC, overrides, settings
 from worldflux.project.origins import flat
 from worldflux.project.schema import TEXTS, parse
@@ -76,17 +77,13 @@ def _ratio(run: RunConfig) -> Any:
 
 def _values(run: RunConfig, name: str) -> dict[str, Any]:
     model = run.model
-    if model.model_type not in GROUP_OF_TYPE:
-        raise ConfigurationError(
-            f"model {model.model_type!r}: worldflux.toml takes DreamerV3 and TD-MPC2"
-        )
     told: dict[str, Any] = {key: value for key, value in run.project.items()}
     values: dict[str, Any] = {
         "project_name": told.get("project_name", name),
         "environment": told.get("environment", "custom"),
         "model": told.get("model", ""),
     }
-    named = f"{_short(model.model_type)}:{model.model_name}"
+    named = f"{family_of_type(model.model_type).toml_name}:{model.model_name}"
     if not _names(values["model"], model.model_type, model.model_name):
         values["model"] = named
     for section, cls in SECTIONS.items():
@@ -96,17 +93,13 @@ def _values(run: RunConfig, name: str) -> dict[str, Any]:
 
 
 def _names(text: str, model_type: str, size: str) -> bool:
-    from worldflux.factory import resolve
+    from worldflux.models.factory import resolve
 
     try:
         kind, named = resolve(text)
     except ConfigurationError:
         return False
-    return kind == model_type and size_fields(kind, named)["model_name"] == size
-
-
-def _short(model_type: str) -> str:
-    return "dreamer" if model_type == "dreamer" else "tdmpc2"
+    return kind.model_type == model_type and size_fields(model_type, named)["model_name"] == size
 
 
 def _section(section: str, run: RunConfig) -> dict[str, Any]:

@@ -15,16 +15,14 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
-from worldflux.core.fields import field_types, plain
-from worldflux.core.presets import GROUP_OF_TYPE, conf_dir
+from worldflux.config.fields import field_types, plain
+from worldflux.config.presets import conf_dir
+from worldflux.models.families import family_of_type
 from worldflux.project.schema import ProjectConfig
 from worldflux.project.sections import SECTIONS
 
 GROUPS = ("model", "model/size", "env", "data", "training", "logger")
 DMC = "dmc/"  # dmc/walker-walk is a task of the DeepMind Control Suite
-# An evaluation for each so many parts of the training; every planned step of TD-MPC2 costs as much
-# as an update.
-EVALUATIONS = {"dreamer": 30, "tdmpc2": 10}
 FASTEST_EVALUATION = 100  # updates between two, at least
 # Keys of a section that have a key of their own in a run; the others are kept in `project`.
 HOMES = {
@@ -62,7 +60,7 @@ class Setting:
 def settings(config: ProjectConfig) -> dict[str, Setting]:
     """Hydra key -> value, groups first. The same file always gives the same run."""
     found = {
-        "model": Setting(GROUP_OF_TYPE[config.model_type], "model"),
+        "model": Setting(family_of_type(config.model_type).name, "model"),
         "model/size": Setting(config.size, "model"),
         **_environment(config),
     }
@@ -125,7 +123,9 @@ def _sizes(config: ProjectConfig) -> dict[str, Setting]:
         name = f"architecture.{key}"
         if name in config.given or (alone and key != "hidden_dim"):
             found[f"model.{key}"] = Setting(plain(getattr(wanted, key)), name)
-    if config.model_type == "tdmpc2" and config.data.source == "gym":
+    if "episodic" in field_types(family_of_type(config.model_type).config_class()) and (
+        config.data.source == "gym"
+    ):
         ends = not config.data.gym_env.startswith(DMC)  # that suite's tasks only run out of time
         found["model.episodic"] = Setting(ends, None, "whether the task itself can end an episode")
     if wanted.action_type:
@@ -141,7 +141,7 @@ def _training(config: ProjectConfig) -> dict[str, Setting]:
         f"training.{key}": Setting(getattr(config.training, key), f"training.{key}")
         for key in HOMES["training"]
     }
-    steps, parts = config.training.total_steps, EVALUATIONS[config.model_type]
+    steps, parts = config.training.total_steps, family_of_type(config.model_type).evaluations
     interval = max(FASTEST_EVALUATION, steps // parts)
     why = f"total_steps / {parts}, but at least {FASTEST_EVALUATION}"
     found["training.eval_interval"] = Setting(interval, None, why)

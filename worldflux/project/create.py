@@ -11,15 +11,17 @@ from typing import Any
 
 import tomlkit
 
-from worldflux.cli.preflight import composed, one_environment
-from worldflux.core.disk import disk_errors
-from worldflux.core.fields import plain
-from worldflux.core.modalities import action_type_of, modalities_of, primary_shape
-from worldflux.core.spaces import flat_action_dim
+from worldflux.config.composition import composed, one_environment
+from worldflux.config.fields import plain
+from worldflux.config.modalities import action_type_of, modalities_of, primary_shape
+from worldflux.config.presets import size_names
+from worldflux.config.spaces import flat_action_dim
 from worldflux.envs.length import episode_length
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import Family, Recipe, families
 from worldflux.project.convert import DMC, overrides, settings
 from worldflux.project.schema import FILE, parse
+from worldflux.run_folder.disk import disk_errors
 
 SCAFFOLD = Path(__file__).parent / "scaffold"
 NAMES = {"gitignore": ".gitignore"}  # one of its own name would hide files of the package
@@ -34,29 +36,6 @@ ENVIRONMENTS = {
     "atari": "ALE/Breakout-v5",
     "mujoco": "HalfCheetah-v5",
     "custom": "",
-}
-FAMILIES = {"dreamer": "DreamerV3", "tdmpc2": "TD-MPC2"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings that suit a kind of observation on a laptop."""
-
-    size: str
-    total_steps: int
-    batch_size: int
-    sequence_length: int
-    learning_rate: float
-    buffer_capacity: int
-    warmup_transitions: int
-    collect_steps_per_update: int
-
-
-RECIPES = {
-    ("dreamer", "vector"): Recipe("size250k", 3_000, 16, 16, 1e-3, 100_000, 500, 16),
-    ("dreamer", "image"): Recipe("size1m", 20_000, 16, 32, 1e-4, 20_000, 500, 4),
-    ("tdmpc2", "vector"): Recipe("75k", 10_000, 128, 3, 3e-4, 100_000, 1_000, 1),
-    ("tdmpc2", "image"): Recipe("1m", 20_000, 64, 3, 3e-4, 20_000, 1_000, 1),
 }
 
 
@@ -118,11 +97,30 @@ def measured(wish: Wish) -> tuple[dict[str, Any], int]:
     return found, episode_length(env) or unlimited
 
 
+def families_offered() -> dict[str, str]:
+    """Name in worldflux.toml -> title, of every family."""
+    return {one.toml_name: one.title for one in families()}
+
+
+def family_of_toml(name: str) -> Family:
+    """The family that worldflux.toml calls so."""
+    return next(one for one in families() if one.toml_name == name)
+
+
+def recipe_of(family: Family, kind: str) -> Recipe:
+    """The family's recipe for ``vector`` or ``image``, or one that suits small models."""
+    if kind in family.recipes:
+        return family.recipes[kind]
+    size = size_names(family.model_type)[0]
+    return Recipe(size, 10_000, 16, 16, 3e-4, 100_000, 1_000, 1)
+
+
 def _text(wish: Wish, sizes: dict[str, Any], steps: int) -> str:
     """The scaffold's worldflux.toml with the values of this project."""
     document: Any = tomlkit.parse((SCAFFOLD / FILE).read_text(encoding="utf-8"))
     shape = sizes.get("obs_shape", [])
-    recipe = RECIPES[wish.family, "image" if len(shape) == 3 else "vector"]
+    family = family_of_toml(wish.family)
+    recipe = recipe_of(family, "image" if len(shape) == 3 else "vector")
     online = bool(wish.gym_env)
     values: dict[str, dict[str, Any]] = {
         "": {
@@ -151,7 +149,7 @@ def _text(wish: Wish, sizes: dict[str, Any], steps: int) -> str:
         },
         "gameplay": {"enabled": online},
         "verify": {
-            "baseline": f"official/{'dreamerv3' if wish.family == 'dreamer' else 'tdmpc2'}",
+            "baseline": f"official/{family.name}",
             "env": wish.gym_env.removeprefix(DMC),
         },
     }

@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from worldflux.cli.schema import SPELLING, RunConfig, family_name
-from worldflux.core.config_base import CheckedConfig
-from worldflux.core.fields import field_types, plain
-from worldflux.core.presets import conf_dir, size_fields
+from worldflux.config.base import CheckedConfig
+from worldflux.config.fields import field_types, plain
+from worldflux.config.presets import conf_dir, size_fields
+from worldflux.config.run import SPELLING, RunConfig
+from worldflux.models.families import family_of_type
 from worldflux.project.convert import Setting
 from worldflux.project.schema import ProjectConfig
 from worldflux.project.sections import Section
@@ -75,7 +76,7 @@ def _told(item: Setting, config: ProjectConfig, flags: Mapping[str, str]) -> str
 
 def _recipes(run: RunConfig, settings: Mapping[str, Setting]) -> dict[str, str]:
     """`group.key` -> the file of `conf/` that sets it."""
-    family = family_name(run.model.model_type)
+    family = family_of_type(run.model.model_type).name
     size = run.model.model_name
     found = {
         f"model.{name}": f"preset model/size={size}"

@@ -16,21 +16,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from worldflux.cli.preflight import one_environment
-from worldflux.core.config import WorldModelConfig
-from worldflux.core.modalities import action_type_of
+from worldflux.config.composition import one_environment
+from worldflux.config.modalities import action_type_of
+from worldflux.config.model import WorldModelConfig
+from worldflux.config.training import TrainingConfig
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
-from worldflux.training.config import TrainingConfig
+from worldflux.run_folder.state import claim
 from worldflux.training.feeds import Feed, as_source
 from worldflux.training.run_folder import set_aside
-from worldflux.training.run_state import claim
 
 if TYPE_CHECKING:
-    from worldflux.cli.schema import RunConfig
+    from worldflux.config.run import RunConfig
     from worldflux.core.agent import Agent
 
 log = logging.getLogger("worldflux.project")

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldflux.core.config import WorldModelConfig
-from worldflux.core.fields import field_types, near_miss
-from worldflux.core.presets import GROUP_OF_TYPE
+from worldflux.config.fields import field_types, near_miss
 from worldflux.errors import ConfigurationError
-from worldflux.factory import resolve
+from worldflux.models.factory import resolve
+from worldflux.models.families import OURS, families, family_of_type
 from worldflux.project.lines import line_of_error, lines_of
 from worldflux.project.sections import (
     DELEGATED,
@@ -36,9 +35,6 @@ from worldflux.project.sections import (
 FILE = "worldflux.toml"
 LARGEST_FILE = 64 * 2**10  # bytes; a configuration is some fifty lines
 TEXTS = ("project_name", "environment", "model", "model_type")
-# What `model_type` may say, and the model_type of the configuration class.
-MODEL_TYPES = {"dreamer": "dreamer", "tdmpc2": "tdmpc2", "tdmpc": "tdmpc2"}
-NEWCOMERS = "this file takes DreamerV3 (dreamer:SIZE) and TD-MPC2 (tdmpc2:SIZE)"
 
 
 class ProjectFileError(ConfigurationError, ValueError):
@@ -202,18 +198,18 @@ class _Reader:
     def _family(self, model: str, model_type: str | None) -> str:
         """The model_type, with which `model` and `model_type` agree."""
         try:
-            kind, _ = resolve(model)
+            family, _ = resolve(model)
         except ConfigurationError as error:
-            raise self.refuse("model", f"model: {error} ({NEWCOMERS})") from None
-        if kind not in GROUP_OF_TYPE:
-            raise self.refuse("model", f"model {model!r}: {NEWCOMERS}")
+            raise self.refuse("model", f"model: {error} ({newcomers()})") from None
+        kind = family.model_type
         if model_type is None:
             return kind
-        if model_type not in MODEL_TYPES:
-            text = f"model_type must be one of {', '.join(MODEL_TYPES)}; got {shown(model_type)}."
-            close = near_miss(model_type[:40], MODEL_TYPES)
-            raise self.refuse("model_type", f"{text}{close} ({NEWCOMERS})")
-        if MODEL_TYPES[model_type] != kind:
+        known = model_types()
+        if model_type not in known:
+            text = f"model_type must be one of {', '.join(known)}; got {shown(model_type)}."
+            close = near_miss(model_type[:40], known)
+            raise self.refuse("model_type", f"{text}{close} ({newcomers()})")
+        if known[model_type] != kind:
             text = f"model_type {model_type!r} contradicts model {model!r}, which is {kind!r}"
             raise self.refuse("model_type", f"{text}; leave model_type out")
         return kind
@@ -243,7 +239,7 @@ class _Reader:
         if wanted.action_type:
             sizes["action_type"] = wanted.action_type
         try:
-            made = WorldModelConfig.families[config.model_type].from_size(config.size, **sizes)
+            made = family_of_type(config.model_type).config_class().from_size(config.size, **sizes)
         except ConfigurationError as error:
             text = str(error).partition("] ")[2] or str(error)
             name = f"architecture.{text.split()[0]}"
@@ -282,4 +278,17 @@ def _near_name(name: str, known: list[str], value: Any) -> str:
 
 
 def _default_family(environment: str) -> str:
-    return "dreamer" if environment == "atari" else "tdmpc2"
+    """The family of a file that names none: the first for games, the second otherwise."""
+    return OURS[0 if environment == "atari" else 1].toml_name
+
+
+def model_types() -> dict[str, str]:
+    """What ``model_type`` may say, and the model_type of the configuration class."""
+    types = {one.toml_name: one.model_type for one in families()}
+    return types | {name: one.model_type for one in OURS for name in one.synonyms}
+
+
+def newcomers() -> str:
+    """Which families this file takes."""
+    takes = [f"{one.title} ({one.toml_name}:SIZE)" for one in families()]
+    return f"this file takes {', '.join(takes[:-1])} and {takes[-1]}"

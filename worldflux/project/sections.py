@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from worldflux.core.config_base import DEVICE, DEVICES
-from worldflux.core.fields import check_names, coerce, field_types, near_miss
+from worldflux.config.base import DEVICE, DEVICES
+from worldflux.config.fields import check_names, coerce, field_types, near_miss
 from worldflux.errors import ConfigurationError
 
 # A rule: what is wrong with a value, or None.

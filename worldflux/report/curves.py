@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from worldflux.run_folder.manifest import FILE, read_manifest
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import FILE, read_manifest
 
 PICTURE = Path("report") / "learning_curve.png"
 TRAIN, EVAL, INK, GRID = "#7aa6d6", "#c2410c", "#1f2937", "#e5e7eb"

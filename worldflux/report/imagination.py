@@ -6,7 +6,7 @@ at t arrived with the observation at t, the action at t is taken after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldflux.config.env import EnvConfig
 from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
 from worldflux.training.seed import isolated_rng
@@ -66,8 +66,13 @@ def play(
     seed: int,
     discount: float,
     layout: TaskLayout | None = None,
+    latent: Sequence[str] = (),
 ) -> Episode:
-    """Plays one greedy episode in an environment of its own; layout: see `make_envs`."""
+    """Plays one greedy episode in an environment of its own; layout: see `make_envs`.
+
+    latent: entries of the agent's carry that are the model's state; none: the encoding of the
+    newest observation is.
+    """
     envs = make_envs(env, num_envs=1, mode="sync", seed=seed, layout=layout)
     rows: list[dict[str, np.ndarray]] = []
     actions: list[np.ndarray] = []
@@ -79,7 +84,7 @@ def play(
                 carry, action, _ = agent.act(carry, row, False)
                 rows.append(row)
                 actions.append(action[0])
-                latents.append(latent_of(agent, carry, row))
+                latents.append(latent_of(agent, carry, row, latent))
                 if row["is_last"][0]:
                     break
                 row = envs.step(action)
@@ -97,11 +102,13 @@ def play(
 
 
 @torch.no_grad()
-def latent_of(agent: Any, carry: Carry, row: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """The model's state after an observation `[1, ...]`: an agent with a memory carries it,
-    otherwise it is the encoding."""
-    if "deter" in carry:
-        return {key: carry[key] for key in ("deter", "stoch")}
+def latent_of(
+    agent: Any, carry: Carry, row: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The model's state after an observation `[1, ...]`: these entries of the carry, or the
+    encoding where none are named."""
+    if names:
+        return {key: carry[key] for key in names}
     return dict(agent.model.encode({key: row[key] for key in agent.model.obs_spaces}).tensors)
 
 

@@ -1,8 +1,7 @@
 """Published scores, to which runs are compared at equal simulator steps.
 
 Simulator steps are environment steps times the action repeat. The sources are the authors' own
-repositories: danijar/dreamerv3 (scores/: returns of training episodes) and nicklashansen/tdmpc2
-(results/: evaluation returns, every 100,000 simulator steps, action repeat 2 included).
+repositories, named in each family's table of published returns.
 """
 
 from __future__ import annotations
@@ -17,16 +16,15 @@ from typing import Any
 import numpy as np
 
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import OURS, family_of_type
 
 PER_SEED = "published_per_seed.csv.gz"
 TABLE = Path(__file__).with_name("published.csv")
 # What a source's scores are returns of, and where it is found.
 EPISODES, EVALUATIONS = "training episodes", "evaluation episodes"
-SCORE_OF = {"dreamerv3-repo": EPISODES, "tdmpc2-repo": EVALUATIONS}
-ADDRESS_OF = {
-    "dreamerv3-repo": "github.com/danijar/dreamerv3, scores/",
-    "tdmpc2-repo": "github.com/nicklashansen/tdmpc2, results/",
-}
+_PUBLISHED = [module for one in OURS if (module := one.published_module()) is not None]
+SCORE_OF = {module.SOURCE: module.SCORE_OF for module in _PUBLISHED}
+ADDRESS_OF = {module.SOURCE: module.ADDRESS for module in _PUBLISHED}
 
 
 @dataclass(frozen=True)
@@ -41,23 +39,15 @@ class Task:
 def published_task(manifest: Mapping[str, Any]) -> Task | None:
     """What the published files call a run's task and family; None for a task that none has.
 
-    manifest: the run's ``run_manifest.json``. Atari runs count only with the 4 frames per step of
-    the published ones.
+    manifest: the run's ``run_manifest.json``.
     """
-    env, pixels = manifest["env"], manifest["config"]["env"]["obs"] == "pixels"
-    tdmpc2 = manifest["model_config"]["model_type"] == "tdmpc2"
-    task = str(env["id"]).replace("-", "_")
-    if env["suite"] == "dmc" and tdmpc2 and not pixels:
-        name = str(env["id"]).replace("ball_in_cup", "cup").replace("point_mass", "pointmass")
-        return Task("dmcontrol", name.replace("_", "-"), "tdmpc2")
-    if env["suite"] == "dmc" and not tdmpc2:
-        name = task.replace("cup_", "ball_in_cup_", int(task.startswith("cup_")))
-        return Task("dmc_vision" if pixels else "dmc_proprio", f"dmc_{name}", "dreamerv3")
-    if env["id"].startswith("ALE/") and env["action_repeat"] == 4 and not tdmpc2:
-        game = env["id"].removeprefix("ALE/").split("-")[0]
-        words = "".join(f"_{c.lower()}" if c.isupper() else c for c in game)
-        return Task("atari100k", f"atari{words}", "dreamerv3")
-    return None
+    family = family_of_type(manifest["model_config"]["model_type"])
+    module = family.published_module()
+    named = None if module is None else module.task_of(manifest)
+    if named is None:
+        return None
+    suite, name = named
+    return Task(suite, name, family.name)
 
 
 @dataclass(frozen=True)

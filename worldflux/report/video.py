@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from worldflux.core.disk import disk_errors
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.disk import disk_errors
 
 LONGEST_SIDE = 400
 FRAME_MILLISECONDS = 30

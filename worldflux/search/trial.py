@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldflux.errors import CheckpointError
-from worldflux.training.manifest import FILE, read_manifest
-from worldflux.training.run_state import RunState, run_state
+from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.state import RunState, run_state
 
 if TYPE_CHECKING:
     from optuna import Trial

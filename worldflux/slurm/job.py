@@ -16,9 +16,9 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.state import RunState, claimed_by
 from worldflux.slurm import queue
-from worldflux.training.manifest import FILE, read_manifest
-from worldflux.training.run_state import RunState, claimed_by
 from worldflux.training.signals import Stopped
 
 log = logging.getLogger("worldflux.slurm")

@@ -16,14 +16,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.core.disk import disk_errors, shown
+from worldflux.config.slurm import slurm_config
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.disk import disk_errors, shown
+from worldflux.run_folder.state import RunState, run_state
 from worldflux.slurm import queue, record
-from worldflux.slurm.config import slurm_config
 from worldflux.slurm.job import SlurmJob
 from worldflux.slurm.queue import SlurmError
 from worldflux.slurm.submit import submit
-from worldflux.training.run_state import RunState, run_state
 
 log = logging.getLogger("worldflux.slurm")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from worldflux.core.disk import disk_errors, write_atomic
+from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.slurm import queue
 from worldflux.slurm.queue import JobStatus
 

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worldflux.core.fields import near_miss
+from worldflux.config.fields import near_miss
+from worldflux.config.slurm import SlurmConfig
 from worldflux.slurm import queue
-from worldflux.slurm.config import SlurmConfig
 from worldflux.slurm.job import SlurmJob
 from worldflux.slurm.queue import SlurmError
 from worldflux.slurm.record import FILE, LOG, Record

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from worldflux.run_folder.state import RunState, process_of
 from worldflux.sweep.jobs import Job, text_of
 from worldflux.sweep.status import SETTLED, JobStatus, look, shared_of
 from worldflux.training.progress import duration
-from worldflux.training.run_state import RunState, process_of
 
 SECONDS = 1.0  # between two looks at the jobs
 

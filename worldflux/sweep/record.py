@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldflux.core.disk import disk_errors, write_atomic
 from worldflux.errors import CheckpointError
+from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.state import claim
 from worldflux.sweep.jobs import Job
-from worldflux.training.run_state import claim
 
 SCHEMA = "worldflux.sweep.v1"
 FILE = "sweep.json"

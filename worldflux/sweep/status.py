@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError
+from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.state import RunState, run_state
 from worldflux.sweep.jobs import SEED
-from worldflux.training.manifest import FILE, read_manifest
-from worldflux.training.run_state import RunState, run_state
 
 QUEUED = "queued"  # waits in a scheduler, such as Slurm's
 # States of jobs that a command leaves alone.

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from worldflux.core.disk import disk_errors, write_atomic
 from worldflux.core.statistics import iqm, stratified_interval
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.state import RunState
 from worldflux.sweep.jobs import SEED, rank, typed
 from worldflux.sweep.record import Record, read_record
 from worldflux.sweep.status import QUEUED, JobStatus, look, shared_of
-from worldflux.training.run_state import RunState
 
 CSV = "sweep.csv"
 ORDER = (

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
+from worldflux.run_folder.manifest import plain
 from worldflux.sweep.jobs import SEED, text_of
 from worldflux.sweep.status import JobStatus
 from worldflux.sweep.summary import Group, Summary
-from worldflux.training.manifest import plain
 
 NONE = "-"
 WIDTH = 100

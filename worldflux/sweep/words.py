@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from worldflux.core.fields import near_miss
+from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.cli.continuation import has_checkpoint
-from worldflux.cli.slurm_ranks import slurm_task
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
+from worldflux.run_folder.manifest import FILE, SCHEMA, read_manifest, write_manifest
+from worldflux.run_folder.state import RunState, claim
+from worldflux.runner.continuation import has_checkpoint
+from worldflux.runner.slurm_task import slurm_task
 from worldflux.sweep.jobs import MACHINE_GROUPS, MACHINE_TRAINING
-from worldflux.training.manifest import FILE, SCHEMA, read_manifest, write_manifest
-from worldflux.training.run_state import RunState, claim
 from worldflux.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from worldflux.cli.schema import RunConfig
+    from worldflux.config.run import RunConfig
 
 log = logging.getLogger("worldflux.sweep")
 
@@ -78,13 +78,14 @@ def _train(cfg: DictConfig, folder: Path) -> None:
 
 
 def _start(cfg: DictConfig, folder: Path) -> None:
-    from worldflux.cli import run, schema
+    from worldflux.config import run as schema
+    from worldflux.runner import run
 
     config = schema.run_config(cfg)
     if has_checkpoint(folder):
         config = _continued(config, folder)
     if config.training.nproc > 1:
-        from worldflux.cli import launch
+        from worldflux.runner import processes as launch
 
         told = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
         launch.launch(config, folder, told)  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ def _start(cfg: DictConfig, folder: Path) -> None:
 def _continued(asked: RunConfig, folder: Path) -> RunConfig:
     """The configuration that the run was started with, with what this command says of the machine.
     Defaults may have changed since then, with another version; the run goes on as it began."""
-    from worldflux.cli import resume
+    from worldflux.runner import resume
 
     began = resume.config_of(folder)
     machine = {name: getattr(asked.training, name) for name in MACHINE_TRAINING}

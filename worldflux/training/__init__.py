@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldflux.config.training import TrainingConfig
     from worldflux.data.buffer import ReplayBuffer, TrajectoryDataset
     from worldflux.training.callbacks import (
         Callback,
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
         LoggingCallback,
         ProgressCallback,
     )
-    from worldflux.training.config import TrainingConfig
     from worldflux.training.shortcut import train
     from worldflux.training.trainer import Trainer
 
@@ -27,7 +27,7 @@ _HOME = {
         "LoggingCallback",
         "ProgressCallback",
     ),
-    "worldflux.training.config": ("TrainingConfig",),
+    "worldflux.config.training": ("TrainingConfig",),
     "worldflux.training.shortcut": ("train",),
     "worldflux.training.trainer": ("Trainer",),
 }

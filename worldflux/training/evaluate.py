@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from worldflux.config.env import EnvConfig
+from worldflux.config.spaces import Task
 from worldflux.core.agent import Agent
-from worldflux.core.spaces import Task
 from worldflux.core.statistics import bootstrap_interval
-from worldflux.envs.config import EnvConfig
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
 from worldflux.training.seed import isolated_rng

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.state import Batch
 from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, TrainingError
-from worldflux.training.config import TrainingConfig
 
 BATCH_FIELDS = {field.name for field in fields(Batch)}
 

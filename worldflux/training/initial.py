@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from worldflux.core.config import WorldModelConfig
-from worldflux.core.disk import file_facts
+from worldflux.config.model import WorldModelConfig
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.factory import model_class
-from worldflux.training.checkpoint import MODEL, CheckpointStore, read_state
-from worldflux.training.manifest import FILE, read_manifest
+from worldflux.models.factory import model_class
+from worldflux.run_folder.checkpoint import MODEL, CheckpointStore, read_state
+from worldflux.run_folder.disk import file_facts
+from worldflux.run_folder.manifest import FILE, read_manifest
 from worldflux.training.run_folder import CHECKPOINTS
 
 SHOWN = 4  # keys that an error names

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from worldflux.core.disk import disk_errors
-from worldflux.training.manifest import plain
+from worldflux.run_folder.disk import disk_errors
+from worldflux.run_folder.manifest import plain
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import FileWriter, SummaryWriter

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from worldflux.data.collect import Episode
+from worldflux.run_folder.manifest import plain
 from worldflux.training.logger import MetricLogger
-from worldflux.training.manifest import plain
 from worldflux.training.meter import TOTAL_LOSS, Meter
 from worldflux.training.progress import Clock, Status
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldflux.core.disk import disk_errors
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, WorldFluxError
-from worldflux.training.checkpoint import STATE, Checkpoint, CheckpointStore, read_checkpoint
+from worldflux.run_folder.checkpoint import STATE, Checkpoint, CheckpointStore, read_checkpoint
+from worldflux.run_folder.disk import disk_errors
+from worldflux.run_folder.manifest import FILE, read_manifest, write_manifest
+from worldflux.run_folder.state import Claim
 from worldflux.training.feeds import Feed
 from worldflux.training.logger import METRICS, MetricLogger
-from worldflux.training.manifest import FILE, read_manifest, write_manifest
-from worldflux.training.ranks import Restoring, check_size, of_rank, replay_name, size_of
-from worldflux.training.run_state import Claim
+from worldflux.training.parallel import Restoring, check_size, of_rank, replay_name, size_of
 
 log = logging.getLogger("worldflux.training")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from worldflux.training.config import TrainingConfig
+from worldflux.config.training import TrainingConfig
 from worldflux.training.trainer import Trainer
 
 

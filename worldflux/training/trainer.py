@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError
+from worldflux.run_folder.checkpoint import Checkpoint, write_checkpoint
+from worldflux.run_folder.manifest import environment_facts, run_manifest
+from worldflux.run_folder.state import claim
 from worldflux.training.callbacks import Callback
-from worldflux.training.checkpoint import Checkpoint, write_checkpoint
-from worldflux.training.config import TrainingConfig
 from worldflux.training.evaluate import Evaluation
 from worldflux.training.failures import out_of_memory, refused_at_the_start
 from worldflux.training.feeds import Feed, as_agent, as_source, default_training, to_device
-from worldflux.training.manifest import environment_facts, run_manifest
 from worldflux.training.meter import Meter
-from worldflux.training.progress import Progress, Status
-from worldflux.training.ranks import (
+from worldflux.training.parallel import (
     agree,
     decide,
     gather_states,
@@ -35,9 +35,9 @@ from worldflux.training.ranks import (
     rank_seed,
     share_model,
 )
+from worldflux.training.progress import Progress, Status
 from worldflux.training.record import Record, TrainerState
 from worldflux.training.run_folder import RunFolder, WatchedFolder, find_checkpoint, restore_from
-from worldflux.training.run_state import claim
 from worldflux.training.seed import derive_seed, isolated_rng, rng_state, set_rng_state, set_seed
 from worldflux.training.signals import Stopped, StopSignals
 

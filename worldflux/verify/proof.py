@@ -18,8 +18,8 @@ from worldflux.report.published import (
     published_scores,
     published_task,
 )
+from worldflux.run_folder.manifest import degrading, read_manifest
 from worldflux.training.logger import read_metrics
-from worldflux.training.manifest import degrading, read_manifest
 
 BETTER, AT_PAR, WORSE, UNKNOWN = "better", "at par", "worse", "not enough evidence"
 # Below three seeds a resampled interval is about the seeds, not about the method.

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from worldflux.cli.trained import TrainedRun, open_run
+from worldflux.config.spaces import Space
 from worldflux.core.agent import Agent, Carry, Entries
-from worldflux.core.spaces import Space
 from worldflux.core.statistics import mean, stratified_interval
 from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
-from worldflux.training.checkpoint import CheckpointStore, read_checkpoint
+from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
+from worldflux.run_folder.manifest import classification, degrading, read_manifest
+from worldflux.run_folder.state import RunState, run_state
+from worldflux.runner.trained import TrainedRun, open_run
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.logger import METRICS
-from worldflux.training.manifest import classification, degrading, read_manifest
 from worldflux.training.run_folder import CHECKPOINTS
-from worldflux.training.run_state import RunState, run_state
 from worldflux.verify.welch import difference_interval
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from worldflux.errors import CheckpointError
-from worldflux.training.manifest import FILE
+from worldflux.run_folder.manifest import FILE
 
 NOT_RUNS = {"checkpoints", "replay", "previous", ".hydra", "report", "videos", "pictures"}
 

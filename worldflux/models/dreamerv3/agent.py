@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldflux.config.spaces import Space
 from worldflux.core.agent import Carry, Entries
 from worldflux.core.compile import compiler
-from worldflux.core.config import DreamerV3Config
 from worldflux.core.distributions import gumbel_noise
 from worldflux.core.given_optimizer import given_optimizer
 from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
-from worldflux.core.spaces import Space
+from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.objective import Noise, Objective
 from worldflux.models.dreamerv3.openloop import openloop_report
 from worldflux.models.dreamerv3.rssm import Latent, reset_rows

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldflux.config.spaces import Space
 from worldflux.core.distributions import (
     Binary,
     BoundedNormal,
@@ -29,7 +30,6 @@ from worldflux.core.layers import (
     one_hot_flat,
 )
 from worldflux.core.math import symexp_bins, symlog
-from worldflux.core.spaces import Space
 
 
 def flat_vector(x: Tensor, space: Space, squash: bool) -> Tensor:

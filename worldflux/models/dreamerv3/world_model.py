@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldflux.core.config import DreamerV3Config
 from worldflux.core.distributions import gumbel_noise
-from worldflux.core.model import WorldModel
 from worldflux.core.normalize import RunningScale
 from worldflux.core.optim import move_target_
 from worldflux.core.state import Batch, LossOutput, ModelOutput, State
 from worldflux.errors import ValidationError
+from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.networks import Actor, ContinueHead, Decoder, Encoder, TwoHotHead
 from worldflux.models.dreamerv3.objective import Noise, Objective
 from worldflux.models.dreamerv3.rssm import RSSM, Latent
+from worldflux.models.world_model import WorldModel
 
 
 class DreamerV3(WorldModel):

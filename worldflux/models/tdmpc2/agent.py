@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldflux.config.spaces import TASK_KEY, Space
 from worldflux.core.agent import Carry, Entries
 from worldflux.core.compile import compiler
-from worldflux.core.config import TDMPC2Config
 from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
-from worldflux.core.spaces import TASK_KEY, Space
 from worldflux.errors import ConfigurationError
+from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.losses import termination_statistics
 from worldflux.models.tdmpc2.networks import parameters_of
 from worldflux.models.tdmpc2.objective import ModelStep, Noise, Objective, PolicyStep, Slices

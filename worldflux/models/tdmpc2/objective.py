@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from worldflux.config.spaces import TASK_KEY
 from worldflux.core.distributions import SymlogTwoHot
 from worldflux.core.math import symlog_two_hot
 from worldflux.core.ranks import ALONE, Ranks
-from worldflux.core.spaces import TASK_KEY
 from worldflux.errors import TrainingError
 from worldflux.models.tdmpc2.losses import (
     consistency_loss,

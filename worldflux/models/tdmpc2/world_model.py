@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldflux.core.config import TDMPC2Config
+from worldflux.config.spaces import TASK_KEY
 from worldflux.core.distributions import Binary, MultiOneHot, SquashedNormal, SymlogTwoHot
 from worldflux.core.layers import one_hot_flat
 from worldflux.core.math import episode_discount, percentile
-from worldflux.core.model import WorldModel
 from worldflux.core.optim import move_target_
-from worldflux.core.spaces import TASK_KEY
 from worldflux.core.state import (
     ActionPayload,
     Batch,
@@ -24,10 +22,12 @@ from worldflux.core.state import (
     Trajectory,
 )
 from worldflux.errors import ValidationError
+from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.networks import Policy, QEnsemble, head, latent_mlp, simnorm
 from worldflux.models.tdmpc2.objective import Noise, Objective
 from worldflux.models.tdmpc2.pixels import PixelEncoder, centred, draw_shift, shift_pictures
 from worldflux.models.tdmpc2.tasks import TaskEmbedding, TaskTerms, action_masks
+from worldflux.models.world_model import WorldModel
 
 
 class QScale(nn.Module):

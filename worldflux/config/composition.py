@@ -1,0 +1,261 @@
+"""Everything that can be checked before a run folder exists."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from worldflux.cli.arguments import Arguments
+from worldflux.config import run as schema
+from worldflux.config.hydra_errors import explain
+from worldflux.config.presets import conf_dir
+from worldflux.config.run import FREE, RunConfig, in_group, run_config
+from worldflux.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from worldflux.envs.vector import VectorEnv
+
+CHOICES = ("model", "model/size", "env", "data", "training", "logger", "dashboard")
+# 1.3 asks for this argument, later releases warn about it.
+VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__[:4] == "1.3." else {}
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """The overrides of a command line. loader: finds the options that a glob() means.
+
+    ConfigurationError for what Hydra would take without a word, or answer with a traceback: a key
+    given twice, a group set to null, a key of the schema removed.
+    """
+    parsed = OverridesParser.create(loader).parse_overrides(overrides=list(words))
+    seen: dict[str, str] = {}
+    for override in parsed:
+        key, word = override.get_key_element(), str(override.input_line)
+        if key in seen:
+            raise ConfigurationError(f"{key} is given twice: {seen[key]} and {word}")
+        seen[key] = word
+        if override.is_delete() and not key.startswith(tuple(f"{name}." for name in FREE)):
+            raise ConfigurationError(f"{word}: what the schema has cannot be removed")
+        if key in CHOICES and not override.is_sweep_override() and override.value() is None:
+            raise ConfigurationError(
+                f"{key} must name an option, not null; see worldflux-run --help"
+            )
+    return parsed
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Where configurations are composed from: folder, name of the primary one, and the overrides
+    that a flag of the command line stands for."""
+
+    folder: Path
+    name: str
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, arguments: Arguments) -> Composition:
+        """The one that the command line's flags ask for."""
+        flags: tuple[str, ...] = ()
+        if arguments.config_dir is not None:
+            own = Path(arguments.config_dir)
+            if not own.is_dir():
+                raise ConfigurationError(f"--config-dir {own} is no folder")
+            flags = (f"hydra.searchpath=['file://{own.resolve()}']",)
+        folder = Path(arguments.config_path).resolve() if arguments.config_path else conf_dir()
+        return cls(folder, arguments.config_name, flags)
+
+    @contextmanager
+    def initialized(self) -> Iterator[None]:
+        """Hydra, ready to compose, also inside of a job."""
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(self.folder), job_name="worldflux", **VERSION):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = outer
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        with self.initialized():
+            words = [*self.flags, *overrides]
+            return compose(self.name, overrides=words, return_hydra_config=True)
+
+    def run_dir(self, overrides: Sequence[str]) -> Path | None:
+        """The folder that ``hydra.run.dir`` names, None where the clock is part of its name."""
+        cfg = self.compose(overrides)
+        if "${now:" in OmegaConf.to_container(cfg.hydra.run, resolve=False)["dir"]:  # type: ignore
+            return None
+        return Path(cfg.hydra.run.dir)
+
+    def check(self, overrides: Sequence[str]) -> RunConfig:
+        """The configuration of one job, checked; raises the first mistake."""
+        cfg = self.compose(overrides)
+        with open_dict(cfg.hydra):
+            # What Hydra knows only once a job runs, so that ${hydra:...} can be followed here.
+            cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+            cfg.hydra.runtime.output_dir = "${hydra.run.dir}"
+        outer = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(cfg)
+        try:
+            OmegaConf.to_container(cfg.hydra.run, resolve=True)
+            job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+            return run_config(job)
+        finally:
+            HydraConfig.instance().cfg = outer
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What `-m` asks for. base: a composition whose `hydra` section holds for all jobs. overrides:
+    those of the command line, and those that the configuration itself sweeps. jobs: the overrides
+    of each job; None where another sweeper than Hydra's own chooses the values while it runs."""
+
+    source: Composition
+    base: DictConfig
+    overrides: list[Override]
+    jobs: list[list[str]] | None
+
+    def check(self, jobs: Sequence[list[str]] | None = None) -> list[RunConfig]:
+        """The checked configurations of `jobs`, by default of all, each composed by itself, so that
+        a key that only some of the swept families have is told with the job that lacks it."""
+        if self.jobs is None:
+            # What is swept is not known yet; what is fixed can be checked.
+            fixed = [str(o.input_line) for o in self.overrides if not o.is_sweep_override()]
+            return [self.source.check(fixed)]
+        swept = [override.is_sweep_override() for override in self.overrides]
+        return _check_jobs(self.source, self.jobs if jobs is None else jobs, swept)
+
+
+def check(arguments: Arguments) -> list[RunConfig]:
+    """Composes and checks every job that the command line asks for; raises the first mistake."""
+    if arguments.multirun:
+        return expand(arguments).check()
+    return [Composition.of(arguments).check(arguments.overrides)]
+
+
+def expand(arguments: Arguments) -> Expansion:
+    """The jobs of a sweep."""
+    source = Composition.of(arguments)
+    with source.initialized():
+        overrides = parse_overrides(arguments.overrides, GlobalHydra.instance().config_loader())
+    first = [
+        next(_values(o)) if o.is_sweep_override() else str(o.input_line)
+        for o in overrides
+        if o.is_discrete_sweep() or not o.is_sweep_override()
+    ]
+    try:
+        base = source.compose(first)
+    except Exception:
+        if len(first) == len(overrides):
+            swept = [override.is_sweep_override() for override in overrides]
+            _check_jobs(source, list(_jobs_of(overrides)), swept)  # names the job
+        raise
+    for key, values in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items():
+        if key in {override.get_key_element() for override in overrides}:
+            text = f"{key} is swept by the configuration itself"
+            raise ConfigurationError(f"{text}: leave it out, or set hydra.sweeper.params instead")
+        overrides = [*parse_overrides([f"{key}={values}"]), *overrides]
+    if OmegaConf.select(base, "hydra.sweeper._target_") != BASIC_SWEEPER:
+        return Expansion(source, base, overrides, None)
+    return Expansion(source, base, overrides, list(_jobs_of(overrides)))
+
+
+def _jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep: every combination, the last key changing first."""
+    choices = [
+        list(_values(o)) if o.is_sweep_override() else [str(o.input_line)] for o in overrides
+    ]
+    for job in itertools.product(*choices):
+        yield list(job)
+
+
+def _values(override: Override) -> Iterator[str]:
+    for value in override.sweep_string_iterator():
+        yield f"{override.get_key_element()}={value}"
+
+
+def _check_jobs(
+    source: Composition, jobs: Sequence[list[str]], swept: Sequence[bool]
+) -> list[RunConfig]:
+    configs: list[RunConfig] = []
+    for job in jobs:
+        try:
+            configs.append(source.check(job))
+        except Exception as error:
+            line = explain(error)
+            if line is None or (job == jobs[0] and _mistake(source, jobs[-1]) == line):
+                raise  # a bug, or nothing that sets this job apart
+            which = " ".join(itertools.compress(job, swept))
+            raise ConfigurationError(f"job {which}: {line}") from None
+    return configs
+
+
+def _mistake(source: Composition, job: list[str]) -> str | None:
+    try:
+        source.check(job)
+    except Exception as error:
+        return explain(error)
+    return None
+
+
+def composed(overrides: Sequence[str], *folders: Path) -> RunConfig:
+    """The configuration of one run of these overrides, checked; nothing is started.
+
+    folders: more places to look for options in, as with --config-dir.
+    """
+    schema.register()
+    search = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
+    flags = (f"hydra.searchpath=[{search}]",) if folders else ()
+    return Composition(conf_dir(), "config", flags).check(overrides)
+
+
+def one_environment(config: RunConfig) -> VectorEnv:
+    """One environment of the run, to look at."""
+    from worldflux.envs.make import make_envs
+
+    return make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
+
+
+def check_machine(config: RunConfig) -> None:
+    """What a run needs of this machine is there."""
+    if config.training.compile_model:
+        import torch
+
+        from worldflux.core.compile import check_compiler
+
+        check_compiler(torch.device(config.training.resolve_device()))
+
+
+def check_environment(config: RunConfig) -> None:
+    """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
+    if config.env.suite == "none":
+        return
+    try:
+        envs = one_environment(config)
+    except MissingDependencyError:  # its package, or the environment itself, is not to be had
+        if config.data.on_env_failure == "degrade":
+            return  # the run itself tells it, and goes on
+        raise
+    try:
+        model = config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
+    except ConfigurationError as error:
+        raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
+    finally:
+        envs.close()
+    if config.init_from is not None and config.resume in (None, "auto"):
+        from worldflux.training.initial import InitialWeights
+
+        InitialWeights.find(config.init_from).check(model)

@@ -1,0 +1,52 @@
+"""Schema of the `data` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worldflux.config.base import CheckedConfig
+
+
+@dataclass
+class DataConfig(CheckedConfig):
+    """Where experience comes from and how much of it each update uses.
+
+    source: `gym` collects in the environment while training; `random` is noise of the
+        environment's shapes, to test machinery.
+    capacity: replay capacity in environment steps over all environments.
+    prefill_steps: environment steps with random actions before the first update.
+    pretrain_updates: updates on those steps before collecting goes on.
+    collect_steps_per_update: environment steps per gradient update (may be below 1; 0 collects
+        nothing after the prefill), or
+    train_ratio: replayed steps per environment step; one of the two, not both.
+    online: hand each newest sequence to training once, first come first served.
+    consec: updates that go on along each sampled sequence, every one from where the last ended.
+    on_env_failure: `error` stops the run; `degrade` goes on with what was collected, with random
+        noise if that is not enough for a batch, and says so.
+    """
+
+    source: str = "gym"
+    capacity: int = 1_000_000
+    prefill_steps: int = 1_000
+    pretrain_updates: int = 0
+    collect_steps_per_update: float | None = None
+    train_ratio: float | None = None
+    online: bool = True
+    consec: int = 1
+    on_env_failure: str = "error"
+
+    def _validate(self) -> None:
+        self._one_of("source", ("gym", "random"))
+        self._one_of("on_env_failure", ("error", "degrade"))
+        self._at_least(1, "capacity", "consec")
+        self._at_least(0, "prefill_steps", "pretrain_updates")
+        if self.collect_steps_per_update is not None:
+            self._at_least(0, "collect_steps_per_update")
+        if self.train_ratio is not None:
+            self._above(0, "train_ratio")
+        if self.collect_steps_per_update == 0 and self.prefill_steps == 0 and self.source == "gym":
+            text = "prefill_steps must be above 0 with collect_steps_per_update 0"
+            raise self.refuse(f"{text}: nothing would be collected at all")
+        if self.collect_steps_per_update is not None and self.train_ratio is not None:
+            text = "collect_steps_per_update and train_ratio are both given"
+            raise self.refuse(f"{text}; set one of them to null")

@@ -1,0 +1,278 @@
+"""The fields that every model family has, and how a configuration meets an environment."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from worldflux.config.base import CheckedConfig, read_json, read_yaml
+from worldflux.config.fields import check_names, field_types, near_miss
+from worldflux.config.modalities import (
+    action_spaces_from,
+    action_spec_of,
+    action_type_of,
+    complete_modalities,
+    modalities_of,
+    primary_shape,
+    simple_action_spaces,
+    spaces_of,
+)
+from worldflux.config.presets import size_fields
+from worldflux.config.spaces import Space, Task, flat_action_dim
+from worldflux.errors import ConfigurationError
+from worldflux.models.families import families, family_of_type, is_model_type
+
+W = TypeVar("W", bound="WorldModelConfig")
+DTYPES = ("float32", "float16", "bfloat16")
+ACTION_TYPES = ("continuous", "discrete", "hybrid")
+_NOT_BUILT = ("none", "token", "latent", "text")  # accepted by other packages of this format
+
+
+class LatentType(str, Enum):
+    DETERMINISTIC = "deterministic"
+    GAUSSIAN = "gaussian"
+    CATEGORICAL = "categorical"
+    VQ = "vq"
+    SIMNORM = "simnorm"
+
+
+class DynamicsType(str, Enum):
+    RSSM = "rssm"
+    MLP = "mlp"
+    TRANSFORMER = "transformer"
+    SSM = "ssm"
+
+
+@dataclass
+class WorldModelConfig(CheckedConfig):
+    """Fields that every family has, checked on construction.
+
+    obs_shape: of the only observation key, images channels first `(C, H, W)`; with several keys
+        that of the first image by name, else of the first key.
+    observation_modalities: name -> {shape, kind, dtype, classes}; one key `obs` unless given.
+    action_dim: width of the flat action, the number of choices if discrete.
+    action_spec: {kind, dim, discrete, num_actions, keys}; keys describes multi-discrete and named
+        actions.
+    learning_rate, grad_clip: what a `Trainer` uses that is given no `TrainingConfig`.
+    device: where a model made from this configuration lives.
+    dtype: type in which encode, transition, update, decode and loss compute; parameters stay
+        float32. A run takes training.mixed_precision instead.
+
+    Every complaint is a ConfigurationError that begins with `[model_name] `.
+    """
+
+    # Whether the shape of an observation must be given where no environment tells it.
+    needs_obs_shape: ClassVar[bool] = False
+    # Mappings whose keys are not the user's own, and the keys that they have.
+    mappings: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # Fields whose value follows from others unless it is given.
+    derived: ClassVar[tuple[str, ...]] = ()
+    # Fields of the common set that do nothing in a family, and why: other values are refused.
+    inert: ClassVar[dict[str, str]] = {}
+
+    model_type: str = "base"
+    model_name: str = "unnamed"
+    obs_shape: tuple[int, ...] = (3, 64, 64)
+    action_dim: int = 6
+    action_type: str = "continuous"
+    observation_modalities: dict[str, Any] = field(default_factory=dict)
+    action_spec: dict[str, Any] = field(default_factory=dict)
+    latent_type: LatentType = LatentType.DETERMINISTIC
+    latent_dim: int = 256
+    deter_dim: int = 256
+    stoch_dim: int = 32
+    dynamics_type: DynamicsType = DynamicsType.MLP
+    hidden_dim: int = 512
+    learning_rate: float = 3e-4
+    grad_clip: float = 100.0
+    device: str = "cuda"
+    dtype: str = "float32"
+
+    @classmethod
+    def from_size(cls: type[W], size: str, **overrides: Any) -> W:
+        """A preset of `conf/model/size`, with `overrides` over it.
+
+        Raises UnknownPresetError (a ValueError) for a size that this family does not have.
+        """
+        return cls(**{**size_fields(str(cls._default("model_type")), size), **overrides})
+
+    def obs_spaces(self) -> dict[str, Space]:
+        """Observation keys and their spaces, in the order they were declared."""
+        return spaces_of(self.observation_modalities)
+
+    def action_spaces(self) -> dict[str, Space]:
+        """Action keys and their spaces."""
+        return action_spaces_from(self.action_spec)
+
+    def with_spaces(
+        self: W,
+        obs_spaces: Mapping[str, Space],
+        action_spaces: Mapping[str, Space],
+        tasks: Sequence[Task] = (),
+    ) -> W:
+        """A copy for the spaces of an environment.
+
+        What was given explicitly stays; ConfigurationError where the environment contradicts it.
+        tasks: those of a multi-task environment, for families that treat them in their own way; to
+        others the task is one more observation.
+        """
+        return self._with(self._spaces_found(obs_spaces, action_spaces), given=self._given)
+
+    def _spaces_found(
+        self, obs_spaces: Mapping[str, Space], action_spaces: Mapping[str, Space]
+    ) -> dict[str, Any]:
+        """The fields that follow from spaces; ConfigurationError for a contradiction."""
+        modalities = modalities_of(obs_spaces)
+        found = {
+            "obs_shape": primary_shape(modalities),
+            "observation_modalities": modalities,
+            "action_dim": flat_action_dim(action_spaces),
+            "action_type": action_type_of(action_spaces),
+            "action_spec": action_spec_of(action_spaces),
+        }
+        for name, value in found.items():
+            mine = getattr(self, name)
+            if name in self._given and mine != value:
+                raise self.refuse(f"{name} is {mine!r}, but the environment has {value!r}")
+        return found
+
+    def with_overrides(self: W, **overrides: Any) -> W:
+        """A checked copy with other values; None keeps the present one."""
+        check_names(type(self), overrides, self.removed, self._label(vars(self)))
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        return self._with(changed, given=self._given | frozenset(changed))
+
+    def _with(self: W, changed: Mapping[str, Any], given: frozenset[str]) -> W:
+        stale = set(self.derived)
+        if "obs_shape" in changed:
+            stale.add("observation_modalities")
+        if "observation_modalities" in changed:
+            stale.add("obs_shape")
+        if {"action_dim", "action_type"} & changed.keys():
+            stale.add("action_spec")
+        if "action_spec" in changed:
+            stale |= {"action_dim", "action_type"}
+        kept = {n: getattr(self, n) for n in field_types(type(self)) if n not in stale}
+        copy = type(self)(**{**kept, **changed})
+        copy._given = given
+        return copy
+
+    @classmethod
+    def merge(cls: type[W], base: W | Mapping[str, Any], *others: Mapping[str, Any]) -> W:
+        """`base` with the entries of `others` over it, the last one winning."""
+        config = base if isinstance(base, WorldModelConfig) else cls.from_dict(base)
+        for other in others:
+            config = config.with_overrides(**other)
+        return config
+
+    @classmethod
+    def load(cls: type[W], path: str | Path) -> W:
+        """The configuration in a model folder or a JSON file, as its family's own class.
+
+        Raises FileNotFoundError, or ConfigurationError for a file that is no model configuration.
+        """
+        file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+        return cls._from_file(read_json(file), str(file))
+
+    @classmethod
+    def from_yaml(cls: type[W], path: str | Path) -> W:
+        """Like `load`, from a YAML file; without a model_type it is one of this class."""
+        data = read_yaml(Path(path))
+        if isinstance(data, dict):
+            data = {"model_type": cls._default("model_type"), **data}
+        return cls._from_file(data, str(path))
+
+    @classmethod
+    def _from_file(cls: type[W], data: Any, where: str) -> W:
+        if not isinstance(data, dict) or "model_type" not in data:
+            raise ConfigurationError(f"{where} has no model_type, so it is no model configuration")
+        kind = str(data["model_type"])
+        if kind == cls._default("model_type"):
+            family: type[WorldModelConfig] = cls
+        elif is_model_type(kind):
+            family = family_of_type(kind).config_class()
+        else:
+            options = [one.model_type for one in families()]
+            text = f"{where} has the unknown model_type {kind!r}; there are {', '.join(options)}."
+            raise ConfigurationError(text + near_miss(kind, options))
+        if not issubclass(family, cls):
+            raise ConfigurationError(f"{where} is a {kind!r} configuration, not a {cls.__name__}")
+        return super(WorldModelConfig, family)._from_file(data, where)
+
+    @classmethod
+    def _label(cls, values: Mapping[str, Any]) -> str:
+        return f"[{values.get('model_name', 'unnamed')}] "
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.__dataclass_fields__[name].default
+
+    def _validate(self) -> None:
+        self._check_family()
+        self._at_least(1, "action_dim", "hidden_dim", "latent_dim", "deter_dim", "stoch_dim")
+        self._above(0, "learning_rate")
+        self._at_least(0, "grad_clip")
+        self._one_of("dtype", DTYPES)
+        self._check_device()
+        self._fill_observations()
+        self._fill_actions()
+
+    def _check_family(self) -> None:
+        if type(self) is WorldModelConfig:
+            return
+        for name in ("model_type", "latent_type", "dynamics_type"):
+            value, fixed = getattr(self, name), self._default(name)
+            if value != fixed:
+                value, fixed = getattr(value, "value", value), getattr(fixed, "value", fixed)
+                raise self.refuse(f"{name} of {type(self).__name__} is {fixed!r}, got {value!r}")
+        for name, reason in self.inert.items():
+            if getattr(self, name) != self._default(name):
+                raise self.refuse(f"{name} does nothing in {type(self).__name__}: {reason}")
+
+    def _fill_observations(self) -> None:
+        shape = self.obs_shape
+        if not shape or min(shape) < 1:
+            raise self.refuse(f"obs_shape must hold whole numbers above 0, got {shape}")
+        if not self.observation_modalities:
+            self._given -= {"observation_modalities"}
+        try:
+            given = self.observation_modalities or {"obs": {"shape": shape}}
+            self.observation_modalities = complete_modalities(given)
+        except ConfigurationError as error:
+            raise self.refuse(str(error)) from None
+        self.obs_shape = primary_shape(self.observation_modalities)
+        if "obs_shape" in self._given and shape != self.obs_shape:
+            text = f"obs_shape is {shape}, but observation_modalities make it {self.obs_shape}"
+            raise self.refuse(text)
+        if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
+            text = f"obs_shape {shape} looks like (H, W, C), but images are (C, H, W)"
+            warnings.warn(self._label(vars(self)) + text, stacklevel=2)
+
+    def _fill_actions(self) -> None:
+        if self.action_type in _NOT_BUILT:
+            options = ", ".join(ACTION_TYPES)
+            raise self.refuse(f"action_type {self.action_type!r} is not built; there are {options}")
+        self._one_of("action_type", ACTION_TYPES)
+        if not self.action_spec:
+            self._given -= {"action_spec"}
+        if not self.action_spec and self.action_type == "hybrid":
+            raise self.refuse("action_type 'hybrid' needs action_spec.keys, one entry for each key")
+        try:
+            spaces = (
+                action_spaces_from(self.action_spec)
+                if self.action_spec
+                else simple_action_spaces(self.action_type, self.action_dim)
+            )
+        except ConfigurationError as error:
+            raise self.refuse(str(error)) from None
+        found = {"action_dim": flat_action_dim(spaces), "action_type": action_type_of(spaces)}
+        for name, value in found.items():
+            mine = getattr(self, name)
+            if name in self._given and mine != value:
+                raise self.refuse(f"{name} is {mine!r}, but action_spec makes it {value!r}")
+            setattr(self, name, value)
+        self.action_spec = action_spec_of(spaces)

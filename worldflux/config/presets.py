@@ -1,0 +1,86 @@
+"""The size presets: YAML files under ``conf/model/size``, read alike by Hydra and by Python."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from worldflux.config.fields import near_miss
+from worldflux.errors import ConfigurationError, UnknownPresetError
+from worldflux.models.families import conf_folders, family_of_type
+
+
+@functools.cache
+def conf_dir() -> Path:
+    """Folder of the YAML groups: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigurationError(f"the conf folder of worldflux is missing beside {package}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(content, dict), path
+    return {str(key): value for key, value in content.items()}
+
+
+@functools.cache
+def _presets() -> dict[tuple[str, str], dict[str, Any]]:
+    """(model_type, size name) -> fields, aliases included."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    aliases: dict[str, str] = {}
+    for path in size_files():
+        content = _read(path)
+        if "defaults" not in content:
+            # A size that both families have is a folder with one file for each family.
+            name = path.stem if path.parent.name == "size" else path.parent.name
+            found[str(content["model_type"]), name] = content
+        elif isinstance(content["defaults"][0], str):
+            aliases[path.stem] = content["defaults"][0]
+    for alias, target in aliases.items():
+        for (model_type, name), content in list(found.items()):
+            if name == target:
+                found[model_type, alias] = content
+    return found
+
+
+def size_files() -> list[Path]:
+    """The files of all sizes: ours, and those of installed families."""
+    folders = [conf_dir(), *conf_folders().values()]
+    return sorted(path for folder in folders for path in (folder / "model/size").rglob("*.yaml"))
+
+
+def size_names(model_type: str, *, aliases: bool = True) -> list[str]:
+    """Names of a family's sizes, smallest first; aliases last, or left out."""
+    own = {name: fields for (kind, name), fields in _presets().items() if kind == model_type}
+    names = [name for name in own if aliases or own[name]["model_name"] == name]
+
+    def order(name: str) -> tuple[bool, int, int, str]:
+        fields = own[name]
+        return fields["model_name"] != name, fields["hidden_dim"], fields.get("deter_dim", 0), name
+
+    return sorted(names, key=order)
+
+
+def size_fields(model_type: str, size: str) -> dict[str, Any]:
+    """Field values of a preset, without its ``model_type``; raises UnknownPresetError."""
+    presets = _presets()
+    if (model_type, size) not in presets:
+        raise UnknownPresetError(unknown_size_text(model_type, size))
+    return {k: v for k, v in presets[model_type, size].items() if k != "model_type"}
+
+
+def unknown_size_text(model_type: str, size: str) -> str:
+    """Why `size` is no size of this family, and which ones there are."""
+    family = family_of_type(model_type).name
+    options = size_names(model_type)
+    text = f"{family} takes the sizes {', '.join(options)}; got {size!r}."
+    owners = [family_of_type(kind).name for kind, name in _presets() if name == size]
+    if owners:
+        return text + f" {size!r} is a size of {owners[0]}."
+    return text + near_miss(size, options)

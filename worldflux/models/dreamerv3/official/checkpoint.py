@@ -1,0 +1,180 @@
+"""Official DreamerV3 checkpoints: reading them safely and turning them into model folders of ours.
+
+Layout: `LOGDIR/ckpt/latest` names the newest save, `LOGDIR/ckpt/<time>/` holds `agent.pkl` (or
+`agent-0000.pkl`, ...) and the empty file `done`; `LOGDIR/config.yaml` the settings;
+`LOGDIR/replay/*.npz` the recorded steps, from which the shapes of the observations are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldflux.config.base import read_yaml
+from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.models.dreamerv3.official.config import config_from_official, setting
+from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
+from worldflux.models.dreamerv3.official.spaces import action_spaces_of, obs_spaces_of
+from worldflux.models.dreamerv3.official.weights import load_official, official_names
+from worldflux.models.dreamerv3.world_model import DreamerV3
+from worldflux.models.world_model import new_folder
+
+SLOW_COUNT = "slowval_count/value"
+
+
+@dataclass(frozen=True)
+class OfficialCheckpoint:
+    """A complete save. params: arrays by official names. agent, task: from config.yaml."""
+
+    folder: Path
+    params: dict[str, np.ndarray]
+    agent: Mapping[str, Any]
+    replay_context: int
+    task: str
+    replay: list[Path]
+
+
+def find_save(path: Path) -> Path:
+    """The folder of a save: of a run's log folder, its `ckpt` folder or the save itself."""
+    if path.is_file() and path.name.startswith("agent"):
+        path = path.parent
+    if (path / "ckpt").is_dir():
+        path = path / "ckpt"
+    if (path / "latest").is_file():
+        path = path / (path / "latest").read_text().strip()
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint at {path}")
+    if not any(path.glob("agent*.pkl")):
+        raise CheckpointError(
+            f"{path} is no official checkpoint: it has neither ckpt/latest nor agent.pkl"
+        )
+    if not (path / "done").exists():
+        raise CheckpointError(f"{path} is not complete: its file 'done' is missing")
+    return path
+
+
+def read_checkpoint(path: Path) -> OfficialCheckpoint:
+    """Reads weights and settings. CheckpointError or ConfigurationError name what is wrong."""
+    folder = find_save(path)
+    logdir = next((p for p in folder.parents if (p / "config.yaml").is_file()), None)
+    if logdir is None or len(folder.relative_to(logdir).parts) > 2:
+        raise CheckpointError(f"{folder.parent.parent} has no config.yaml with the run's settings")
+    config = read_yaml(logdir / "config.yaml")
+    if not isinstance(config, dict) or not isinstance(config.get("agent"), dict):
+        raise ConfigurationError(f"{logdir / 'config.yaml'} has no section 'agent'")
+    return OfficialCheckpoint(
+        folder=folder,
+        params=read_params(folder),
+        agent=config["agent"],
+        replay_context=int(config.get("replay_context", 1)),
+        task=str(config.get("task", "official")),
+        replay=sorted((logdir / "replay").glob("*.npz"), reverse=True),
+    )
+
+
+def read_params(folder: Path) -> dict[str, np.ndarray]:
+    """All arrays of a save, of every part that it was cut into."""
+    whole = folder / "agent.pkl"
+    parts = [whole] if whole.is_file() else sorted(folder.glob("agent-*.pkl"))
+    params: dict[str, np.ndarray] = {}
+    for part in parts:
+        content = read_pickled_arrays(part).get("params", {})
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{part}: its params are no dict of arrays")
+        for key, value in content.items():
+            if not isinstance(value, np.ndarray | int | float):
+                raise CheckpointError(f"{part}: params[{key!r}] is no array")
+            params[str(key)] = np.asarray(value)
+    if not params:
+        raise CheckpointError(f"{folder / 'agent.pkl'} holds no params")
+    return params
+
+
+def model_for(checkpoint: OfficialCheckpoint) -> DreamerV3:
+    """An untrained model of the checkpoint's settings and spaces."""
+    obs = obs_spaces_of(checkpoint.params, checkpoint.agent, checkpoint.replay)
+    actions = action_spaces_of(checkpoint.params, checkpoint.replay)
+    if not obs or not actions:
+        what = "observation (dec/...)" if not obs else "action (pol/head/...)"
+        raise CheckpointError(f"{checkpoint.folder} holds no weights of any {what}")
+    config = config_from_official(
+        checkpoint.agent,
+        obs,
+        actions,
+        replay_context=checkpoint.replay_context,
+        name=checkpoint.task,
+    )
+    return DreamerV3(config)
+
+
+def expected_shapes(model: DreamerV3, agent: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every array that the official code saves for this model, with its official shape."""
+    state = model.state_dict()
+    shapes = {
+        name: weight.official_shape(state[weight.name].shape)
+        for name, weight in official_names(model).items()
+    }
+    frozen = ("slowval/", "retnorm/")
+    trained = {name: shape for name, shape in shapes.items() if not name.startswith(frozen)}
+    return shapes | {SLOW_COUNT: ()} | dict(_optimizer_shapes(trained, agent))
+
+
+def _optimizer_shapes(
+    trained: Mapping[str, tuple[int, ...]], agent: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Entries of the optimizer: clipping (0) has none, then moments, weight decay and schedule."""
+    yield "opt/step/value", ()
+    for stage in (1, 2):
+        yield f"opt/state/{stage}/0", ()
+        for name, shape in trained.items():
+            yield f"opt/state/{stage}/1/{name}", shape
+    yield f"opt/state/{4 if setting(agent, 'opt.wd') else 3}/count", ()
+
+
+def check_entries(
+    folder: Path, params: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """One CheckpointError that lists every missing, extra and misshapen entry."""
+    missing = [name for name in expected if name not in params]
+    extra = [name for name in params if name not in expected]
+    misshapen = [
+        f"{name} {params[name].shape}, expected {shape}"
+        for name, shape in expected.items()
+        if name in params and params[name].shape != shape
+    ]
+    not_numbers = [name for name, array in params.items() if array.dtype.kind not in "fiu"]
+    faults = {
+        "missing": missing,
+        "not known": extra,
+        "of another shape": misshapen,
+        "not numbers": not_numbers,
+    }
+    found = [f"{what}: {', '.join(names)}" for what, names in faults.items() if names]
+    if found:
+        raise CheckpointError(f"{folder} does not fit its config.yaml; {'; '.join(found)}")
+
+
+def load_checkpoint(path: str | Path) -> DreamerV3:
+    """The model of an official checkpoint, every weight and statistic checked."""
+    checkpoint = read_checkpoint(Path(path))
+    model = model_for(checkpoint)
+    check_entries(checkpoint.folder, checkpoint.params, expected_shapes(model, checkpoint.agent))
+    load_official(model, checkpoint.params)
+    return model
+
+
+def import_checkpoint(path: str | Path, out: str | Path) -> DreamerV3:
+    """Writes an official checkpoint as a model folder of ours; returns the model.
+
+    path: a run's log folder, its `ckpt` folder or one save in it. Raises CheckpointError for a
+    checkpoint that is damaged, incomplete or does not fit its own settings and
+    ConfigurationError for settings that our model does not have; nothing is written then.
+    """
+    target = new_folder(out)
+    model = load_checkpoint(path)
+    model.save_pretrained(target)
+    return model

@@ -1,0 +1,135 @@
+"""Models by name: `family:size`, an alias, or the folder of a saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldflux.config.fields import near_miss
+from worldflux.config.model import WorldModelConfig
+from worldflux.config.presets import size_names, unknown_size_text
+from worldflux.errors import ConfigurationError, UnknownPresetError
+from worldflux.models.families import OURS, Family, families, family, family_of_type, names
+
+if TYPE_CHECKING:
+    from worldflux.models.world_model import WorldModel
+
+API_VERSIONS = ("v3", "v0.2")
+
+
+def create_world_model(
+    model: str,
+    *,
+    obs_shape: tuple[int, ...] | None = None,
+    action_dim: int | None = None,
+    observation_modalities: dict[str, Any] | None = None,
+    action_spec: dict[str, Any] | None = None,
+    component_overrides: dict[str, Any] | None = None,
+    device: str = "cpu",
+    api_version: str = "v3",
+    **config_overrides: Any,
+) -> WorldModel:
+    """A model by name, alias or folder.
+
+    model: `family:size`, an alias such as `dreamer-small`, or a folder that `save_pretrained`
+        wrote. config_overrides: any field of the family's configuration; a folder takes none.
+    Raises UnknownPresetError (a ValueError) for a name that does not exist and ConfigurationError
+    for overrides that do not fit, both before any tensor is made.
+    """
+    if api_version not in API_VERSIONS:
+        raise UnknownPresetError(f"api_version must be v3 or v0.2, got {api_version!r}")
+    if component_overrides:
+        raise ConfigurationError("component_overrides is not built: models are made whole")
+    overrides = {
+        "obs_shape": obs_shape,
+        "action_dim": action_dim,
+        "observation_modalities": observation_modalities,
+        "action_spec": action_spec,
+        **config_overrides,
+    }
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    if is_folder(model):
+        if overrides:
+            text = f"{model} is a saved model, whose configuration is fixed"
+            raise ConfigurationError(f"{text}; leave out {', '.join(overrides)}")
+        config = WorldModelConfig.load(model)
+        return model_class(config.model_type).from_pretrained(model, device=device)
+    config = get_config(model, device=device, **overrides)
+    return model_class(config.model_type)(config).to(device)
+
+
+def get_config(model: str, **overrides: Any) -> WorldModelConfig:
+    """The configuration that `create_world_model` would build from this name."""
+    if is_folder(model):
+        return WorldModelConfig.load(model).with_overrides(**overrides)
+    kind, size = resolve(model)
+    config = kind.config_class()
+    if config.needs_obs_shape and not overrides.keys() & {"obs_shape", "observation_modalities"}:
+        raise ConfigurationError(f"[{size}] obs_shape must be given for {model}")
+    return config.from_size(size, **overrides)
+
+
+def aliases() -> dict[str, tuple[str, str]]:
+    """Alias -> family and size."""
+    return {alias: (one.name, size) for one in families() for alias, size in one.aliases.items()}
+
+
+def resolve(model: str) -> tuple[Family, str]:
+    """Family and size of a name or alias, upper or lower case; UnknownPresetError."""
+    name = model.strip().lower()
+    known = aliases()
+    name = ":".join(known[name]) if name in known else name
+    kind, separator, size = name.partition(":")
+    if not separator:
+        text = f"{model!r} is neither family:size, such as dreamerv3:size12m, nor an alias"
+        raise UnknownPresetError(f"{text}.{near_miss(name, [*known, *names()])}")
+    owners = {synonym: one.name for one in OURS for synonym in one.synonyms}
+    owners |= {one: one for one in names()}
+    if kind not in owners:
+        text = f"unknown family {kind!r} in {model!r}; there are {', '.join(names())}."
+        raise UnknownPresetError(text + near_miss(kind, owners))
+    found = family(owners[kind])
+    sizes = size_names(found.model_type)
+    if sizes and size not in sizes:  # a family without YAML knows its sizes itself
+        raise UnknownPresetError(unknown_size_text(found.model_type, size))
+    return found, size
+
+
+def is_folder(model: str) -> bool:
+    """Whether the text names an existing folder, or can only be meant as a path."""
+    path = Path(model)
+    if path.is_dir():
+        return True
+    if path.is_absolute() or model.startswith((".", "~")):
+        raise FileNotFoundError(f"no model folder at {model}")
+    return False
+
+
+def model_class(model_type: str) -> type[Any]:
+    """The class of a family's models; ConfigurationError if there is no such family."""
+    return family_of_type(model_type).model_class()
+
+
+def list_models() -> list[str]:
+    """Every preset as `family:size`, smallest first."""
+    return [
+        f"{one.name}:{size}"
+        for one in families()
+        for size in size_names(one.model_type, aliases=False)
+    ]
+
+
+def get_model_info(model: str) -> dict[str, Any]:
+    """Family, size, aliases and configuration of a preset, as plain data."""
+    kind, size = resolve(model)
+    config = kind.config_class().from_size(size)
+    names = [name for name in kind.aliases if resolve(name) == (kind, config.model_name)]
+    return {
+        "id": f"{kind.name}:{config.model_name}",
+        "family": kind.name,
+        "model_type": kind.model_type,
+        "size": config.model_name,
+        "aliases": sorted(names),
+        "available": True,
+        "config": config.to_dict(),
+    }

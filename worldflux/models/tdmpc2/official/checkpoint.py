@@ -1,0 +1,216 @@
+"""Official TD-MPC2 checkpoints: read safely, turned into model folders of ours, and written back.
+
+A file is `{"model": weights by name}`. It holds no settings: sizes are read off the shapes; what
+the shapes do not show (SimNorm groups, bins, planner, discount) are the official defaults.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.models.tdmpc2.config import TDMPC2Config
+from worldflux.models.tdmpc2.official.tasks import official_tasks
+from worldflux.models.tdmpc2.official.weights import DETACHED, is_old, load_official, official_names
+from worldflux.models.tdmpc2.pixels import SIDE
+from worldflux.models.tdmpc2.tasks import action_masks
+from worldflux.models.tdmpc2.world_model import TDMPC2
+from worldflux.models.world_model import new_folder
+
+_META = ("__batch_size", "__device")  # beside the tensors of an ensemble
+_ENSEMBLES = ("_Qs.params", DETACHED, "_target_Qs_params")
+_BUFFERS = ("log_std_min", "log_std_dif")
+TASK_EMBEDDING, ACTION_MASKS = "_task_emb.weight", "_action_masks"
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of an official file, read without executing anything.
+
+    Raises CheckpointError where it is missing, damaged or no such file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint file at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
+    weights = content.get("model") if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{path} is no official TD-MPC2 checkpoint: it has no 'model'")
+    tensors = {name: value for name, value in weights.items() if not name.endswith(_META)}
+    wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(f"{path}: not tensors: {', '.join(wrong)}")
+    return tensors
+
+
+def config_of(
+    weights: Mapping[str, Tensor], name: str = "official", action_dims: Sequence[int] = ()
+) -> TDMPC2Config:
+    """The configuration that the shapes of official weights belong to.
+
+    action_dims: of each task, for multi-task files of the first layout, which lack them.
+    """
+    old, pictures = is_old(weights), any(key.startswith("_encoder.rgb.") for key in weights)
+    try:
+        depth = _layers(weights, "_dynamics") - 1
+        latent = weights[f"_dynamics.{depth}.weight"].shape[0]
+        hidden, joint = weights["_dynamics.0.weight"].shape
+        tasks, task_dim = weights.get(TASK_EMBEDDING, torch.empty(1, 0)).shape
+        first, last = ("0", f"{4 * depth}") if old else ("0.weight", f"{depth}.weight")
+        low = int(weights.get("log_std_min", torch.tensor(-10)))
+        span = int(weights.get("log_std_dif", torch.tensor(12)))
+        fields: dict[str, Any] = {"action_dim": joint - latent - task_dim}
+        fields |= _picture_fields(weights) if pictures else _vector_fields(weights, task_dim)
+        if TASK_EMBEDDING in weights:
+            fields |= {"num_tasks": tasks, "task_dim": task_dim}
+            fields |= _task_fields(weights, tasks, action_dims)
+        return TDMPC2Config(
+            model_name=name,
+            latent_dim=latent,
+            hidden_dim=hidden,
+            num_hidden_layers=depth,
+            num_q_networks=weights[f"_Qs.params.{first}"].shape[0],
+            num_bins=weights[f"_Qs.params.{last}"].shape[1],
+            log_std_min=low,
+            log_std_max=low + span,
+            episodic="_termination.0.weight" in weights,
+            **fields,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"the weight {error} is missing") from None
+    except (ConfigurationError, ValueError, IndexError) as error:
+        raise CheckpointError(f"its shapes belong to no model: {error}") from None
+
+
+def _vector_fields(weights: Mapping[str, Tensor], task_dim: int) -> dict[str, Any]:
+    units, inputs = weights["_encoder.state.0.weight"].shape
+    # The official settings 1 and 2 both mean two layers.
+    layers = _layers(weights, "_encoder.state")
+    return {"obs_shape": (inputs - task_dim,), "encoder_dim": units, "encoder_layers": layers}
+
+
+def _picture_fields(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    shape = (weights["_encoder.rgb.2.weight"].shape[1], SIDE, SIDE)
+    return {"observation_modalities": {"obs": {"shape": shape, "dtype": "uint8"}}}
+
+
+def _task_fields(
+    weights: Mapping[str, Tensor], tasks: int, action_dims: Sequence[int]
+) -> dict[str, Any]:
+    """What a multi-task file tells of its tasks, or the official set of so many tells."""
+    known = official_tasks(tasks)
+    if ACTION_MASKS in weights:
+        masks = weights[ACTION_MASKS]
+        dims = tuple(int(dim) for dim in masks.sum(-1))
+        if not torch.equal(masks, action_masks(dims, masks.shape[1]).to(masks)):
+            raise CheckpointError(f"{ACTION_MASKS} must hold ones, then zeros, in each row")
+    elif action_dims:
+        dims = tuple(action_dims)
+    elif known:
+        dims = tuple(task.action_dim for task in known)
+    else:
+        text = f"it has no {ACTION_MASKS} and {tasks} tasks, not the 30 or 80 of the official sets"
+        raise CheckpointError(f"{text}: give --action-dims, one number for each task")
+    fields: dict[str, Any] = {"task_action_dims": dims}
+    if known and dims == tuple(task.action_dim for task in known):
+        fields["task_names"] = tuple(task.name for task in known)
+        fields["task_episode_lengths"] = tuple(task.episode_length for task in known)
+    return fields
+
+
+def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """How many layers a network has."""
+    rest = [key.removeprefix(f"{prefix}.") for key in weights if key.startswith(f"{prefix}.")]
+    return len({key.split(".")[0] for key in rest})
+
+
+def check_entries(path: Path, model: TDMPC2, weights: Mapping[str, Tensor]) -> None:
+    """One CheckpointError that lists every missing, extra and misshapen weight."""
+    state = model.state_dict()
+    names = official_names(model, is_old(weights))
+    shapes: dict[str, torch.Size] = {name: state[ours].shape for name, ours in names.items()}
+    if not is_old(weights):
+        copies = {n.replace("_Qs.params", DETACHED): s for n, s in shapes.items() if "_Qs." in n}
+        shapes |= copies | {name: torch.Size() for name in _BUFFERS}
+    if model.config.multitask and (ACTION_MASKS in weights or not is_old(weights)):
+        shapes[ACTION_MASKS] = model.action_masks.shape
+    faults = {
+        "missing": [name for name in shapes if name not in weights],
+        "not known": [name for name in weights if name not in shapes],
+        "of another shape": [
+            f"{name} {list(weights[name].shape)}, expected {list(shape)}"
+            for name, shape in shapes.items()
+            if name in weights and weights[name].shape != shape
+        ],
+    }
+    found = [f"{what}: {', '.join(names)}" for what, names in faults.items() if names]
+    if found:
+        raise CheckpointError(f"{path} is no TD-MPC2 checkpoint that is known; {'; '.join(found)}")
+
+
+def load_checkpoint(path: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
+    """The model of an official checkpoint file, every name and shape checked; see `config_of`."""
+    file = Path(path)
+    weights = read_checkpoint(file)
+    try:
+        model = TDMPC2(config_of(weights, file.stem, action_dims))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    check_entries(file, model, weights)
+    load_official(model, weights)
+    return model
+
+
+def import_checkpoint(path: str | Path, out: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
+    """Writes an official checkpoint file as a model folder of ours; returns the model.
+
+    Raises CheckpointError for a file that is damaged or has other weights than one network layout
+    explains and ConfigurationError where `out` is taken; nothing is written then.
+    """
+    target = new_folder(out)
+    model = load_checkpoint(path, action_dims)
+    model.save_pretrained(target)
+    return model
+
+
+def official_entries(model: TDMPC2) -> OrderedDict[str, Any]:
+    """The weights as the official code saves them, with its names, order and extra entries."""
+    config, state = model.config, model.state_dict()
+    low, high = config.log_std_min, config.log_std_max
+    if model.pi.classes or low != int(low) or high != int(high):
+        raise ConfigurationError(
+            "the official code has neither discrete actions nor a fractional log_std_min or _max"
+        )
+    entries: OrderedDict[str, Any] = OrderedDict()
+    if config.multitask:
+        entries[ACTION_MASKS] = model.action_masks.cpu()
+    entries["log_std_min"] = torch.tensor(int(low))
+    entries["log_std_dif"] = torch.tensor(int(high) - int(low))
+    weights = {name: state[ours].cpu() for name, ours in official_names(model).items()}
+    plain = [name for name in weights if not name.startswith(_ENSEMBLES)]
+    entries.update((name, weights[name]) for name in plain)
+    for prefix in _ENSEMBLES:
+        source = "_Qs.params" if prefix == DETACHED else prefix
+        for name in [name for name in weights if name.startswith(f"{source}.")]:
+            entries[f"{prefix}{name.removeprefix(source)}"] = weights[name].clone()
+        entries[f"{prefix}.__batch_size"] = torch.Size([config.num_q_networks])
+        entries[f"{prefix}.__device"] = None
+    return entries
+
+
+def export_checkpoint(model: TDMPC2, path: str | Path) -> None:
+    """Writes a model as an official checkpoint file, which the official code loads."""
+    file = Path(path)
+    if file.exists():
+        raise ConfigurationError(f"--out {file} exists already; name a new file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": official_entries(model)}, file)

@@ -1,0 +1,298 @@
+"""What every world model offers: checks, rollouts, saving and loading."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldflux.config.model import WorldModelConfig
+from worldflux.config.spaces import flat_action_dim
+from worldflux.core.layers import one_hot_flat
+from worldflux.core.precision import computing_in
+from worldflux.core.state import ActionPayload, Batch, LossOutput, ModelOutput, State, Trajectory
+from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
+
+SAVE_FORMAT_VERSION = 1
+# What a user calls; training computes as its TrainingConfig says.
+PUBLIC = ("encode", "transition", "update", "decode", "loss")
+
+
+class WorldModel(nn.Module):
+    """Base of the families. B batch, T time, A flat action width."""
+
+    config_class: ClassVar[type[WorldModelConfig]] = WorldModelConfig
+    config: WorldModelConfig
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets a family's public methods compute in the type that ``config.dtype`` names."""
+        super().__init_subclass__(**kwargs)
+        for name in PUBLIC:
+            if name in cls.__dict__:
+                setattr(cls, name, _in_configured_type(cls.__dict__[name]))
+
+    def __init__(self, config: WorldModelConfig):
+        super().__init__()
+        self.config = config
+        self.obs_spaces = config.obs_spaces()
+        self.action_spaces = config.action_spaces()
+        self.action_dim = flat_action_dim(self.action_spaces)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Names of what this model can do."""
+        raise NotImplementedError
+
+    def supports(self, capability: Any) -> bool:
+        """Whether the capability (its name, or an enum with that value) is among them."""
+        return str(getattr(capability, "value", capability)) in self.capabilities
+
+    def io_contract(self) -> dict[str, Any]:
+        """Shapes and types of inputs and predictions, without batch, as plain data."""
+        observations = {
+            key: {"shape": list(s.shape), "dtype": s.dtype, "classes": list(s.classes)}
+            for key, s in self.obs_spaces.items()
+        }
+        actions = {
+            key: {"shape": list(s.shape), "dtype": s.dtype, "classes": list(s.classes)}
+            for key, s in self.action_spaces.items()
+        }
+        return {
+            "observations": observations,
+            "actions": actions,
+            "action_dim": self.action_dim,
+            "capabilities": sorted(self.capabilities),
+        }
+
+    def on_after_optimizer_step(self) -> None:
+        """Called by a hand-written loop after each optimizer step; target networks move here."""
+
+    # === To be given by the family =====================================================
+
+    def encode(self, obs: Any, deterministic: bool = False) -> State:
+        raise NotImplementedError
+
+    def transition(
+        self, state: State, action: Any, conditions: Any = None, deterministic: bool = False
+    ) -> State:
+        raise NotImplementedError
+
+    def update(self, state: State, action: Any, obs: Any, conditions: Any = None) -> State:
+        raise NotImplementedError
+
+    def decode(self, state: State, conditions: Any = None) -> ModelOutput:
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> LossOutput:
+        raise NotImplementedError
+
+    # === Checks of what users pass =======================================================
+
+    def check_obs(self, obs: Any) -> dict[str, Tensor]:
+        """Observations as a dict on the model's device; ValidationError for a wrong shape."""
+        if not isinstance(obs, Mapping):
+            if len(self.obs_spaces) > 1:
+                raise ValidationError(
+                    f"this model observes {', '.join(self.obs_spaces)}: pass a dict of them"
+                )
+            obs = {next(iter(self.obs_spaces)): obs}
+        checked = {}
+        for key, space in self.obs_spaces.items():
+            if key not in obs:
+                raise ValidationError(f"observation {key!r} is missing")
+            value = torch.as_tensor(obs[key], device=self.device)
+            if tuple(value.shape[1:]) != space.shape:
+                raise ValidationError(
+                    f"observation {key!r} must have shape [B, {', '.join(map(str, space.shape))}],"
+                    f" got {list(value.shape)}"
+                )
+            keep = value.dtype == torch.uint8 or space.discrete
+            checked[key] = value if keep else value.to(self.dtype)
+        return checked
+
+    def check_action(self, action: Any, batch: int) -> Tensor:
+        """A flat action `[B, A]` from a tensor, an ActionPayload or None (zeros)."""
+        if isinstance(action, ActionPayload):
+            action = action.tensor
+        if action is None:
+            return torch.zeros(batch, self.action_dim, device=self.device, dtype=self.dtype)
+        value = torch.as_tensor(action, device=self.device)
+        spaces = list(self.action_spaces.values())
+        indices = not value.is_floating_point() and value.dtype != torch.bool
+        if indices and len(spaces) == 1 and spaces[0].discrete and value.shape[0] == batch:
+            columns = value.reshape(batch, -1)
+            if columns.shape[1] == len(spaces[0].classes) != self.action_dim:
+                value = one_hot_flat(columns, spaces[0].classes)
+        if tuple(value.shape) != (batch, self.action_dim):
+            raise ValidationError(
+                f"action must have shape [{batch}, {self.action_dim}], got {list(value.shape)}"
+            )
+        return value.to(self.dtype)
+
+    def step_dict(self, batch: Batch) -> dict[str, Tensor]:
+        """A Batch as the step dict of the house: rewards arrive with their observation.
+
+        Batches whose rewards follow the action are shifted by one step; the first reward, which
+        they do not hold, is zero.
+        """
+        if batch.obs is None or batch.actions is None:
+            raise ValidationError("a batch needs obs and actions")
+        obs = (
+            batch.obs
+            if isinstance(batch.obs, Mapping)
+            else {next(iter(self.obs_spaces)): batch.obs}
+        )
+        steps = {key: torch.as_tensor(value, device=self.device) for key, value in obs.items()}
+        action = batch.actions.to(self.device, self.dtype)
+        lead = action.shape[:2]
+        zeros = torch.zeros(lead, device=self.device)
+        reward = zeros if batch.rewards is None else batch.rewards.to(zeros).reshape(lead)
+        done = zeros if batch.terminations is None else batch.terminations.to(zeros).reshape(lead)
+        if batch.reward_convention == "after_action":
+            reward = torch.cat([zeros[:, :1], reward[:, :-1]], 1)
+            done = torch.cat([zeros[:, :1], done[:, :-1]], 1)
+        first = zeros.bool()
+        if "is_first" in batch.extras:
+            first = batch.extras["is_first"].to(self.device).bool().clone()
+        first[:, 0] = True
+        terminal = done.bool()
+        last = batch.extras.get("is_last", terminal)
+        steps |= {"action": action, "reward": reward, "is_first": first}
+        return steps | {"is_terminal": terminal, "is_last": last.to(self.device).bool()}
+
+    # === Rollouts =========================================================================
+
+    def rollout(
+        self,
+        initial_state: State,
+        action_sequence: Any,
+        conditions: Any = None,
+        deterministic: bool = False,
+        mode: str = "autoregressive",
+    ) -> Trajectory:
+        """States and predicted rewards and continues under actions `[T, B, A]`.
+
+        rewards[t] and continues[t] belong to the state that action t leads to.
+        """
+        if mode != "autoregressive":
+            raise ConfigurationError(f"rollout mode {mode!r} is unknown; use 'autoregressive'")
+        if isinstance(action_sequence, ActionPayload):
+            action_sequence = action_sequence.tensor
+        states, rewards, continues = [initial_state], [], []
+        for action in action_sequence:
+            states.append(self.transition(states[-1], action, conditions, deterministic))
+            predictions = self.decode(states[-1]).predictions
+            rewards.append(predictions["reward"][:, 0])
+            continues.append(predictions["continue"][:, 0])
+        return Trajectory(
+            states,
+            torch.as_tensor(action_sequence),
+            rewards=torch.stack(rewards),
+            continues=torch.stack(continues),
+        )
+
+    # === Saving and loading ===============================================================
+
+    def fingerprint(self) -> str:
+        """A hash of names, shapes and types of all weights: what a weight file must fit."""
+        layout = {k: [str(v.dtype), list(v.shape)] for k, v in self.state_dict().items()}
+        return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes config.json, model.safetensors and worldflux_meta.json into a folder."""
+        from worldflux import __version__
+
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save(folder / "config.json")
+        tensors = {
+            key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()
+        }
+        save_file(tensors, folder / "model.safetensors")
+        meta = {
+            "save_format_version": SAVE_FORMAT_VERSION,
+            "worldflux_version": __version__,
+            "api_version": "v3",
+            "model_type": self.config.model_type,
+            "contract_fingerprint": self.fingerprint(),
+            "created_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        (folder / "worldflux_meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
+        """The model saved in a folder. TypeError if the folder holds another family's model.
+
+        Raises ConfigurationError if config, weights and metadata do not belong together and
+        CheckpointError for damaged files.
+        """
+        folder = Path(path)
+        config = WorldModelConfig.load(folder)
+        if not isinstance(config, cls.config_class):
+            raise TypeError(
+                f"{folder} holds a {config.model_type!r} model, not one for {cls.__name__}"
+            )
+        model = cls(config)
+        meta_file = folder / "worldflux_meta.json"
+        if meta_file.is_file():
+            meta = json.loads(meta_file.read_text())
+            if meta.get("model_type", config.model_type) != config.model_type:
+                raise ConfigurationError(
+                    f"{meta_file}: model_type {meta['model_type']!r} contradicts config.json"
+                    f" ({config.model_type!r})"
+                )
+            if meta.get("contract_fingerprint", model.fingerprint()) != model.fingerprint():
+                raise ConfigurationError(
+                    f"{meta_file}: the weights were saved for another layout than config.json gives"
+                )
+        model.load_weights(folder)
+        return model.to(device)
+
+    def load_weights(self, folder: Path) -> None:
+        """Loads model.safetensors, or the model.pt of old folders, strictly."""
+        new, old = folder / "model.safetensors", folder / "model.pt"
+        try:
+            if new.is_file():
+                weights = load_file(new)
+            elif old.is_file():
+                weights = torch.load(old, map_location="cpu", weights_only=True)
+            else:
+                raise CheckpointError(f"{folder} has neither model.safetensors nor model.pt")
+            self.load_state_dict(weights)
+        except (SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
+
+
+def _in_configured_type(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: WorldModel, *args: Any, **kwargs: Any) -> Any:
+        with computing_in(self.config.dtype, self.device):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def new_folder(out: str | Path) -> Path:
+    """The folder that an import writes; ConfigurationError where something is there already."""
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigurationError(f"--out {target} exists already; name a new folder")
+    return target

@@ -1,0 +1,309 @@
+"""Checkpoints: complete or absent, checked by checksum, without pickle.
+
+A checkpoint is a folder with ``model.safetensors``, ``optimizer.safetensors`` (every other array:
+optimizer, normalisers, random streams, running metrics, environment state) and ``state.json``
+(numbers, and the checksums of all three). It is written under a temporary name, flushed to the disk
+and renamed; the text files ``latest`` and ``best`` name one folder each.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldflux.errors import BufferError, CheckpointError, TrainingError
+from worldflux.run_folder.disk import (
+    disk_errors,
+    file_facts,
+    read_sealed,
+    seal,
+    sync_folder,
+    write_atomic,
+)
+
+SCHEMA = "worldflux.checkpoint.v1"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+ARRAY = "$array"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Checkpoint:
+    """What one checkpoint holds.
+
+    agent: the agent's groups of named tensors; ``model`` gets its own file.
+    state: a tree of dicts with JSON values, NumPy arrays and tensors; arrays come back as tensors.
+    """
+
+    agent: dict[str, dict[str, Tensor]]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint folder, replacing one of the same name only once the new one is complete.
+
+    Raises TrainingError when a parameter is not finite, CheckpointError when the disk refuses.
+    """
+    for name, tensor in checkpoint.agent["model"].items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"parameter {name} is not finite; no checkpoint was written")
+    arrays = {
+        f"{group}/{name}": tensor
+        for group, tensors in checkpoint.agent.items()
+        if group != "model"
+        for name, tensor in tensors.items()
+    }
+    arrays = {f"agent/{name}": tensor for name, tensor in arrays.items()}
+    state = _pack(checkpoint.state, "state", arrays)
+    groups = [group for group in checkpoint.agent if group != "model"]
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    with disk_errors("checkpoint", folder):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            files = {
+                MODEL: _write_tensors(temporary / MODEL, checkpoint.agent["model"]),
+                OPTIMIZER: _write_tensors(temporary / OPTIMIZER, arrays),
+            }
+            document = {"schema_version": SCHEMA, "groups": groups, "files": files, "state": state}
+            write_atomic(temporary / STATE, seal(document, indent=2))
+            _swap(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The checked content of a checkpoint's ``state.json``, arrays still as references."""
+    try:
+        document = read_sealed(folder / STATE)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE}: {error}") from error
+    if document.get("schema_version") != SCHEMA:
+        found = document.get("schema_version")
+        raise CheckpointError(f"checkpoint {folder}: schema {found!r}, expected {SCHEMA!r}")
+    return document
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a checkpoint folder; CheckpointError names the file that is missing or damaged."""
+    if not folder.is_dir():
+        raise CheckpointError(f"no checkpoint folder at {folder}")
+    document = read_state(folder)
+    loaded = {}
+    for name, facts in document["files"].items():
+        path = folder / name
+        try:
+            if file_facts(path) != facts:
+                raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {name} differs")
+            loaded[name] = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from error
+    arrays = loaded[OPTIMIZER]
+    agent = {"model": loaded[MODEL]}
+    for group in document["groups"]:
+        prefix = f"agent/{group}/"
+        agent[group] = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in arrays.items()
+            if name.startswith(prefix)
+        }
+    return Checkpoint(agent, _unpack(document["state"], arrays))
+
+
+class CheckpointStore:
+    """The ``checkpoints`` folder of a run: saving, finding the newest good one, retention.
+
+    keep: resumable checkpoints kept besides the best.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.damaged: list[str] = []
+
+    @staticmethod
+    def name(step: int) -> str:
+        return f"step_{step:09d}"
+
+    def save(self, step: int, checkpoint: Checkpoint, *, resumable: bool = True) -> Path:
+        """Writes ``step_<step>`` and, for a resumable one, moves ``latest`` to it. One that is not
+        resumable stays only if `mark_best` is called next."""
+        folder = self.folder / self.name(step)
+        checkpoint.state = {**checkpoint.state, "step": step, "resumable": resumable}
+        with disk_errors("checkpoint", folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(folder, checkpoint)
+        if resumable:
+            self._point("latest", folder.name)
+            self.prune()
+        return folder
+
+    def mark_best(self, step: int) -> None:
+        self._point("best", self.name(step))
+        self.prune()
+
+    def best(self) -> Path | None:
+        return self._pointed("best")
+
+    def folders(self) -> list[Path]:
+        """All complete checkpoint folders, oldest first."""
+        return sorted(path for path in self.folder.glob("step_*") if path.is_dir())
+
+    def load_latest(
+        self, accept: Callable[[Path, Checkpoint], None] | None = None
+    ) -> tuple[Path, Checkpoint]:
+        """The newest resumable checkpoint that is not damaged.
+
+        accept: called with folder and checkpoint; it may refuse by raising a WorldFluxError.
+        Damaged ones are named in a warning and in ``damaged``. CheckpointError if none is left.
+        """
+        reason = "it holds none that a run can continue from"
+        for folder in reversed(self.folders()):
+            try:
+                if not read_state(folder)["state"].get("resumable"):
+                    continue
+                checkpoint = read_checkpoint(folder)
+                if accept is not None:
+                    accept(folder, checkpoint)
+                return folder, checkpoint
+            except (CheckpointError, BufferError) as error:
+                self.damaged.append(folder.name)
+                reason = str(error)
+                log.warning("%s; trying the checkpoint before it", error)
+        raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
+
+    def resumable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Folder and state of the checkpoints that a run can continue from, newest first."""
+        for folder in reversed(self.folders()):
+            try:
+                state = read_state(folder)["state"]
+            except CheckpointError:
+                continue
+            if state.get("resumable"):
+                yield folder, state
+
+    def forget_after(self, step: int) -> None:
+        """Removes checkpoints newer than a step, when a run continues from that step."""
+        for folder in self.folders():
+            if folder.name > self.name(step):
+                self._remove(folder)
+        self._point("latest", self.name(step))
+        best = self._pointed("best")
+        if best is None:
+            (self.folder / "best").unlink(missing_ok=True)
+
+    def prune(self) -> None:
+        """Keeps the newest resumable checkpoints and the best, removes the others."""
+        if self.keep is None:
+            return
+        best = self._pointed("best")
+        kept = 0
+        for folder in reversed(self.folders()):
+            try:
+                resumable = bool(read_state(folder)["state"].get("resumable"))
+            except CheckpointError:
+                resumable = False
+            kept += resumable
+            if folder != best and (not resumable or kept > self.keep):
+                self._remove(folder)
+
+    def _pointed(self, pointer: str) -> Path | None:
+        try:
+            name = (self.folder / pointer).read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        folder = self.folder / name
+        return folder if name and folder.is_dir() else None
+
+    def _point(self, pointer: str, name: str) -> None:
+        with disk_errors("checkpoint pointer", self.folder / pointer):
+            write_atomic(self.folder / pointer, name + "\n")
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed first: a crash while deleting must not leave something that looks like a
+        # damaged checkpoint.
+        trash = folder.with_name(f".tmp-{folder.name}")
+        shutil.rmtree(trash, ignore_errors=True)
+        folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Clears what a crash left. Only for the process that writes the run."""
+        for old in self.folder.glob(".old-*"):
+            original = old.with_name(old.name.removeprefix(".old-"))
+            if original.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(original)
+        for temporary in self.folder.glob(".tmp-*"):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    sync_folder(temporary)
+    old = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    own: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        cpu = tensor.detach().to("cpu").contiguous()
+        storage = cpu.untyped_storage()
+        # safetensors refuses tensors that share memory or are windows into a larger one.
+        if storage.data_ptr() in storages or storage.nbytes() != cpu.nbytes:
+            cpu = cpu.clone()
+        storages.add(cpu.untyped_storage().data_ptr())
+        own[name] = cpu
+    save_file(own, path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return file_facts(path)
+
+
+def _pack(tree: Any, path: str, arrays: dict[str, Tensor]) -> Any:
+    """Moves the arrays of a tree into `arrays`, leaving references."""
+    if isinstance(tree, Mapping):
+        return {str(key): _pack(value, f"{path}/{key}", arrays) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_pack(value, f"{path}/{index}", arrays) for index, value in enumerate(tree)]
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if isinstance(tree, np.ndarray):
+        tree = torch.from_numpy(np.array(tree, order="C"))
+    if isinstance(tree, Tensor):
+        arrays[path] = tree
+        return {ARRAY: path}
+    return tree
+
+
+def _unpack(tree: Any, arrays: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if set(tree) == {ARRAY}:
+            return arrays[tree[ARRAY]]
+        return {key: _unpack(value, arrays) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_unpack(value, arrays) for value in tree]
+    return tree
