@@ -6,7 +6,7 @@ import dataclasses
 
 from hydra import compose, initialize_config_dir
 
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
@@ -14,7 +14,7 @@ from worldflux.config.run import RunConfig
 
 def composed(*overrides: str) -> RunConfig:
     schema.register()
-    with initialize_config_dir(str(conf_dir()), **preflight.VERSION):
+    with initialize_config_dir(str(conf_dir()), **composition.VERSION):
         return schema.run_config(compose("config", overrides=list(overrides)))
 
 

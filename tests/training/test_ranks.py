@@ -9,7 +9,7 @@ import worldflux.runner.run
 from tests.together import together
 from tests.training.test_resume_exact import assert_equal, content
 from worldflux.cli import arguments
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.core.ranks import RankLost
 from worldflux.errors import ConfigurationError, TrainingError
@@ -53,7 +53,7 @@ def configured(*words):
     schema.register()
     own = {word.split("=")[0] for word in words}
     kept = [word for word in TINY if word.split("=")[0] not in own]
-    (config,) = preflight.check(arguments.parse([*kept, *words]))
+    (config,) = composition.check(arguments.parse([*kept, *words]))
     return config
 
 

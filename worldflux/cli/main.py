@@ -21,7 +21,7 @@ from worldflux import __version__
 from worldflux.cli import arguments
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.help import help_text
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
@@ -29,6 +29,7 @@ from worldflux.dashboard.server import check_installed
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.runner import resume
 from worldflux.runner.continuation import AUTO, check_same_run
+from worldflux.runner.preflight import check_environment, check_machine
 from worldflux.sweep import words as sweep_words
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def start(words: list[str], project: Project | None = None) -> int:
         return 0
     if asked.completion:
         return _hydra(words, asked.config_name, None)
-    overrides = preflight.parse_overrides(asked.overrides)
+    overrides = composition.parse_overrides(asked.overrides)
     run = resume.requested(overrides)
     flags = [word for word in words if word not in asked.overrides]
     if run == AUTO:
@@ -69,7 +70,7 @@ def start(words: list[str], project: Project | None = None) -> int:
         run = None
         if not (asked.multirun or asked.show):
             run, given = resume.automatic(asked)
-            overrides = preflight.parse_overrides(given)
+            overrides = composition.parse_overrides(given)
     if run is not None:
         asked = asked.with_overrides(
             resume.prepare(run, overrides, asked.multirun), resume.CONFIG_NAME
@@ -78,7 +79,7 @@ def start(words: list[str], project: Project | None = None) -> int:
     if asked.multirun and not asked.show:
         return _sweep(asked, own or sweep_words.SweepWords(), words)
     if asked.config or not asked.show:
-        configs = preflight.check(asked)
+        configs = composition.check(asked)
         if run is not None:
             check_same_run(Path(run), configs[0])
         if project is not None:
@@ -101,7 +102,7 @@ def _is_for_a_launcher(overrides: Sequence[str]) -> bool:
 
 
 def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[str]) -> int:
-    expansion = preflight.expand(asked)
+    expansion = composition.expand(asked)
     if expansion.jobs is None:
         if own != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
@@ -121,12 +122,12 @@ def check_trainable(configs: list[RunConfig], project: Project | None = None) ->
     for config in configs:
         if config.visualization.enabled and config.data.on_env_failure != "degrade":
             check_installed()
-        preflight.check_machine(config)
+        check_machine(config)
         facts = (config.env, config.model, config.data.on_env_failure, config.init_from)
         if facts not in seen:
             seen.append(facts)
             if project is None or project.data is None:
-                preflight.check_environment(config)
+                check_environment(config)
 
 
 def _joined_another(config: RunConfig) -> bool:
@@ -154,7 +155,7 @@ def _hydra(words: list[str], config_name: str, project: Project | None) -> int:
             failures.append(error)  # a single run: told by `report`, in one line
             return None
 
-    hydra_main = hydra.main(str(conf_dir()), config_name, **preflight.VERSION)
+    hydra_main = hydra.main(str(conf_dir()), config_name, **composition.VERSION)
     before, sys.argv = sys.argv, [PROGRAM, *words]
     try:
         hydra_main(job)()

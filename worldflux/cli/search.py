@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldflux.cli.guarded import guarded
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.hydra_errors import explain
 from worldflux.config.presets import conf_dir
@@ -103,7 +103,7 @@ def _main(options: argparse.Namespace) -> int:
 # === Before the first trial ===================================================================
 
 
-def plan(options: argparse.Namespace) -> tuple[preflight.Composition, Settings, RunConfig]:
+def plan(options: argparse.Namespace) -> tuple[composition.Composition, Settings, RunConfig]:
     """What the command line asks for, checked but for the ranges."""
     if not NAME.fullmatch(options.name):
         text = "a name of letters, digits, '.', '_' and '-'"
@@ -116,7 +116,7 @@ def plan(options: argparse.Namespace) -> tuple[preflight.Composition, Settings, 
             f"--storage {storage}: expected a URL such as sqlite:///study.db, or journal:FILE"
         )
     schema.register()
-    overrides = preflight.parse_overrides(options.overrides)
+    overrides = composition.parse_overrides(options.overrides)
     for override in overrides:
         if override.get_key_element().split(".")[0] in OWN:
             raise ConfigurationError(f"{override.input_line}: a search decides that itself")
@@ -126,7 +126,7 @@ def plan(options: argparse.Namespace) -> tuple[preflight.Composition, Settings, 
         if not Path(options.config_dir).is_dir():
             raise ConfigurationError(f"--config-dir {options.config_dir} is no folder")
         flags = (f"hydra.searchpath=['file://{Path(options.config_dir).resolve()}']",)
-    source = preflight.Composition(conf_dir(), "config", flags)
+    source = composition.Composition(conf_dir(), "config", flags)
     config = source.check(shared)
     space, shared = changed(_space(options.space, config), overrides)
     if not space:
@@ -156,7 +156,7 @@ def _space(asked: str | None, config: RunConfig) -> Space:
     return read_space(path)
 
 
-def check(source: preflight.Composition, settings: Settings, config: RunConfig) -> None:
+def check(source: composition.Composition, settings: Settings, config: RunConfig) -> None:
     """Every choice and both ends of every range make a valid run, and the environment is there."""
     from worldflux.cli.main import check_trainable
 
@@ -174,7 +174,7 @@ def check(source: preflight.Composition, settings: Settings, config: RunConfig) 
     check_trainable([config])
 
 
-def defaults(source: preflight.Composition, settings: Settings) -> dict[str, Any]:
+def defaults(source: composition.Composition, settings: Settings) -> dict[str, Any]:
     """The recipe's own values, where the space holds them: what the first trial tries."""
     composed = source.compose(settings.words)
     found = {key: OmegaConf.select(composed, key) for key in settings.space}

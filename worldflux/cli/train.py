@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from worldflux.cli import main as runner
 from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.errors import ConfigurationError
 from worldflux.project.convert import Setting, overrides, settings
 from worldflux.project.origins import origins, shown
@@ -89,7 +89,7 @@ def _main(options: argparse.Namespace) -> int:
     kept = {key: item for key, item in found.items() if key not in replaced}
     words = [*overrides(kept), *extra]
     with told_with_lines(config, found):
-        run = preflight.composed(words)
+        run = composition.composed(words)
         told = origins(run, config, kept, _flags(options))
         if options.show:
             print(shown(run, told))
@@ -189,7 +189,7 @@ def _tell_ignored(config: ProjectConfig) -> None:
 
 def _tell_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
     """What the file says by now and a run that continues does not take over."""
-    now = plain(preflight.composed(overrides(settings(config))))
+    now = plain(composition.composed(overrides(settings(config))))
     for key, (old, new) in changes(saved_config(run), now).items():
         if key not in flags and not key.startswith(("project", "data.on_env_failure")):
             text = f"{key} stays {old!r} in a run that continues ({config.path} makes it {new!r})"

@@ -22,11 +22,11 @@ from worldflux.cli.arguments import Arguments
 from worldflux.config import run as schema
 from worldflux.config.hydra_errors import explain
 from worldflux.config.presets import conf_dir
-from worldflux.config.run import FREE, RunConfig, in_group, run_config
-from worldflux.errors import ConfigurationError, MissingDependencyError
+from worldflux.config.run import FREE, RunConfig, run_config
+from worldflux.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from worldflux.envs.vector import VectorEnv
+    pass
 
 CHOICES = ("model", "model/size", "env", "data", "training", "logger", "dashboard")
 # 1.3 asks for this argument, later releases warn about it.
@@ -220,42 +220,3 @@ def composed(overrides: Sequence[str], *folders: Path) -> RunConfig:
     search = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
     flags = (f"hydra.searchpath=[{search}]",) if folders else ()
     return Composition(conf_dir(), "config", flags).check(overrides)
-
-
-def one_environment(config: RunConfig) -> VectorEnv:
-    """One environment of the run, to look at."""
-    from worldflux.envs.make import make_envs
-
-    return make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
-
-
-def check_machine(config: RunConfig) -> None:
-    """What a run needs of this machine is there."""
-    if config.training.compile_model:
-        import torch
-
-        from worldflux.core.compile import check_compiler
-
-        check_compiler(torch.device(config.training.resolve_device()))
-
-
-def check_environment(config: RunConfig) -> None:
-    """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
-    if config.env.suite == "none":
-        return
-    try:
-        envs = one_environment(config)
-    except MissingDependencyError:  # its package, or the environment itself, is not to be had
-        if config.data.on_env_failure == "degrade":
-            return  # the run itself tells it, and goes on
-        raise
-    try:
-        model = config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
-    except ConfigurationError as error:
-        raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
-    finally:
-        envs.close()
-    if config.init_from is not None and config.resume in (None, "auto"):
-        from worldflux.training.initial import InitialWeights
-
-        InitialWeights.find(config.init_from).check(model)

@@ -11,7 +11,7 @@ from typing import Any
 
 import tomlkit
 
-from worldflux.config.composition import composed, one_environment
+from worldflux.config.composition import composed
 from worldflux.config.fields import plain
 from worldflux.config.modalities import action_type_of, modalities_of, primary_shape
 from worldflux.config.presets import size_names
@@ -22,6 +22,7 @@ from worldflux.models.families import Family, Recipe, families
 from worldflux.project.convert import DMC, overrides, settings
 from worldflux.project.schema import FILE, parse
 from worldflux.run_folder.disk import disk_errors
+from worldflux.runner.preflight import one_environment
 
 SCAFFOLD = Path(__file__).parent / "scaffold"
 NAMES = {"gitignore": ".gitignore"}  # one of its own name would hide files of the package

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from worldflux.config.composition import one_environment
 from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
@@ -26,6 +25,7 @@ from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
 from worldflux.run_folder.state import claim
+from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
 from worldflux.training.run_folder import set_aside
 

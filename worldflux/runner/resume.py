@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.cli.arguments import Arguments
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig, composed_schema, model_schema
 from worldflux.errors import ConfigurationError, RunBusyError
@@ -75,7 +75,7 @@ def automatic(asked: Arguments) -> tuple[str | None, list[str]]:
     else the run of this configuration in the output folder that was written last and is not
     complete. ConfigurationError: the folder named holds a run of another configuration.
     """
-    source = preflight.Composition.of(asked)
+    source = composition.Composition.of(asked)
     config, place = source.check(asked.overrides), source.run_dir(asked.overrides)
     if place is None:
         found = newest_unfinished(Path(config.training.output_dir), config)
@@ -109,7 +109,7 @@ def _scalar(value: Any) -> bool:
 def config_of(folder: Path) -> RunConfig:
     """The configuration that the run in `folder` was started with, to continue it."""
     overrides = prepare(str(folder), [], multirun=False)
-    return preflight.Composition(conf_dir(), CONFIG_NAME).check(overrides)
+    return composition.Composition(conf_dir(), CONFIG_NAME).check(overrides)
 
 
 def _chooses_group(override: Override) -> bool:

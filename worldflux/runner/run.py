@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from worldflux.config.composition import one_environment
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
@@ -30,6 +29,7 @@ from worldflux.run_folder.manifest import degrading, plain
 from worldflux.run_folder.state import claim
 from worldflux.runner.continuation import AUTO, check_same_run, continues, has_checkpoint
 from worldflux.runner.fitting import for_environment
+from worldflux.runner.preflight import one_environment
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
 from worldflux.training.parallel import rank_seed

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from worldflux.cli.arguments import Arguments
-from worldflux.config import composition as preflight
+from worldflux.config import composition
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.state import RunState
@@ -51,7 +51,7 @@ class Plan:
 
 
 def plan(
-    asked: Arguments, expansion: preflight.Expansion, words: SweepWords, flags: Sequence[str]
+    asked: Arguments, expansion: composition.Expansion, words: SweepWords, flags: Sequence[str]
 ) -> Plan:
     """What the command line asks for. flags: what it has beside overrides."""
     hydra = [word for word in asked.overrides if _of_hydra(word)]
@@ -69,7 +69,7 @@ def plan(
     )
 
 
-def _jobs(expansion: preflight.Expansion) -> list[Job]:
+def _jobs(expansion: composition.Expansion) -> list[Job]:
     for override in expansion.overrides:
         key = override.get_key_element()
         if key == "hydra.sweep.subdir":
@@ -80,7 +80,7 @@ def _jobs(expansion: preflight.Expansion) -> list[Job]:
     jobs: dict[str, Job] = {}
     for words in expansion.jobs or []:
         own = [word for word in words if not _of_hydra(word)]
-        job = job_of(own, preflight.parse_overrides(own))
+        job = job_of(own, composition.parse_overrides(own))
         if job.name in jobs:
             raise ConfigurationError(f"two jobs of the sweep are the same: {job.name}")
         jobs[job.name] = job
@@ -91,7 +91,7 @@ def _of_hydra(word: str) -> bool:
     return re.match(r"hydra\b", key_of(word)) is not None
 
 
-def _root(expansion: preflight.Expansion, words: SweepWords, hydra: Sequence[str]) -> Path:
+def _root(expansion: composition.Expansion, words: SweepWords, hydra: Sequence[str]) -> Path:
     if any(key_of(word) == DIRECTORY for word in hydra):
         if words.name is not None:
             text = f"sweep={words.name} and {DIRECTORY} both name the sweep's folder: give one"
@@ -108,7 +108,7 @@ def unfinished(plan: Plan, jobs: Sequence[list[str]]) -> list[list[str]]:
     return [job for job, now in pairs if now.state != RunState.COMPLETED]
 
 
-def run(plan: Plan, source: preflight.Composition) -> int:
+def run(plan: Plan, source: composition.Composition) -> int:
     """Starts the jobs that are left, and tells the sweep's end; returns the exit code: 1 if jobs of
     this command failed, or lost their process."""
     with source.initialized():
