@@ -7,7 +7,21 @@ from typing import Any
 
 from worldflux.config.base import CheckedConfig
 
-SUITES = ("gym", "dmc", "none")
+
+@dataclass(frozen=True)
+class SuiteRow:
+    """module: what makes its environments, see worldflux/envs/suites.py; None: there are none.
+    unused: keys that have no meaning with it, as YAML spells them."""
+
+    module: str | None
+    unused: tuple[str, ...] = ()
+
+
+SUITES = {
+    "gym": SuiteRow("worldflux.envs.gym_suite"),
+    "dmc": SuiteRow("worldflux.envs.dmc", unused=("import", "noop_max")),
+    "none": SuiteRow(None),
+}
 
 
 @dataclass
@@ -59,7 +73,7 @@ class EnvConfig(CheckedConfig):
     frame_pool: int = 1
 
     def _validate(self) -> None:
-        self._one_of("suite", SUITES)
+        self._one_of("suite", tuple(SUITES))
         self._one_of("obs", ("state", "pixels"))
         self._at_least(1, "action_repeat", "frame_pool", "frame_stack")
         self._at_least(0, "noop_max")
@@ -73,10 +87,9 @@ class EnvConfig(CheckedConfig):
             raise self.refuse(
                 f"image_size must be two whole numbers above 0, got {self.image_size}"
             )
-        if self.suite == "dmc" and (self.import_module or self.noop_max):
-            # Spelled as in YAML, where `import` is the key.
-            name = "import" if self.import_module else "noop_max"
-            raise self.refuse(f"{name} has no meaning with suite dmc; leave it out")
+        for name in SUITES[self.suite].unused:
+            if getattr(self, "import_module" if name == "import" else name):
+                raise self.refuse(f"{name} has no meaning with suite {self.suite}; leave it out")
         if self.tasks:
             self._check_tasks()
         if not self.id.strip():
