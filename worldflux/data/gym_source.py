@@ -18,6 +18,7 @@ from worldflux.data.collect import Collector, Episode
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay, consecutive_chunks
+from worldflux.data.replay_files import keep_saves
 from worldflux.errors import ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class GymSource:
         self._saved = self.replay.save(folder)
 
     def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
-        self.replay.keep_saves(folder, {state["replay"] for state in states})
+        keep_saves(folder, {state["replay"] for state in states})
 
     def load(self, folder: Path) -> None:
         # Not the newest save: it may be damaged, or newer than the state that comes next.
