@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from worldflux.config.base import CheckedConfig
 
+# Name -> module that makes the source, see worldflux/data/sources.py.
+SOURCES = {"gym": "worldflux.data.gym_source", "random": "worldflux.data.random_source"}
+
 
 @dataclass
 class DataConfig(CheckedConfig):
@@ -36,7 +39,7 @@ class DataConfig(CheckedConfig):
     on_env_failure: str = "error"
 
     def _validate(self) -> None:
-        self._one_of("source", ("gym", "random"))
+        self._one_of("source", tuple(SOURCES))
         self._one_of("on_env_failure", ("error", "degrade"))
         self._at_least(1, "capacity", "consec")
         self._at_least(0, "prefill_steps", "pretrain_updates")

@@ -185,7 +185,7 @@ class SequenceReplay:
         last, says which belong together. Saves before it stay until `replay_files.keep_saves`. No pickle.
         Returns the name by which `load` finds this save.
         """
-        return self._files.save(folder, self.segments, self.versions, self._sampler_state())
+        return self._files.save(folder, self.segments, self.versions, self.sampler_state())
 
     def load(self, folder: Path, tag: str | None = None) -> str:
         """Restores a save exactly (None: the newest) and returns its name.
@@ -201,7 +201,7 @@ class SequenceReplay:
         self._queue = deque((env, first) for env, first in save.sampler["queue"] if same)
         return save.tag
 
-    def _sampler_state(self) -> dict[str, Any]:
+    def sampler_state(self) -> dict[str, Any]:
         """Counters, random stream and online queue, as JSON values."""
         return {
             "added": self.added,
