@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from worldflux.config.composition import composed
 from worldflux.config.model import WorldModelConfig
@@ -34,6 +35,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("brook", f"{__name__}:Brook", "worldflux.models"), BROKEN]
     monkeypatch.setattr(families, "entry_points", lambda group: points)
     families.warn_broken.cache_clear()
+    Plugins.instance()  # stores nodes of its own, which must outlive this
     store = ConfigStore.instance()
     monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
 
