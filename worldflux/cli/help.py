@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldflux.config.presets import conf_dir, size_names
-from worldflux.models.families import conf_folders, model_types
+from worldflux.models.families import conf_folders, model_types, names
 
 _TEXT = """\
 worldflux-run trains a world-model agent in an environment.
@@ -59,11 +59,13 @@ def help_text(config_dir: str | None) -> str:
     folders = [conf_dir(), *conf_folders().values(), *([Path(config_dir)] if config_dir else [])]
     rows = {group: _options(folders, group) for group in ("model", "model/size")}
     for kind, family in model_types().items():
-        own = size_names(kind)
-        rows[f"  {family}"] = own
-        rows["model/size"] = [name for name in rows["model/size"] if name not in own]
+        if sizes := size_names(kind):
+            rows[f"  {family}"] = sizes
+        rows["model/size"] = [name for name in rows["model/size"] if name not in sizes]
     for group in ("env", "data", "training", "logger", "dashboard", "experiment"):
         rows[f"+{group}" if group == "experiment" else group] = _options(folders, group)
+    for group in ("model", "data", "training"):  # a family without a file has a stated default
+        rows[group] = sorted({*rows[group], *names()})
     return _TEXT.format(groups="\n".join(_row(name, options) for name, options in rows.items()))
 
 

@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def start(words: list[str], project: Project | None = None) -> int:
     """Checks and runs a command line of `worldflux-run`; a project adds its own files to the run."""
-    schema.register()
     own, words = sweep_words.take(arguments.plain_paths(words))
     asked = arguments.parse(words)
     if not asked.multirun and not asked.show and _is_for_a_launcher(asked.overrides):
@@ -60,6 +59,7 @@ def start(words: list[str], project: Project | None = None) -> int:
     if asked.version or asked.help:
         print(help_text(asked.config_dir) if asked.help else f"worldflux {__version__}\n", end="")
         return 0
+    schema.register(*([Path(asked.config_dir)] if asked.config_dir else []))
     if asked.completion:
         return _hydra(words, asked.config_name, None)
     overrides = composition.parse_overrides(asked.overrides)

@@ -21,8 +21,8 @@ from worldflux.config.presets import conf_dir, unknown_size_text
 from worldflux.config.run import FREE, Group, all_groups, keys_of, unknown_key
 from worldflux.config.slurm import GROUP as LAUNCHER
 from worldflux.config.slurm import SlurmConfig
-from worldflux.errors import WorldFluxError
-from worldflux.models.families import families
+from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.models.families import families, family, names
 
 # Reasons for which the place that a user named for a run cannot be written.
 DISK = (
@@ -119,6 +119,11 @@ def _unreadable(error: OverrideParseException) -> str:
 
 def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if (name := option.removeprefix("base_")) in names():
+        try:
+            family(name)
+        except ConfigurationError as broken:
+            return str(broken)
     if not group:
         return _flat(str(error))
     if group == "model/size/ci":
@@ -197,10 +202,10 @@ def _of_another_family(key: str, cls: type[Group]) -> str | None:
     if not issubclass(cls, WorldModelConfig) or name in keys_of(cls):
         return None
     classes = {one.name: one.config_class() for one in families()}
-    mine = next(family for family, other in classes.items() if other is cls)
-    for family, other in classes.items():
+    mine = next(option for option, other in classes.items() if other is cls)
+    for option, other in classes.items():
         if other is not cls and name in keys_of(other):
-            return f"{key} is a key of model={family}; model={mine} has none"
+            return f"{key} is a key of model={option}; model={mine} has none"
     return None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -18,10 +19,20 @@ from worldflux.config.data import DataConfig
 from worldflux.config.env import EnvConfig
 from worldflux.config.fields import field_types, near_miss
 from worldflux.config.model import WorldModelConfig
+from worldflux.config.presets import conf_dir, size_names
 from worldflux.config.slurm import SlurmConfig
 from worldflux.config.training import LoggerConfig, TrainingConfig
 from worldflux.errors import ConfigurationError
-from worldflux.models.families import DEFAULT, families, family_of_type, is_model_type
+from worldflux.models.families import (
+    DEFAULT,
+    OURS,
+    Family,
+    conf_folders,
+    families,
+    family_of_type,
+    is_model_type,
+    warn_broken,
+)
 from worldflux.project.sections import Gameplay, Section, Visualization
 
 # Python cannot name a field `import`; YAML and the command line can.
@@ -113,13 +124,14 @@ def keys_of(cls: type) -> list[str]:
     return [SPELLING.get(name, name) for name in field_types(cls) if name not in hidden]
 
 
-def hydra_schema(cls: type, missing: tuple[str, ...] = ()) -> DictConfig:
-    """`cls` as a typed node, with its keys spelled as in YAML; `missing` ones have no default."""
-    return OmegaConf.structured(_spelled(cls, missing))
+def hydra_schema(cls: type, **defaults: str) -> DictConfig:
+    """`cls` as a typed node, with its keys spelled as in YAML. defaults: other ones for some keys,
+    which may be interpolations or MISSING."""
+    return OmegaConf.structured(_spelled(cls, tuple(defaults.items())))
 
 
 @functools.cache  # nodes of one schema merge only if they have the very same class
-def _spelled(cls: Any, missing: tuple[str, ...]) -> type:
+def _spelled(cls: Any, other: tuple[tuple[str, str], ...]) -> type:
     annotations: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     keys = keys_of(cls)
@@ -132,36 +144,65 @@ def _spelled(cls: Any, missing: tuple[str, ...]) -> type:
         if factory is not dataclasses.MISSING:
             defaults[key] = field(default_factory=factory)
         else:
-            defaults[key] = MISSING if key in missing else item.default
+            defaults[key] = dict(other).get(key, item.default)
     made = type(cls.__name__, (), {"__annotations__": annotations, **defaults})
     # No generated methods: their source could not name the keyword `import`.
     return dataclass(init=False, repr=False, eq=False)(made)
 
 
 def model_schema(cls: type[WorldModelConfig]) -> DictConfig:
-    """The schema of a family's `model` group."""
-    return hydra_schema(cls, missing=FROM_ENVIRONMENT)
+    """The schema of a family's `model` group: what the environment and the training group decide
+    need not stand in its YAML."""
+    training = {name: f"${{training.{name}}}" for name in OF_TRAINING}
+    return hydra_schema(cls, **dict.fromkeys(FROM_ENVIRONMENT, MISSING), **training)
 
 
 def composed_schema() -> DictConfig:
     """The schema of the whole configuration; the model's family is still open."""
     schema = OmegaConf.structured(_Composed)
-    schema.env = hydra_schema(EnvConfig, missing=("id",))
+    schema.env = hydra_schema(EnvConfig, id=MISSING)
     for name in ("data", "training", "logger", "gameplay", "visualization"):
         schema[name] = hydra_schema(GROUPS[name])
     return schema
 
 
-def register() -> None:
-    """Tells Hydra the schemas that `conf/` refers to."""
+def register(*folders: Path) -> None:
+    """Gives Hydra the schemas that `conf/` refers to, and what installed families leave to us.
+
+    folders: more places that options are looked for in.
+    """
     store = ConfigStore.instance()
     store.store(name="base_config", node=composed_schema())
     for one in families():
-        store.store(name=f"base_{one.name}", node=model_schema(one.config_class()))
+        try:
+            store.store(name=f"base_{one.name}", node=model_schema(one.config_class()))
+        except Exception as error:  # a type that OmegaConf does not know, for example
+            if one in OURS:
+                raise
+            warn_broken(f"the installed family {one.name!r} has no usable schema: {error!r}")
+            continue
+        if one not in OURS:
+            _register_defaults(one, [conf_dir(), *conf_folders().values(), *folders])
     slurm = hydra_schema(SlurmConfig)
     with open_dict(slurm):
         slurm["_target_"] = "hydra_plugins.worldflux_slurm.SlurmLauncher"
     store.store(name="base_slurm", node=slurm)
+
+
+def _register_defaults(family: Family, folders: Sequence[Path]) -> None:
+    """Options of an installed family for which there is no YAML file."""
+    sizes = [{"size": name} for name in size_names(family.model_type, aliases=False)[:1]]
+    options: dict[str, dict[str, Any]] = {
+        "model": {"defaults": [f"/base_{family.name}@_here_", "_self_", *sizes]},
+        "training": {},
+        "data": {"prefill_steps": 1_000, "collect_steps_per_update": 1.0},
+        "env/dmc": {"action_repeat": 1, "flatten": True},
+        "env/pixels": {"frame_stack": 1},
+    }
+    for group, node in options.items():
+        # Hydra would take the node for the schema of a file that has its name.
+        if not any((folder / group / f"{family.name}.yaml").is_file() for folder in folders):
+            ConfigStore.instance().store(name=family.name, group=group, node=node)
 
 
 def run_config(cfg: DictConfig) -> RunConfig:
