@@ -21,8 +21,8 @@ from worldflux.config.training import LoggerConfig, TrainingConfig
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.run import run
-from worldflux.training.logger import read_metrics
 
 
 class Cue(gym.Env):

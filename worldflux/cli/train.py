@@ -22,8 +22,8 @@ from worldflux.project.origins import origins, shown
 from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
+from worldflux.run_folder.checkpoints import run_at
 from worldflux.run_folder.manifest import plain
-from worldflux.run_folder.paths import run_of
 from worldflux.runner.continuation import changes, saved_config
 
 PROGRAM = "worldflux train"
@@ -110,7 +110,7 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
     """Continues a run with the configuration it was started with; flags go before it."""
     if options.output_dir is not None:
         raise ConfigurationError("--output-dir: a run is resumed in its own folder; leave it out")
-    run = run_of(options.resume_from)
+    run = run_at(options.resume_from)
     words = [f"resume={_quoted(str(run))}"]
     if options.steps is not None:
         words.append(f"training.total_steps={options.steps}")

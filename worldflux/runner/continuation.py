@@ -9,8 +9,9 @@ from typing import Any
 
 from worldflux.config.run import FREE, OF_TRAINING, SPELLING, RunConfig
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.run_folder.disk import read_sealed
-from worldflux.run_folder.manifest import FILE, plain, read_manifest
+from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.manifest import plain, read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
@@ -91,18 +92,6 @@ def continues(folder: Path, config: RunConfig) -> bool:
     return True
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has a checkpoint that it can continue from, or a damaged one. The best one is
-    no such checkpoint where it was saved without its replay. Without torch."""
-    for path in (folder / "checkpoints").glob("step_*"):
-        try:
-            if read_sealed(path / "state.json")["state"]["resumable"]:
-                return True
-        except (OSError, ValueError, KeyError):
-            return True  # resuming tells what is wrong with it
-    return False
-
-
 def remembered(folder: Path) -> dict[str, Any]:
     """The settings, by key, that may change on resume, as the run was trained last."""
     return {key: value for key, value in _leaves("", saved_config(folder)) if changeable(key)}
@@ -118,7 +107,7 @@ def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
     """The run of this configuration in ``output_dir/<date>/<time>/`` that was written last, is
     neither complete nor running and has a checkpoint; None if there is none."""
     wanted = plain(config)
-    runs = sorted(output_dir.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(output_dir.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for folder in (path.parent for path in reversed(runs)):
         try:
             if run_state(folder) in (RunState.COMPLETED, RunState.RUNNING):

@@ -24,18 +24,20 @@ from worldflux.envs.vector import VectorEnv
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import model_class
 from worldflux.report.curves import draw_run
+from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import degrading, plain
 from worldflux.run_folder.state import claim
-from worldflux.runner.continuation import AUTO, check_same_run, continues, has_checkpoint
+from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.preflight import one_environment
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
 from worldflux.training.parallel import rank_seed
 from worldflux.training.progress import Progress
+from worldflux.training.scheduled_evaluation import Evaluator
 from worldflux.training.seed import set_seed
-from worldflux.training.trainer import Evaluator, Trainer
+from worldflux.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
