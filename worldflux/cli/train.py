@@ -23,7 +23,6 @@ from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
 from worldflux.run_folder.checkpoints import run_at
-from worldflux.run_folder.manifest import plain
 from worldflux.runner.continuation import changes, saved_config
 
 PROGRAM = "worldflux train"
@@ -189,7 +188,7 @@ def _tell_ignored(config: ProjectConfig) -> None:
 
 def _tell_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
     """What the file says by now and a run that continues does not take over."""
-    now = plain(composition.composed(overrides(settings(config))))
+    now = composition.composed(overrides(settings(config)))
     for key, (old, new) in changes(saved_config(run), now).items():
         if key not in flags and not key.startswith(("project", "data.on_env_failure")):
             text = f"{key} stays {old!r} in a run that continues ({config.path} makes it {new!r})"

@@ -66,9 +66,9 @@ def has_checkpoint(run: Path) -> bool:
     no such checkpoint where it was saved without its replay."""
     for folder in CheckpointFolder(run / CHECKPOINTS).folders():
         try:
-            if read_state(folder)["state"]["resumable"]:
+            if read_sealed(folder / STATE)["state"]["resumable"]:
                 return True
-        except (CheckpointError, KeyError):
+        except (OSError, ValueError, KeyError):
             return True  # resuming reports what is wrong with it
     return False
 

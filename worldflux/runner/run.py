@@ -102,6 +102,8 @@ def _run(
         envs = training_envs(config, ranks, render=live.renders)
     if envs is not None:
         model_config = for_environment(model_config, config.env, envs)
+    if resume and has_checkpoint(folder):
+        check_same_run(folder, replace(config, model=model_config))
     source: Source | None = None
     try:
         agent = make_agent(model_config, training)
@@ -289,7 +291,7 @@ def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
     if config.data.source == "gym":
         updates = updates_per_step(config.data, rows, training.sequence_length)
     return {
-        "config": plain(config),
+        "config": plain(replace(config, model=model.config)),
         "model_config": plain(model.config),
         "train_ratio": None
         if updates is None
