@@ -42,13 +42,14 @@ from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.tdmpc2.agent import TDMPC2Agent
 from worldflux.models.tdmpc2.config import TDMPC2Config
-from worldflux.run_folder.checkpoint import MODEL, OPTIMIZER, STATE, CheckpointStore, read_state
+from worldflux.run_folder.checkpoints import CheckpointFolder, read_state
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.run_folder.names import CHECKPOINTS, MODEL, OPTIMIZER, REPLAY, STATE
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.runner.run import run
 from worldflux.training.evaluate import GreedyEvaluator
-from worldflux.training.logger import read_metrics
-from worldflux.training.run_folder import RunFolder
+from worldflux.training.run_writer import RunWriter
 
 FAMILIES = ("dreamerv3", "tdmpc2")
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
@@ -139,8 +140,8 @@ class Moments:
         self._around(VectorEnv, "step")
         for kind in (DreamerV3Agent, TDMPC2Agent):
             self._around(kind, "update", place="training")
-        self._around(RunFolder, "save", place="save")
-        self._around(RunFolder, "keep_best", place="save of the best")
+        self._around(RunWriter, "save", place="save")
+        self._around(RunWriter, "keep_best", place="save of the best")
         self._around(GreedyEvaluator, "__call__", place="evaluation")
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -262,7 +263,7 @@ def draw(rng: random.Random, kill: bool, counts: dict[str, int], kills: int) -> 
 
 def newest_step(folder: Path) -> int:
     """Updates that the newest checkpoint has, 0 if there is none."""
-    store = CheckpointStore(folder / "checkpoints")
+    store = CheckpointFolder(folder / CHECKPOINTS)
     return max((state["step"] for _, state in store.resumable()), default=0)
 
 
@@ -319,7 +320,7 @@ def differences(folder: Path, whole: Path) -> list[str]:
 
 
 def _pointed(folder: Path, pointer: str) -> Path:
-    return folder / "checkpoints" / (folder / "checkpoints" / pointer).read_text().strip()
+    return folder / CHECKPOINTS / (folder / CHECKPOINTS / pointer).read_text().strip()
 
 
 def _arrays(checkpoint: Path, everything: bool) -> dict[str, bytes]:
@@ -338,11 +339,11 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
 
 def _replay(folder: Path) -> Any:
     state = read_state(_pointed(folder, "latest"))["state"]
-    index = json.loads((folder / "replay" / f"replay-{state['source']['replay']}.json").read_text())
+    index = json.loads((folder / REPLAY / f"replay-{state['source']['replay']}.json").read_text())
     arrays = {}
     for number, files in enumerate(index["segments"]):
         for group, file in files.items():
-            with np.load(folder / "replay" / file["name"]) as stored:
+            with np.load(folder / REPLAY / file["name"]) as stored:
                 for key in stored.files:
                     arrays[number, group, key] = stored[key].tobytes()
     return index["sampler"], index["versions"], arrays
