@@ -12,7 +12,8 @@ from typing import Any
 from worldflux.cli.guarded import guarded
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import shown
-from worldflux.run_folder.manifest import FILE, plain, read_manifest
+from worldflux.run_folder.manifest import plain, read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.sweep import record, table
 from worldflux.sweep.report import write_report
 from worldflux.sweep.status import look
@@ -68,14 +69,14 @@ def find(name: str) -> Path:
     """The run or sweep that a name means; CheckpointError if there is none."""
     folder = Path(name)
     for path in (folder, SWEEPS / name):
-        if (path / record.FILE).exists() or (path / FILE).exists():
+        if (path / record.FILE).exists() or (path / MANIFEST).exists():
             return path.resolve()
     if not folder.exists():
         known = sorted(path.parent.name for path in SWEEPS.glob(f"*/{record.FILE}"))
         hint = f"; sweeps in {SWEEPS}: {', '.join(known)}" if known else ""
         raise CheckpointError(f"no run or sweep at {name}{hint}")
-    text = f"{name} is neither a run (it has no {FILE}) nor a sweep (no {record.FILE})"
-    inside = sorted({path.parent for path in folder.glob(f"*/{FILE}")})
+    text = f"{name} is neither a run (it has no {MANIFEST}) nor a sweep (no {record.FILE})"
+    inside = sorted({path.parent for path in folder.glob(f"*/{MANIFEST}")})
     raise CheckpointError(text + (f"; it holds {len(inside)} runs" if inside else ""))
 
 

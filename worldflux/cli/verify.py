@@ -24,7 +24,8 @@ from worldflux.models.families import family_of_type
 from worldflux.project.schema import FILE as PROJECT_FILE
 from worldflux.project.schema import load_config
 from worldflux.report.published import ADDRESS_OF
-from worldflux.run_folder.manifest import FILE, plain, read_manifest
+from worldflux.run_folder.manifest import plain, read_manifest
+from worldflux.run_folder.names import MANIFEST, METRICS
 from worldflux.verify.proof import AT_PAR, BETTER, Proof, prove
 from worldflux.verify.quick import FAILED, PASSED, Quick, verify_quick
 from worldflux.verify.target import runs_below
@@ -194,7 +195,7 @@ def quick_result(quick: Quick, seconds: float) -> dict[str, Any]:
             "support_surface": manifest["support_surface"],
             "data_mode": manifest["data_mode"],
             "degraded_modes": manifest["degraded_modes"],
-            "run_manifest": str(quick.run / FILE),
+            "run_manifest": str(quick.run / MANIFEST),
         },
         "verdict_reason": reason,
         "workflow_status": "fail" if blocking else "warning" if failed or smoke else "pass",
@@ -292,7 +293,7 @@ def write_bundle(folder: Path, mode: str, text: str, runs: list[Path]) -> None:
     result.write_text(text, encoding="utf-8")
     kept = []
     for index, run in enumerate(runs):
-        for name in (FILE, "metrics.jsonl"):
+        for name in (MANIFEST, METRICS):
             if (run / name).exists():
                 copy = folder / "artifacts" / f"run{index}_{name}"
                 shutil.copyfile(run / name, copy)

@@ -11,13 +11,13 @@ from worldflux import dashboard
 from worldflux.dashboard.frames import GAMEPLAY_UNAVAILABLE, FrameTap, why_no_frames
 from worldflux.dashboard.server import DIED, STATIC
 from worldflux.errors import WorldFluxError
-from worldflux.training.logger import METRICS
+from worldflux.run_folder.names import METRICS
 
 if TYPE_CHECKING:
     from worldflux.config.env import EnvConfig
     from worldflux.config.run import RunConfig
     from worldflux.project.sections import Gameplay, Visualization
-    from worldflux.training.callbacks import Callback
+    from worldflux.training.session import Callback
 
 OF_OTHERS = "dashboard_metrics.jsonl"
 

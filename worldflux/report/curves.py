@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from worldflux.run_folder.manifest import FILE, read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.run_folder.names import LEARNING_CURVE, MANIFEST
 
-PICTURE = Path("report") / "learning_curve.png"
+PICTURE = Path(LEARNING_CURVE)
 TRAIN, EVAL, INK, GRID = "#7aa6d6", "#c2410c", "#1f2937", "#e5e7eb"
 
 
@@ -38,7 +39,7 @@ def draw_run(folder: Path) -> Path | None:
 
 def title_of(folder: Path) -> str:
     """Environment, model and seed of a run, as far as its manifest tells them."""
-    if not (folder / FILE).exists():
+    if not (folder / MANIFEST).exists():
         return ""
     manifest = read_manifest(folder)
     env = manifest.get("env", {}).get("id")

@@ -14,7 +14,7 @@ from PIL import Image
 from worldflux.report.curves import EVAL, GRID, INK
 from worldflux.report.imagination import Episode, Imagination, real
 from worldflux.report.video import write_video
-from worldflux.run_folder.checkpoint import disk_errors
+from worldflux.run_folder.disk import disk_errors
 
 KNOWN, IMAGINED = (0, 150, 70), (200, 40, 40)  # border of a frame that is known, or imagined
 DIMENSIONS = 6  # of an observation that are drawn

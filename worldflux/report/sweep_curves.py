@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from worldflux.core.statistics import iqm, percentile_interval, resampled
 from worldflux.report.curves import GRID, INK, PICTURE, compact, series
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.metrics import read_metrics
 
 # Paul Tol's "bright" set, told apart also by colour-blind readers; then in other dashes.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.sweep.jobs import SEED
 
@@ -46,7 +47,7 @@ def look(
     found = JobStatus(folder, overrides, RunState.MISSING)
     try:
         found.state = run_state(folder)
-        manifest = read_manifest(folder) if (folder / FILE).exists() else {}
+        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     except CheckpointError as error:
         found.state, found.reason = RunState.FAILED, str(error)
         return found
