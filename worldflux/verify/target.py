@@ -19,12 +19,12 @@ def runs_below(target: Path) -> list[Path]:
     """
     if not target.is_dir():
         raise CheckpointError(f"--target {target}: there is no such folder")
-    found = []
+    runs = []
     for folder, below, files in os.walk(target):
         if FILE in files:
-            found.append(Path(folder))
+            runs.append(Path(folder))
         below[:] = sorted(set(below) - NOT_RUNS)
-    if not found:
+    if not runs:
         text = f"--target {target}: neither a run folder (with {FILE}) nor a folder of runs"
         raise CheckpointError(text)
-    return sorted(found, key=lambda run: ((run / FILE).stat().st_mtime, str(run)))
+    return sorted(runs, key=lambda run: ((run / FILE).stat().st_mtime, str(run)))
