@@ -13,7 +13,7 @@ from PIL import Image
 
 from worldflux.report.curves import EVAL, INK, uncluttered
 from worldflux.report.imagination import Imagination, PlayedEpisode, real
-from worldflux.report.video import write_video
+from worldflux.report.video import rgb, write_video
 from worldflux.run_folder.disk import disk_errors
 
 KNOWN, IMAGINED = (0, 150, 70), (200, 40, 40)  # border of a frame that is known, or imagined
@@ -126,14 +126,6 @@ def write_film(path: Path, episode: PlayedEpisode, imagination: Imagination, key
         gap = np.full((GAP, above.shape[1], 3), 255, np.uint8)
         frames.append(np.concatenate([above, gap, below], 0))
     write_video(path, np.stack(frames))
-
-
-def rgb(picture: np.ndarray) -> np.ndarray:
-    """`[H, W, 3]` uint8 of `[C, H, W]`, uint8 or in [0, 1]; of a frame stack the newest."""
-    newest = picture[-3:] if picture.shape[0] % 3 == 0 else picture[-1:].repeat(3, 0)
-    if newest.dtype != np.uint8:
-        newest = (np.nan_to_num(newest) * 255).clip(0, 255).round().astype(np.uint8)
-    return np.ascontiguousarray(newest.transpose(1, 2, 0))
 
 
 def enlarged(frame: np.ndarray) -> np.ndarray:
