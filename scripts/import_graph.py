@@ -44,8 +44,15 @@ ELSEWHERE = {
     "models/families.py": "families",  # the table: read by the configuration, imports no family
 }
 # Import paths of the user's guide, each one re-export: nothing of the package imports them.
-PUBLIC = ("__init__.py", "core/config.py", "training/__init__.py", "training/config.py")
-PUBLIC += ("training/data.py", "config_loader.py", "__main__.py")
+PUBLIC = (
+    "__init__.py",
+    "__main__.py",
+    "config_loader.py",
+    "core/config.py",
+    "training/__init__.py",
+    "training/config.py",
+    "training/data.py",
+)
 FAMILY_NAMES = re.compile(r"dreamerv3|tdmpc2|\bDreamerV3[A-Z]\w*|\bTDMPC2\w*")
 FAMILY_PLACES = ("models/families.py", "models/dreamerv3/", "models/tdmpc2/", *PUBLIC)
 # Written by `worldflux init` into a user's project: not modules of the package.

@@ -191,7 +191,7 @@ class Clockwork:
 def test_frames_take_a_small_share_of_the_time(monkeypatch, cost, watching, low, high):
     clock, frames = [0.0], []
     monkeypatch.setattr("worldflux.dashboard.frames.time.perf_counter", lambda: clock[0])
-    tap = FrameTap(lambda frame, **facts: frames.append(facts), fps=8, wanted=lambda: watching)
+    tap = FrameTap(lambda frame, **facts: frames.append(facts), fps=8, watched=lambda: watching)
     row = {"is_last": np.zeros(1, bool)}
     while clock[0] < 100:
         tap(Clockwork(clock, cost), row, 0, 0)

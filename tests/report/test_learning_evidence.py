@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from worldflux.errors import ConfigurationError
-from worldflux.report.published import PER_SEED, Task, read_published
+from worldflux.report.published import PER_SEED, PublishedTask, read_published
 from worldflux.run_folder.manifest import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,20 +47,20 @@ def script() -> ModuleType:
 
 
 def test_published_seeds_are_read_between_their_points_only(scores: Path) -> None:
-    curve = read_published(scores, Task("dmcontrol", "cup-catch", "tdmpc2"))
+    curve = read_published(scores, PublishedTask("dmcontrol", "cup-catch", "tdmpc2"))
     assert curve is not None and curve.source == "repo" and len(curve.seeds) == 2
     np.testing.assert_allclose(curve.at(50), [25, 20])
     np.testing.assert_allclose(curve.at(150), [75])  # the second seed ends at 100
     assert not len(curve.at(201))
-    assert read_published(scores, Task("dmcontrol", "dog-run", "tdmpc2")) is None
+    assert read_published(scores, PublishedTask("dmcontrol", "dog-run", "tdmpc2")) is None
 
 
 def test_scores_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=PER_SEED):
-        read_published(tmp_path, Task("dmcontrol", "cup-catch", "tdmpc2"))
+        read_published(tmp_path, PublishedTask("dmcontrol", "cup-catch", "tdmpc2"))
     (tmp_path / PER_SEED).write_bytes(gzip.compress(b"task,score\ncup,1\n"))
     with pytest.raises(ConfigurationError, match="suite"):
-        read_published(tmp_path, Task("dmcontrol", "cup-catch", "tdmpc2"))
+        read_published(tmp_path, PublishedTask("dmcontrol", "cup-catch", "tdmpc2"))
 
 
 def test_points_are_means_of_the_newest_episodes(script: ModuleType) -> None:

@@ -20,7 +20,14 @@ from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 from worldflux.project.schema import FILE, load_config
-from worldflux.report.imagination import Episode, Imagination, discount_of, errors, imagine, play
+from worldflux.report.imagination import (
+    Imagination,
+    PlayedEpisode,
+    discount_of,
+    errors,
+    imagine,
+    play,
+)
 from worldflux.report.imagination_picture import draw, images_of, write_film
 from worldflux.run_folder.checkpoints import checkpoint_at
 from worldflux.run_folder.names import REPORT
@@ -114,7 +121,7 @@ def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:
 
 
 def picture(
-    run: TrainedRun, agent: Agent, episode: Episode, horizon: int, seed: int, path: Path
+    run: TrainedRun, agent: Agent, episode: PlayedEpisode, horizon: int, seed: int, path: Path
 ) -> list[str]:
     """Writes the pictures of one episode; returns what to say about it."""
     imagination = imagine(agent.model, episode, horizon, seed)
@@ -132,7 +139,7 @@ def picture(
     return [*lines, *(f"  {file}" for file in written)]
 
 
-def said(episode: Episode, imagination: Imagination) -> list[str]:
+def said(episode: PlayedEpisode, imagination: Imagination) -> list[str]:
     """How far imagination and reality are apart, in words."""
     lines = [
         f"  {name}: off by {off:.3g} on average over {imagination.horizon} imagined steps"

@@ -111,7 +111,7 @@ def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[
     from worldflux.sweep import run as sweep
 
     flags = [word for word in words if word not in asked.overrides]
-    plan = sweep.plan(asked, expansion, own, flags)
+    plan = sweep.plan(asked.overrides, expansion, own, flags)
     check_trainable(expansion.check(sweep.unfinished(plan, expansion.jobs)))
     return sweep.run(plan, expansion.source)
 

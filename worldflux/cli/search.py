@@ -21,6 +21,7 @@ from worldflux.cli.guarded import guarded
 from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.hydra_errors import explain
+from worldflux.config.overrides import quoted
 from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
@@ -37,7 +38,6 @@ from worldflux.search.study import (
     import_optuna,
 )
 from worldflux.search.trial import Result, Watched
-from worldflux.sweep.launch import quoted
 from worldflux.sweep.words import NAME
 from worldflux.training.signals import STOP_SIGNALS
 

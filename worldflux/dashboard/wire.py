@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import IO, Any
+
+from worldflux.dashboard.metrics import Event, Payload
 
 _LENGTHS = struct.Struct("!II")  # of the JSON text and of the bytes
 
 
-def write(stream: IO[bytes], message: Mapping[str, Any], payload: Any = b"") -> None:
-    """Writes one message. payload: bytes or any flat byte buffer, which is not copied."""
+def write(stream: IO[bytes], message: Event, payload: Payload = b"") -> None:
+    """Writes one message; the payload is not copied."""
     text = json.dumps(message).encode()
     stream.write(_LENGTHS.pack(len(text), len(payload)) + text)
     if len(payload):

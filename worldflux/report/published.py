@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -28,7 +28,7 @@ ADDRESS_OF = {module.SOURCE: module.ADDRESS for module in _PUBLISHED}
 
 
 @dataclass(frozen=True)
-class Task:
+class PublishedTask:
     """A task and method as the published files name them."""
 
     suite: str
@@ -36,18 +36,22 @@ class Task:
     method: str
 
 
-def published_task(manifest: Mapping[str, Any]) -> Task | None:
+def published_task(manifest: Mapping[str, Any]) -> PublishedTask | None:
     """What the published files call a run's task and family; None for a task that none has.
 
     manifest: the run's ``run_manifest.json``.
     """
     family = family_of_type(manifest["model_config"]["model_type"])
     module = family.published_module()
-    named = None if module is None else module.task_of(manifest)
-    if named is None:
-        return None
-    suite, name = named
-    return Task(suite, name, family.name)
+    task: tuple[str, str] | None = None if module is None else module.task_of(manifest)
+    return None if task is None else PublishedTask(*task, method=family.name)
+
+
+def rows_of(file: TextIO, task: PublishedTask) -> Iterator[dict[str, str]]:
+    """The rows of a task in a CSV file of scores."""
+    for row in csv.DictReader(file):
+        if PublishedTask(row["suite"], row["task"], row["method"]) == task:
+            yield row
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class PublishedScores:
     """Scores of all seeds of one method on one task after so many simulator steps."""
 
     source: str
-    task: Task
+    task: PublishedTask
     steps: int
     scores: tuple[float, ...]
 
@@ -65,17 +69,19 @@ class PublishedScores:
         return SCORE_OF[self.source]
 
 
-def published_scores(task: Task) -> list[PublishedScores]:
+def published_scores(task: PublishedTask) -> list[PublishedScores]:
     """The shipped figures of a task, in the order of steps; empty where there are none."""
-    found = []
     with open(TABLE, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if Task(row["suite"], row["task"], row["method"]) == task:
-                scores = tuple(map(float, row["scores"].split()))
-                found.append(
-                    PublishedScores(row["source"], task, int(row["simulator_steps"]), scores)
-                )
-    return sorted(found, key=lambda at: at.steps)
+        figures = [
+            PublishedScores(
+                row["source"],
+                task,
+                int(row["simulator_steps"]),
+                tuple(map(float, row["scores"].split())),
+            )
+            for row in rows_of(file, task)
+        ]
+    return sorted(figures, key=lambda at: at.steps)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class PublishedCurve:
     """
 
     source: str
-    task: Task
+    task: PublishedTask
     seeds: tuple[np.ndarray, ...]
 
     def at(self, steps: float) -> np.ndarray:
@@ -96,7 +102,7 @@ class PublishedCurve:
         return np.array([np.interp(steps, s[:, 0], s[:, 1]) for s in inside])
 
 
-def read_published(folder: Path, task: Task) -> PublishedCurve | None:
+def read_published(folder: Path, task: PublishedTask) -> PublishedCurve | None:
     """A curve of ``published_per_seed.csv.gz`` in `folder`, None where the file has none.
 
     Columns: source, suite, task, method, seed, env_steps (simulator steps), score. Raises
@@ -107,11 +113,10 @@ def read_published(folder: Path, task: Task) -> PublishedCurve | None:
     source = ""
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if Task(row["suite"], row["task"], row["method"]) == task:
-                    source = row["source"]
-                    point = (float(row["env_steps"]), float(row["score"]))
-                    points.setdefault(row["seed"], []).append(point)
+            for row in rows_of(file, task):
+                source = row["source"]
+                point = (float(row["env_steps"]), float(row["score"]))
+                points.setdefault(row["seed"], []).append(point)
     except (OSError, KeyError, ValueError) as error:
         raise ConfigurationError(f"cannot read the published scores {path}: {error}") from error
     if not points:

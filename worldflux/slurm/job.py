@@ -44,7 +44,7 @@ class SlurmJob:
         singletons: Any,
         folder: Path,
     ) -> None:
-        """singletons: Hydra's state in the driver. folder: of the run."""
+        """singletons: Hydra's state in the command. folder: of the run."""
         self.task, self.config, self.context = task, config, context
         self.singletons, self.folder = singletons, folder
         self.began, self.first_update, self.fruitless = 0.0, 0, 0
@@ -53,7 +53,7 @@ class SlurmJob:
         from submitit import JobEnvironment
 
         environment = JobEnvironment()
-        logging.getLogger("submitit").propagate = False  # it prints what it says itself
+        logging.getLogger("submitit").propagate = False  # it prints its messages itself
         # Left by a process that was killed while it saved this object; it would stop the next one.
         pickled = environment.paths.submitted_pickle
         pickled.with_suffix(f"{pickled.suffix}.save_tmp").unlink(missing_ok=True)
@@ -68,7 +68,7 @@ class SlurmJob:
             self._after(stopped, requeue, environment.job_id)
             raise
         if state == RunState.FAILED:
-            raise SystemExit(1)  # so that Slurm, and the mail it sends, say that it failed
+            raise SystemExit(1)  # so that Slurm, and the mail it sends, report that it failed
         return state
 
     def _run(self, id: str, rank: int) -> str:
@@ -99,7 +99,7 @@ class SlurmJob:
         """Requeues the job if it was stopped only to make room."""
         handler: Callable[[int, Any], None] | None = requeue.get(stopped.signal)
         if handler is None and stopped.signal == signal.SIGTERM and queue.is_preempted(id):
-            # A cluster that tells preempted jobs with SIGTERM takes one that ends as completed.
+            # A cluster that stops preempted jobs with SIGTERM takes one that ends as completed.
             (handler,) = requeue.values()
         if callable(handler):
             handler(stopped.signal, None)

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -61,7 +60,7 @@ class Job:
 
 
 def job_of(words: Sequence[str], overrides: Iterable[Override]) -> Job:
-    """The job with these overrides, given as words and parsed."""
+    """The job with these overrides, as words and parsed."""
     identity: dict[str, Any] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -75,11 +74,6 @@ def is_machine(key: str) -> bool:
     key = key.lstrip("+")
     root = re.split(r"[./]", key)[0]
     return root == "hydra" or root in MACHINE or key in MACHINE
-
-
-def key_of(word: str) -> str:
-    """The key of an override: `training.seed` of `+training.seed=1`."""
-    return word.partition("=")[0].lstrip("+")
 
 
 def rank(key: str) -> tuple[int, str]:
@@ -96,15 +90,11 @@ def typed(value: Any) -> str:
     return str(value)
 
 
-def text_of(identity: Mapping[str, Any]) -> str:
-    """`model=dreamerv3 training.seed=0`."""
-    return " ".join(f"{key}={typed(value)}" for key, value in identity.items()) or DEFAULTS
+def text_of(overrides: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> str:
+    """`env=dmc training.seed=0`, without the keys that are shared with others."""
+    shared = shared or {}
+    return " ".join(f"{k}={typed(value)}" for k, value in overrides.items() if k not in shared)
 
 
 def _safe(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "-", text.replace("/", "."))
-
-
-def folders_of(jobs: Iterable[Job], root: Path) -> dict[Path, Job]:
-    """Every job by its folder."""
-    return {root / job.name: job for job in jobs}

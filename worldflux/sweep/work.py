@@ -32,20 +32,22 @@ def train_job(cfg: DictConfig) -> str:
     """Trains the job that Hydra composed, in its folder, and returns the state it ends in.
 
     A completed job is left as it is, one with a checkpoint continues from it, any other starts. An
-    error is told in the job's log and its manifest, and never reaches the other jobs; stop signals
-    and Ctrl-C do.
+    error is reported in the job's log and its manifest, and never reaches the other jobs; stop
+    signals and Ctrl-C do.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = slurm_task(cfg.training.nproc)
     if task is not None and task.rank > 0:
-        return _help(cfg, folder)
+        return _train_rank(cfg, folder)
     try:
         with claim(folder):
             if _status(folder) == RunState.COMPLETED:
                 log.info("completed by another command meanwhile")
                 return RunState.COMPLETED
             try:
-                _train(cfg, folder)
+                if not has_checkpoint(folder):
+                    _save_config(cfg, folder)
+                _start(cfg, folder)
             except WorldFluxError as error:
                 log.error("%s", " ".join(str(error).split()))
                 _note_failure(folder, error)
@@ -60,8 +62,8 @@ def train_job(cfg: DictConfig) -> str:
     return RunState.FAILED
 
 
-def _help(cfg: DictConfig, folder: Path) -> str:
-    """Trains the job as a rank beside the first one, which claims the folder and tells the end."""
+def _train_rank(cfg: DictConfig, folder: Path) -> str:
+    """Trains the job as a rank beside the first one, which claims the folder and records the end."""
     if _status(folder) == RunState.COMPLETED:
         return RunState.COMPLETED
     try:
@@ -72,12 +74,6 @@ def _help(cfg: DictConfig, folder: Path) -> str:
     return RunState.COMPLETED
 
 
-def _train(cfg: DictConfig, folder: Path) -> None:
-    if not has_checkpoint(folder):
-        _save_config(cfg, folder)
-    _start(cfg, folder)
-
-
 def _start(cfg: DictConfig, folder: Path) -> None:
     from worldflux.config import run as schema
     from worldflux.runner import run
@@ -86,34 +82,34 @@ def _start(cfg: DictConfig, folder: Path) -> None:
     if has_checkpoint(folder):
         config = _continued(config, folder)
     if config.training.nproc > 1:
-        from worldflux.runner import processes as launch
+        from worldflux.runner import processes
 
-        told = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-        launch.launch(config, folder, told)  # type: ignore[arg-type]
+        log_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+        processes.launch(config, folder, log_config)  # type: ignore[arg-type]
     else:
         run.run(config, folder)
 
 
-def _continued(asked: RunConfig, folder: Path) -> RunConfig:
-    """The configuration that the run was started with, with what this command says of the machine.
+def _continued(requested: RunConfig, folder: Path) -> RunConfig:
+    """The configuration that the run was started with, with the machine's part of this command.
     Defaults may have changed since then, with another version; the run goes on as it began."""
     from worldflux.runner import resume
 
     began = resume.config_of(folder)
-    machine = {name: getattr(asked.training, name) for name in MACHINE_TRAINING}
+    machine = {name: getattr(requested.training, name) for name in MACHINE_TRAINING}
     return replace(
         began,
-        model=began.model.with_overrides(device=asked.training.device),
+        model=began.model.with_overrides(device=requested.training.device),
         training=began.training.with_updates(**machine),
-        **{name: getattr(asked, name) for name in MACHINE_GROUPS},
+        **{name: getattr(requested, name) for name in MACHINE_GROUPS},
     )
 
 
 class PoolJob:
     """`train_job` in a worker process that takes one job after the other, beside others.
 
-    stop: a file that the driver makes to say that no further job shall start; it also sends SIGUSR1
-    to the running ones, which then write their checkpoint.
+    stop: a file that the driver makes so that no further job starts; it also sends SIGUSR1 to the
+    running ones, which then write their checkpoint.
     """
 
     def __init__(self, stop: Path) -> None:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.names import FOLDERS, MANIFEST
+from worldflux.run_folder.names import MANIFEST
+
+NOT_RUNS = {"checkpoints", "replay", "previous", ".hydra", "report", "videos", "pictures"}
 
 
 def runs_below(target: Path) -> list[Path]:
@@ -17,12 +19,12 @@ def runs_below(target: Path) -> list[Path]:
     """
     if not target.is_dir():
         raise CheckpointError(f"--target {target}: there is no such folder")
-    found = []
+    runs = []
     for folder, below, files in os.walk(target):
         if MANIFEST in files:
-            found.append(Path(folder))
-        below[:] = sorted(set(below) - FOLDERS)
-    if not found:
+            runs.append(Path(folder))
+        below[:] = sorted(set(below) - NOT_RUNS)
+    if not runs:
         text = f"--target {target}: neither a run folder (with {MANIFEST}) nor a folder of runs"
         raise CheckpointError(text)
-    return sorted(found, key=lambda run: ((run / MANIFEST).stat().st_mtime, str(run)))
+    return sorted(runs, key=lambda run: ((run / MANIFEST).stat().st_mtime, str(run)))
