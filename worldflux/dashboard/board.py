@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from worldflux.dashboard.events import Event, Payload
 from worldflux.dashboard.gameplay import GameplayBuffer, PictureBuffer
-from worldflux.dashboard.metrics import ENDS, Event, MetricBuffer, Payload
+from worldflux.dashboard.metrics import ENDS, MetricBuffer
 
 WATCH_SECONDS = 4.0  # a page watches for so long after it got frames
 KILLED = "the training process is gone without a word: killed, or the machine ran out of memory"
