@@ -50,8 +50,8 @@ class Board:
             self._stopped = True
 
     def ended(self) -> None:
-        """The training sends no more. A status that says it still runs is no longer true: the
-        server was stopped, or, without a message of that, the training was killed."""
+        """The training sends no more. A status `running` is no longer true: the server
+        was stopped, or, without a message of that, the training was killed."""
         if self.metrics.summary()["status"] in ENDS:
             return
         if self._stopped:

@@ -133,7 +133,7 @@ class MetricBuffer(Buffer):
         return state
 
     def points(self, since_step: int = -1, since_seq: int = -1) -> dict[str, Any]:
-        """Points after an update, or after a point: the sequence number ``seq`` tells apart those
+        """Points after an update, or after a point: the sequence number ``seq`` sets apart those
         of one update, which may come at different times."""
         with self._lock:
             points = self._merged()

@@ -18,9 +18,9 @@ from typing import Any
 
 import uvicorn
 
-from worldflux.dashboard import events
 from worldflux.dashboard.app import make_app
 from worldflux.dashboard.board import Board
+from worldflux.dashboard.events import read
 
 KILLED_LINGER_SECONDS = 60.0  # how long a page can still learn that the training was killed
 NICE = 5
@@ -29,7 +29,7 @@ NICE = 5
 def main() -> int:
     os.nice(NICE)  # the training's threads come first
     listener = socket.socket(fileno=int(sys.argv[1]))
-    messages = events.read(sys.stdin.buffer)
+    messages = read(sys.stdin.buffer)
     first = next(messages, None)
     if first is None:
         return 0

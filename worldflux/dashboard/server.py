@@ -18,8 +18,7 @@ import webbrowser
 from pathlib import Path
 from typing import IO, Any
 
-from worldflux.dashboard import events
-from worldflux.dashboard.events import Event, Payload
+from worldflux.dashboard.events import Event, Payload, write
 from worldflux.dashboard.gameplay import GameplayBuffer
 from worldflux.dashboard.metrics import MetricBuffer
 from worldflux.errors import ConfigurationError, MissingDependencyError
@@ -177,7 +176,7 @@ class MetricsDashboardServer:
         try:
             while (item := self._waiting.get()) is not None:
                 message, payload = item
-                events.write(pipe, message, payload)
+                write(pipe, message, payload)
                 if message["event"] == "frame":
                     self._free_frames.release()
             pipe.close()
