@@ -35,8 +35,9 @@ from matplotlib.figure import Figure
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.report.curves import EVAL, GRID, INK, TRAIN, compact, series
 from worldflux.report.published import PublishedTask, published_task, rows_of
-from worldflux.run_folder.manifest import FILE, read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.run_folder.names import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_SEED = "published_per_seed.csv.gz"
@@ -180,7 +181,7 @@ def start(job: Job, options: argparse.Namespace, cores: list[int]) -> Running:
 
 def status(folder: Path) -> str | None:
     """A run's status; None where no run has begun."""
-    return read_manifest(folder)["status"] if (folder / FILE).exists() else None
+    return read_manifest(folder)["status"] if (folder / MANIFEST).exists() else None
 
 
 def write_machine(options: argparse.Namespace, cores: int, share: int) -> None:
@@ -254,7 +255,7 @@ def published_of(run_: Run, scores: Path) -> PublishedCurve | None:
 
 def report(options: argparse.Namespace) -> int:
     """Writes the section of docs/results.md and its picture."""
-    folders = sorted({p.parent for out in options.out for p in out.rglob(FILE)})
+    folders = sorted({p.parent for out in options.out for p in out.rglob(MANIFEST)})
     runs = [read_run(folder, options.score) for folder in folders]
     if not runs:
         print(f"learning_evidence: no run in {options.out}", file=sys.stderr)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 
 from tests.cli.conftest import TINY
 from worldflux.cli.main import main
+from worldflux.envs.make import make_envs
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.run_folder.disk import seal
 from worldflux.run_folder.manifest import SCHEMA, plain, read_manifest, write_manifest
 from worldflux.run_folder.state import claim
+from worldflux.runner.fitting import for_environment
 
 
 def leave(run: Path, config: Any, status: str = "stopped", checkpoint: bool = True) -> None:
@@ -142,6 +145,29 @@ def test_auto_continues_the_newest_unfinished_run_of_the_same_configuration(
         write_manifest(folder / older, leave_complete)
         assert main([*words, "resume=auto"]) == 0
         assert jobs[-1][0].resume == "auto" and not (jobs[-1][1] / "checkpoints").exists()
+
+
+def test_what_the_environment_decided_is_no_change(
+    jobs: list[Any],
+    begun: Callable[..., Path],
+    folder: Path,
+    refused: Callable[..., str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["env=pendulum", "model=tdmpc2", "model/size=1m"]
+    run = begun(*words)
+    config = jobs[-1][0]
+    envs = make_envs(config.env)
+    met = replace(config, model=for_environment(config.model, config.env, envs))
+    envs.close()
+    assert met.model.obs_shape == (3,) and met.model.episode_length == 200
+    leave(folder / run, met, checkpoint=False)
+    for resume in (f"resume={run}", "resume=auto"):
+        assert main([*(words if "auto" in resume else []), resume]) == 0
+        assert jobs[-1][0].resume == str(run)
+    capfd.readouterr()
+    line = refused(f"resume={run}", "model.episode_length=100")
+    assert line.startswith("model.episode_length cannot change on resume: it is 200 in ")
 
 
 def test_auto_with_a_folder_continues_that_one_or_starts_in_it(

@@ -26,9 +26,9 @@ from worldflux.models.factory import create_world_model
 from worldflux.project.sections import Gameplay, Visualization
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.run import run
 from worldflux.training import Trainer, TrainingConfig
-from worldflux.training.logger import read_metrics
 
 
 class Blind(gym.Env):

@@ -15,8 +15,8 @@ from worldflux.core.ranks import RankLost
 from worldflux.errors import ConfigurationError, TrainingError
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.run import run
-from worldflux.training.logger import read_metrics
 
 STEPS = 10
 TINY = [

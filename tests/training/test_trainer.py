@@ -13,10 +13,10 @@ from tests.training.tiny import TinyAgent, TinySource, tiny_evaluator
 from worldflux.errors import CheckpointError, ConfigurationError, TrainingError
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.training import Callback, Trainer, TrainingConfig
 from worldflux.training.callbacks import CheckpointCallback, EarlyStoppingCallback, LoggingCallback
 from worldflux.training.evaluate import Evaluation
-from worldflux.training.logger import read_metrics
 
 
 def make(

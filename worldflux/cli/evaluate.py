@@ -15,6 +15,7 @@ from worldflux.cli.guarded import guarded
 from worldflux.core.agent import Agent
 from worldflux.errors import ConfigurationError
 from worldflux.report.video import write_video
+from worldflux.run_folder.names import VIDEOS
 from worldflux.runner.trained import SavedModel, TrainedRun, open_trained
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 
@@ -88,7 +89,7 @@ def _main(options: argparse.Namespace) -> int:
 
 def record(run: TrainedRun | SavedModel, agent: Agent, seed: int, path: Path | None) -> Path:
     """Records one episode in an environment of its own (scored episodes draw no frames)."""
-    path = path or run.folder / "videos" / f"eval_{run.name}.gif"
+    path = path or run.folder / VIDEOS / f"eval_{run.name}.gif"
     player = GreedyEvaluator(run.env, episodes=1, layout=run.layout)
     played = player(agent, seed, record=True)
     if played is None or not played.frames:

@@ -29,7 +29,8 @@ from worldflux.report.imagination import (
     play,
 )
 from worldflux.report.imagination_picture import draw, images_of, write_film
-from worldflux.run_folder.paths import find
+from worldflux.run_folder.checkpoints import checkpoint_at
+from worldflux.run_folder.names import REPORT
 from worldflux.runner.trained import TrainedRun, open_run
 
 HORIZON = 15
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     run, horizon = chosen(options)
     agent, layout = run.agent(options.device), layout_in(run)
-    out = options.out or run.folder / "report"
+    out = options.out or run.folder / REPORT
     latent = family_of_type(run.model.model_type).latent
     for (env, discount), number in product(played(run, agent), range(options.episodes)):
         seed, one = options.seed + number, replace(run, env=env)
@@ -115,7 +116,7 @@ def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:
     if options.config is None and options.run is not None:
         return open_run(options.run), options.horizon or HORIZON
     config = load_config(options.config or FILE)
-    path = options.run or find(config.inference.checkpoint)
+    path = options.run or checkpoint_at(config.inference.checkpoint)
     return open_run(path), options.horizon or config.inference.horizon
 
 

@@ -22,8 +22,7 @@ from worldflux.project.origins import origins, shown
 from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
-from worldflux.run_folder.manifest import plain
-from worldflux.run_folder.paths import run_of
+from worldflux.run_folder.checkpoints import run_at
 from worldflux.runner.continuation import changes, saved_config
 
 PROGRAM = "worldflux train"
@@ -110,7 +109,7 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
     """Continues a run with the configuration it was started with; flags go before it."""
     if options.output_dir is not None:
         raise ConfigurationError("--output-dir: a run is resumed in its own folder; leave it out")
-    run = run_of(options.resume_from)
+    run = run_at(options.resume_from)
     words = [f"resume={_quoted(str(run))}"]
     if options.steps is not None:
         words.append(f"training.total_steps={options.steps}")
@@ -189,7 +188,7 @@ def _tell_ignored(config: ProjectConfig) -> None:
 
 def _tell_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
     """What the file says by now and a run that continues does not take over."""
-    now = plain(composition.composed(overrides(settings(config))))
+    now = composition.composed(overrides(settings(config)))
     for key, (old, new) in changes(saved_config(run), now).items():
         if key not in flags and not key.startswith(("project", "data.on_env_failure")):
             text = f"{key} stays {old!r} in a run that continues ({config.path} makes it {new!r})"

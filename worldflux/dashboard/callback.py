@@ -6,17 +6,15 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from worldflux.dashboard.metrics import MetricBuffer
 from worldflux.run_folder.manifest import plain
-from worldflux.training.callbacks import Callback
-from worldflux.training.logger import read_metrics, video_frames
-
-if TYPE_CHECKING:
-    from worldflux.training.trainer import Trainer
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.training.logger import video_frames
+from worldflux.training.session import Callback, TrainingSession
 
 STATUS_SECONDS = 0.5
 
@@ -35,7 +33,7 @@ class DashboardCallback(Callback):
         self._next = 0.0
         self._phase = ""
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: TrainingSession) -> None:
         logger = trainer.folder.logger
         for record in read_metrics(trainer.folder.path):
             self._append(record)
@@ -48,17 +46,17 @@ class DashboardCallback(Callback):
         collects = trainer.source and not trainer.state.global_step
         self._enter("collecting" if collects else "training")
 
-    def on_step_begin(self, trainer: Trainer) -> None:
+    def on_step_begin(self, trainer: TrainingSession) -> None:
         if self._phase == "evaluating":
             self._enter("training")
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainingSession) -> None:
         if self._phase != "training":
             self._enter("training")
         if time.perf_counter() >= self._next:
             self._send_progress(trainer)
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: TrainingSession) -> None:
         self._send_progress(trainer)
         if trainer.status == "failed":
             self._enter("error")
@@ -94,7 +92,7 @@ class DashboardCallback(Callback):
         self._phase = phase
         self.buffer.set_phase(phase)
 
-    def _send_progress(self, trainer: Trainer) -> None:
+    def _send_progress(self, trainer: TrainingSession) -> None:
         self._next = time.perf_counter() + STATUS_SECONDS
         status, state = trainer.progress(), trainer.state
         facts = {
@@ -114,7 +112,7 @@ class DashboardCallback(Callback):
         self.buffer.set(**plain(facts))
 
 
-def run_facts(trainer: Trainer) -> dict[str, Any]:
+def run_facts(trainer: TrainingSession) -> dict[str, Any]:
     """What the page's head shows of a run."""
     facts, config = trainer.facts, getattr(trainer.model, "config", None)
     model = facts.get("model_config", {})

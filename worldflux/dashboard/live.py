@@ -11,7 +11,7 @@ from worldflux import dashboard
 from worldflux.dashboard.frames import GAMEPLAY_UNAVAILABLE, FrameTap, why_no_frames
 from worldflux.dashboard.server import DIED, STATIC
 from worldflux.errors import WorldFluxError
-from worldflux.training.logger import METRICS
+from worldflux.run_folder.names import METRICS
 
 if TYPE_CHECKING:
     from worldflux.config.env import EnvConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worldflux.dashboard.server import MetricsDashboardServer
     from worldflux.data.sources import Source
     from worldflux.project.sections import Gameplay, Visualization
-    from worldflux.training.callbacks import Callback
+    from worldflux.training.session import Callback
 
 OF_OTHERS = "dashboard_metrics.jsonl"
 

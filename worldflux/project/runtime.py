@@ -24,10 +24,11 @@ from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
+from worldflux.run_folder.names import HYDRA, LOG
+from worldflux.run_folder.previous import set_aside
 from worldflux.run_folder.state import claim
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
-from worldflux.training.run_folder import set_aside
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -90,7 +91,7 @@ class Project:
         """Makes room for a new run: one that is in the folder already is moved aside, whole."""
         if self.fresh is not None and self.fresh.is_dir():
             with claim(self.fresh):
-                set_aside(self.fresh, (".hydra", "run.log"))
+                set_aside(self.fresh, (HYDRA, LOG))
 
     def close(self) -> None:
         """Calls the cleanup that dataset.py gave, once."""

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldflux.core.statistics import iqm, percentile_interval, resampled
-from worldflux.run_folder.manifest import FILE, read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.run_folder.names import MANIFEST
 
 MetricRecord = Mapping[str, Any]  # one of metrics.jsonl
 
@@ -57,7 +58,7 @@ def draw_sweep(root: Path, groups: Mapping[str, Sequence[Path]], title: str = ""
 
 def title_of(folder: Path) -> str:
     """Environment, model and seed of a run, as far as they stand in its manifest."""
-    if not (folder / FILE).exists():
+    if not (folder / MANIFEST).exists():
         return ""
     manifest = read_manifest(folder)
     env = manifest.get("env", {}).get("id")

@@ -18,7 +18,7 @@ from worldflux.errors import DiskError
 
 @contextmanager
 def disk_errors(what: str, path: Path) -> Iterator[None]:
-    """Tells a full disk, a read-only or a deleted folder as one DiskError line."""
+    """Raises DiskError where the disk is full or read-only or the folder was deleted."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldflux.config.run import FREE, OF_TRAINING, SPELLING, RunConfig
+from worldflux.config.run import FREE, FROM_ENVIRONMENT, OF_TRAINING, SPELLING, RunConfig
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.run_folder.disk import read_sealed
-from worldflux.run_folder.manifest import FILE, plain, read_manifest
+from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.manifest import plain, read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
@@ -40,16 +41,24 @@ CHANGEABLE = (
 )
 # Where the weights came from counts only at the start; the model group repeats the training's values.
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
+# What of the model its environment decides, where the user does not.
+OF_ENVIRONMENT = (*FROM_ENVIRONMENT, "observation_modalities", "action_spec")
 
 log = logging.getLogger(__name__)
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The values of two resolved configurations that differ, by key as the user writes it.
+def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The values of a saved and a new configuration that differ, by key as the user writes it.
 
-    A key that only one of them has is that of another version, and no difference.
+    What the new one leaves to the environment is no difference, nor is a key that only one of them
+    has: it is that of another version.
     """
-    before, after = dict(_leaves("", old)), dict(_leaves("", new))
+    before, after = dict(_leaves("", saved)), dict(_leaves("", plain(config)))
+    for name in OF_ENVIRONMENT:
+        if name not in config.model._given:
+            after.pop(f"model.{name}", None)
+    if after.get("model.episode_length", 0) is None:
+        del after["model.episode_length"]
     return {
         key: (value, after[key])
         for key, value in before.items()
@@ -63,16 +72,18 @@ def changeable(key: str) -> bool:
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration with which a run was trained last."""
-    config = read_manifest(folder).get("config")
+    """The resolved configuration with which a run was trained last, its model as it met the
+    environment."""
+    manifest = read_manifest(folder)
+    config = manifest.get("config")
     if not isinstance(config, dict):
         raise ConfigurationError(f"{folder} was not started by worldflux-run: it cannot be resumed")
-    return config
+    return {**config, "model": manifest.get("model_config", config.get("model"))}
 
 
 def check_same_run(folder: Path, config: RunConfig) -> None:
     """ConfigurationError names a setting that would make it another run."""
-    for key, (old, new) in changes(saved_config(folder), plain(config)).items():
+    for key, (old, new) in changes(saved_config(folder), config).items():
         if not changeable(key):
             raise ConfigurationError(
                 f"{key} cannot change on resume: it is {_shown(old)} in {folder}, not "
@@ -91,18 +102,6 @@ def continues(folder: Path, config: RunConfig) -> bool:
     return True
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has a checkpoint that it can continue from, or a damaged one. The best one is
-    no such checkpoint where it was saved without its replay. Without torch."""
-    for path in (folder / "checkpoints").glob("step_*"):
-        try:
-            if read_sealed(path / "state.json")["state"]["resumable"]:
-                return True
-        except (OSError, ValueError, KeyError):
-            return True  # resuming tells what is wrong with it
-    return False
-
-
 def remembered(folder: Path) -> dict[str, Any]:
     """The settings, by key, that may change on resume, as the run was trained last."""
     return {key: value for key, value in _leaves("", saved_config(folder)) if changeable(key)}
@@ -110,20 +109,19 @@ def remembered(folder: Path) -> dict[str, Any]:
 
 def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The settings, by key, that a configuration changes in a run which it continues."""
-    new = changes(saved_config(folder), plain(config))
+    new = changes(saved_config(folder), config)
     return {key: after for key, (_, after) in new.items() if key != "training.output_dir"}
 
 
 def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
     """The run of this configuration in ``output_dir/<date>/<time>/`` that was written last, is
     neither complete nor running and has a checkpoint; None if there is none."""
-    wanted = plain(config)
-    runs = sorted(output_dir.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(output_dir.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for folder in (path.parent for path in reversed(runs)):
         try:
             if run_state(folder) in (RunState.COMPLETED, RunState.RUNNING):
                 continue
-            different = changes(saved_config(folder), wanted)
+            different = changes(saved_config(folder), config)
         except (CheckpointError, ConfigurationError) as error:
             log.warning("resume=auto passes over a run: %s", error)
             continue

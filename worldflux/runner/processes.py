@@ -27,12 +27,12 @@ import torch
 
 from worldflux.core.ranks import ProcessGroup, RankLost, Ranks
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
-from worldflux.run_folder.checkpoint import CheckpointStore
+from worldflux.run_folder.checkpoints import CheckpointFolder
 from worldflux.run_folder.disk import shown
+from worldflux.run_folder.names import CHECKPOINTS
 from worldflux.run_folder.state import claim, inherit
 from worldflux.runner.run import folder_of, run
 from worldflux.runner.slurm_task import SlurmTask, slurm_task
-from worldflux.training.run_folder import CHECKPOINTS
 from worldflux.training.signals import STOP_SIGNALS, Stopped
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class _Elastic:
         else:
             how = f"ended with exit code {process.exitcode}"
         text = f"rank {rank} of {self.config.training.nproc} {how}, which ends the run"
-        if CheckpointStore(self.folder / CHECKPOINTS).folders():
+        if CheckpointFolder(self.folder / CHECKPOINTS).folders():
             text += f"; continue from its last checkpoint with: worldflux-run resume={shown(self.folder)}"
         raise TrainingError(text)
 

@@ -17,19 +17,19 @@ from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig, composed_schema, model_schema
 from worldflux.errors import ConfigurationError, RunBusyError
 from worldflux.models.families import family_of_type, is_model_type
+from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
 from worldflux.run_folder.disk import shown
-from worldflux.run_folder.manifest import FILE
+from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import claimed_by
 from worldflux.runner.continuation import (
     changed_settings,
     continues,
-    has_checkpoint,
     newest_unfinished,
     remembered,
 )
 
 CONFIG_NAME = "resume"
-SAVED = Path(".hydra") / "config.yaml"
+SAVED = Path(SAVED_CONFIG)
 
 
 def requested(overrides: list[Override]) -> str | None:
@@ -58,8 +58,6 @@ def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
         text = f"{word}: a resumed run keeps its own groups; single values can be changed"
         raise ConfigurationError(text)
     if not has_checkpoint(folder):
-        from worldflux.training.run_folder import no_checkpoint
-
         raise no_checkpoint(folder)
     ConfigStore.instance().store(name="saved_run", node=_remembering(typed(saved), folder))
     rest = [str(o.input_line) for o in overrides if o.get_key_element() != "resume"]
@@ -140,7 +138,7 @@ def typed(saved: Path) -> DictConfig:
 
 def _remembering(config: DictConfig, folder: Path) -> DictConfig:
     """With the settings that an earlier resume changed."""
-    if not (folder / FILE).exists():
+    if not (folder / MANIFEST).exists():
         return config
     for key, value in remembered(folder).items():
         if _scalar(value) and OmegaConf.select(config, key, default=value) != value:

@@ -22,11 +22,11 @@ from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.models.families import family_of_type
 from worldflux.run_folder.checkpoint import read_checkpoint
-from worldflux.run_folder.manifest import FILE as MANIFEST
+from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
-from worldflux.training.run_folder import CHECKPOINTS, choose_checkpoint, run_of
 
 
 @dataclass
@@ -188,7 +188,7 @@ def open_run(path: Path, wanted: str = "best") -> TrainedRun:
         family = family_of_type(model["model_type"]).config_class()
         return TrainedRun(
             folder=path,
-            checkpoint=choose_checkpoint(path, wanted),
+            checkpoint=checkpoint_named(path, wanted),
             model=family.from_dict(model),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),

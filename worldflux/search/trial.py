@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST, METRICS
 from worldflux.run_folder.state import RunState, run_state
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-METRICS, SCORE = "metrics.jsonl", "eval/return"
+SCORE = "eval/return"
 MESSAGES = "search.err"
 ATTEMPTS = 3  # starts of a trial whose process is killed
 POLL_SECONDS = 0.5
@@ -158,7 +159,7 @@ class Watched:
     def _ended(self) -> Result | None:
         """The result of a run that came to its end, or failed; None: it can go on."""
         try:
-            manifest = read_manifest(self.folder) if (self.folder / FILE).exists() else {}
+            manifest = read_manifest(self.folder) if (self.folder / MANIFEST).exists() else {}
         except CheckpointError:
             return None
         if manifest.get("status") == RunState.FAILED:

@@ -17,7 +17,8 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, claimed_by
 from worldflux.slurm import queue
 from worldflux.training.signals import Stopped
@@ -118,6 +119,6 @@ class SlurmJob:
         return DelayedSubmission(self)
 
     def _updates(self) -> int:
-        if not (self.folder / FILE).exists():
+        if not (self.folder / MANIFEST).exists():
             return 0
         return int(read_manifest(self.folder).get("global_step") or 0)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder import manifest
 from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import claim
 from worldflux.sweep.jobs import Job
 
@@ -70,12 +70,12 @@ def folder_of(name: str) -> Path:
     there is none."""
     folder = Path(name)
     for path in (folder, SWEEPS / name):
-        if (path / FILE).exists() or (path / manifest.FILE).exists():
+        if (path / FILE).exists() or (path / MANIFEST).exists():
             return path.resolve()
     if not folder.exists():
         known = sorted(path.parent.name for path in SWEEPS.glob(f"*/{FILE}"))
         hint = f"; sweeps in {SWEEPS}: {', '.join(known)}" if known else ""
         raise CheckpointError(f"no run or sweep at {name}{hint}")
-    text = f"{name} is neither a run (it has no {manifest.FILE}) nor a sweep (no {FILE})"
-    inside = sorted({path.parent for path in folder.glob(f"*/{manifest.FILE}")})
+    text = f"{name} is neither a run (it has no {MANIFEST}) nor a sweep (no {FILE})"
+    inside = sorted({path.parent for path in folder.glob(f"*/{MANIFEST}")})
     raise CheckpointError(text + (f"; it holds {len(inside)} runs" if inside else ""))

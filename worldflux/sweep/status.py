@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.sweep.jobs import SEED
 
@@ -47,7 +48,7 @@ def job_status(
     with its name there."""
     try:
         state: str = run_state(folder)
-        manifest = read_manifest(folder) if (folder / FILE).exists() else {}
+        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     except CheckpointError as error:
         return JobStatus(folder, overrides, RunState.FAILED, reason=str(error))
     failed, scores = state == RunState.FAILED, manifest.get("scores", {})

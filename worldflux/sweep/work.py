@@ -14,9 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
-from worldflux.run_folder.manifest import FILE, SCHEMA, read_manifest, write_manifest
+from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.manifest import SCHEMA, read_manifest, write_manifest
+from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
 from worldflux.run_folder.state import RunState, claim
-from worldflux.runner.continuation import has_checkpoint
 from worldflux.runner.slurm_task import slurm_task
 from worldflux.sweep.jobs import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.training.signals import Stopped
@@ -122,7 +123,7 @@ class PoolJob:
         if self.stop.exists():
             return RunState.MISSING
         try:
-            with _output_to(folder / "run.log"):
+            with _output_to(folder / LOG):
                 return train_job(cfg)
         except (Stopped, KeyboardInterrupt):
             return RunState.STOPPED
@@ -143,7 +144,7 @@ def _output_to(path: Path) -> Iterator[None]:
 def _save_config(cfg: DictConfig, folder: Path) -> None:
     """What Hydra saves of a job. Here, because only the process that has claimed the folder may."""
     hydra = HydraConfig.get()
-    saved = folder / ".hydra"
+    saved = folder / HYDRA
     saved.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, saved / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), saved / "hydra.yaml")
@@ -151,13 +152,15 @@ def _save_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def _status(folder: Path) -> str | None:
-    return read_manifest(folder)["status"] if (folder / FILE).exists() else None
+    return read_manifest(folder)["status"] if (folder / MANIFEST).exists() else None
 
 
 def _note_failure(folder: Path, error: Exception) -> None:
     """Leaves the reason in the manifest, also where the trainer had not begun to write it."""
     try:
-        content = read_manifest(folder) if (folder / FILE).exists() else {"schema_version": SCHEMA}
+        content = (
+            read_manifest(folder) if (folder / MANIFEST).exists() else {"schema_version": SCHEMA}
+        )
         reason = f"{type(error).__name__}: {error}"
         write_manifest(folder, {**content, "status": RunState.FAILED, "error": reason})
     except CheckpointError as second:

@@ -22,6 +22,8 @@ from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, TrainingError
+from worldflux.training.meter import Meter
+from worldflux.training.seed import isolated_rng
 
 BATCH_FIELDS = {field.name for field in fields(Batch)}
 
@@ -92,6 +94,17 @@ class Feed:
             extras={key: as_tensors(batch[key]) for key in ("is_first", "is_last")},
             reward_convention="arrival",
         )
+
+    def mean_losses(
+        self, num_batches: int, batch_size: int, *, seed: int, step: int
+    ) -> dict[str, float]:
+        """Mean losses of the model, as it is after `step` updates, over batches."""
+        meter = Meter()
+        with isolated_rng(seed), torch.no_grad():
+            for _ in range(num_batches):
+                output = self.model.loss(self.loss_batch(batch_size))
+                meter.add({"loss": output.loss, **output.components}, step)
+        return meter.means()
 
     def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
         pass

@@ -25,11 +25,11 @@ from PIL import Image
 
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import plain
+from worldflux.run_folder.names import METRICS, PICTURES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-METRICS = "metrics.jsonl"
 GIF_MILLISECONDS = 100
 
 
@@ -134,7 +134,7 @@ class MetricLogger:
         from torch.utils.tensorboard import FileWriter
 
         if self._pictures is None:
-            self._pictures = FileWriter(str(self.folder / "pictures"), filename_suffix=".pictures")
+            self._pictures = FileWriter(str(self.folder / PICTURES), filename_suffix=".pictures")
         for name, picture in pictures.items():
             frames = video_frames(picture)
             height, width = frames.shape[1:3]
@@ -190,16 +190,3 @@ def encode(frames: np.ndarray, milliseconds: int = GIF_MILLISECONDS) -> bytes:
         options: dict[str, Any] = {"duration": milliseconds, "loop": 0}
         images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], **options)
     return buffer.getvalue()
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All records of a run, oldest first; a last line cut off by a crash is left out."""
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                records.append(json.loads(line))
-    return records

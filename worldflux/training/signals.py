@@ -45,6 +45,13 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._previous.clear()
 
+    def leave(self) -> None:
+        """Ends the process as the signal asked: KeyboardInterrupt for Ctrl-C, else Stopped."""
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is not None:
+            raise Stopped(self.received)
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt

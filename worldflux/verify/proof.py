@@ -19,7 +19,7 @@ from worldflux.report.published import (
     published_task,
 )
 from worldflux.run_folder.manifest import degrading, read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.metrics import read_metrics
 
 BETTER, AT_PAR, WORSE, UNKNOWN = "better", "at par", "worse", "not enough evidence"
 # Below three seeds a resampled interval is about the seeds, not about the method.

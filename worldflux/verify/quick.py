@@ -19,11 +19,10 @@ from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
 from worldflux.run_folder.manifest import classification, degrading, read_manifest
+from worldflux.run_folder.names import CHECKPOINTS, METRICS
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.runner.trained import TrainedRun, open_run
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
-from worldflux.training.logger import METRICS
-from worldflux.training.run_folder import CHECKPOINTS
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 # A right run fails the comparison with its own record in one of a hundred verifications.

@@ -14,8 +14,7 @@ import numpy as np
 
 from worldflux.report.published import ADDRESS_OF
 from worldflux.run_folder.disk import file_facts
-from worldflux.run_folder.manifest import FILE
-from worldflux.training.logger import METRICS
+from worldflux.run_folder.names import MANIFEST, METRICS
 from worldflux.verify.proof import AT_PAR, BETTER, Proof
 from worldflux.verify.quick import FAILED, Quick
 
@@ -58,7 +57,7 @@ def quick_result(quick: Quick, seconds: float) -> dict[str, Any]:
             "baseline_std": None if random is None else float(np.std(random.returns)),
             "evaluation_horizon": None if played is None else float(np.mean(played.lengths)),
             **{fact: manifest[fact] for fact in facts},
-            "run_manifest": str(quick.run / FILE),
+            "run_manifest": str(quick.run / MANIFEST),
         },
         "verdict_reason": reason,
         "workflow_status": "fail" if blocking else "warning" if failed or smoke else "pass",
@@ -94,7 +93,7 @@ def write_bundle(folder: Path, mode: str, text: str, runs: Sequence[Path]) -> No
     result.write_text(text, encoding="utf-8")
     artifacts = []
     for index, run in enumerate(runs):
-        for source in (run / FILE, run / METRICS):
+        for source in (run / MANIFEST, run / METRICS):
             if source.exists():
                 copy = folder / "artifacts" / f"run{index}_{source.name}"
                 shutil.copyfile(source, copy)

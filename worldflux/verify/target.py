@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE
+from worldflux.run_folder.names import MANIFEST
 
 NOT_RUNS = {"checkpoints", "replay", "previous", ".hydra", "report", "videos", "pictures"}
 
@@ -21,10 +21,10 @@ def runs_below(target: Path) -> list[Path]:
         raise CheckpointError(f"--target {target}: there is no such folder")
     runs = []
     for folder, below, files in os.walk(target):
-        if FILE in files:
+        if MANIFEST in files:
             runs.append(Path(folder))
         below[:] = sorted(set(below) - NOT_RUNS)
     if not runs:
-        text = f"--target {target}: neither a run folder (with {FILE}) nor a folder of runs"
+        text = f"--target {target}: neither a run folder (with {MANIFEST}) nor a folder of runs"
         raise CheckpointError(text)
-    return sorted(runs, key=lambda run: ((run / FILE).stat().st_mtime, str(run)))
+    return sorted(runs, key=lambda run: ((run / MANIFEST).stat().st_mtime, str(run)))

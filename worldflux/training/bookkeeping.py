@@ -1,4 +1,4 @@
-"""What a training knows of itself: counters, running means, rates."""
+"""Counters, running means and rates of a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from worldflux.data.collect import Episode
 from worldflux.run_folder.manifest import plain
@@ -49,13 +50,19 @@ class TrainerState:
         return sum(recent) / len(recent) if recent else None
 
 
-class Record:
+class Bookkeeping:
     """Counters, means over the log interval, and the clock of one training."""
 
     def __init__(self, check_gradients: bool = True) -> None:
         self.state = TrainerState()
         self.meter = Meter(check_gradients)
         self.clock = Clock()
+
+    def note_update(self, metrics: Mapping[str, Tensor]) -> None:
+        """Counts an update and adds its metrics to the means."""
+        self.state.global_step += 1
+        self.meter.add(metrics, self.state.global_step)
+        self.clock.tick(self.state.global_step)
 
     def note_episodes(
         self, episodes: Iterable[Episode], env_steps: int, logger: MetricLogger
