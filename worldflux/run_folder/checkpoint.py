@@ -25,15 +25,7 @@ from torch import Tensor
 from worldflux.errors import BufferError, CheckpointError, TrainingError
 from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkpoint, read_state
 from worldflux.run_folder.disk import disk_errors, file_facts, seal, sync_folder, write_atomic
-from worldflux.run_folder.names import (
-    BEST,
-    CHECKPOINTS,
-    LATEST,
-    MANIFEST,
-    MODEL,
-    OPTIMIZER,
-    STATE,
-)
+from worldflux.run_folder.names import BEST, CHECKPOINTS, LATEST, MANIFEST, MODEL, OPTIMIZER, STATE
 
 ARRAY = "$array"
 

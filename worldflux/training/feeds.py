@@ -106,20 +106,12 @@ class Feed:
                 meter.add({"loss": output.loss, **output.components}, step)
         return meter.means()
 
-    def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
-        pass
-
-    def save(self, folder: Path) -> None:
-        pass
-
-    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
-        pass
-
-    def load(self, folder: Path) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    # Nothing of the data is kept with a run.
+    def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None: ...
+    def save(self, folder: Path) -> None: ...
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None: ...
+    def load(self, folder: Path) -> None: ...
+    def close(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}

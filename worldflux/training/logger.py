@@ -86,12 +86,7 @@ class MetricLogger:
             )
 
     def scalars(
-        self,
-        metrics: Mapping[str, float],
-        *,
-        step: int,
-        env_steps: int,
-        speed: float | None = None,
+        self, metrics: Mapping[str, float], *, step: int, env_steps: int, speed: float | None = None
     ) -> None:
         """One record of named scalars at a point of the run."""
         record = {
