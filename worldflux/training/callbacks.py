@@ -29,7 +29,7 @@ def every(interval: int, name: str) -> int:
 
 
 class LoggingCallback(Callback):
-    """Writes the latest metrics to the Python log, and to Weights & Biases if asked."""
+    """Writes the latest metrics to the Python log, and to Weights & Biases with `use_wandb`."""
 
     def __init__(
         self,

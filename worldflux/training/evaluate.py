@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -90,12 +91,36 @@ def evaluate(
     record: keep the frames of environment 0's first episode. should_stop: called at every step; when
     it returns True the evaluation ends without a result (None).
     """
-    envs = make_envs(min(episodes, MAX_ENVS), seed)
-    try:
-        with isolated_rng(seed, getattr(agent, "generator", None)):
-            return _play(agent, envs, episodes, record, should_stop, explore)
-    finally:
-        envs.close()
+    generator = getattr(agent, "generator", None)
+    with closing(make_envs(min(episodes, MAX_ENVS), seed)) as envs, isolated_rng(seed, generator):
+        task_numbers: list[int] = envs.task_numbers or [0] * envs.num_envs
+        played = sorted(set(task_numbers))
+        copies = envs.num_envs // len(played)
+        quota = np.repeat(quotas(episodes, copies), len(played))  # the tasks take turns
+        returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
+        lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
+        score = np.zeros(envs.num_envs)
+        length = np.zeros(envs.num_envs, np.int64)
+        frames: list[np.ndarray] = []
+        carry = agent.initial_carry(envs.num_envs)
+        step: Mapping[str, Any] = envs.reset()
+        while True:
+            first, last = step["is_first"], step["is_last"]
+            score = np.where(first, 0.0, score + envs.raw_reward)
+            length = np.where(first, 0, length + 1)
+            if record and not returns[0] and (frame := envs.render()) is not None:
+                frames.append(frame)
+            for index in np.flatnonzero(last):
+                if len(returns[index]) < quota[index]:
+                    returns[index].append(float(score[index]))
+                    lengths[index].append(int(length[index]))
+            if all(len(done) == number for done, number in zip(returns, quota, strict=True)):
+                by_task = _by_task(envs, task_numbers, returns) if len(played) > 1 else {}
+                return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames, by_task)
+            if should_stop():
+                return None
+            carry, action, _ = agent.act(carry, step, explore)
+            step = envs.step(action)
 
 
 @dataclass(frozen=True)
@@ -167,44 +192,6 @@ def evaluate_now(
         len(result.returns),
         "".join(f" · {name} {mean:.4g}" for name, mean in result.task_means().items()),
     )
-
-
-def _play(
-    agent: Agent,
-    envs: VectorEnv,
-    episodes: int,
-    record: bool,
-    should_stop: Callable[[], bool],
-    explore: bool,
-) -> Evaluation | None:
-    task_numbers: list[int] = envs.task_numbers or [0] * envs.num_envs
-    played = sorted(set(task_numbers))
-    copies = envs.num_envs // len(played)
-    quota = np.repeat(quotas(episodes, copies), len(played))  # the tasks take turns
-    returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
-    lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
-    score = np.zeros(envs.num_envs)
-    length = np.zeros(envs.num_envs, np.int64)
-    frames: list[np.ndarray] = []
-    carry = agent.initial_carry(envs.num_envs)
-    step: Mapping[str, Any] = envs.reset()
-    while True:
-        first, last = step["is_first"], step["is_last"]
-        score = np.where(first, 0.0, score + envs.raw_reward)
-        length = np.where(first, 0, length + 1)
-        if record and not returns[0] and (frame := envs.render()) is not None:
-            frames.append(frame)
-        for index in np.flatnonzero(last):
-            if len(returns[index]) < quota[index]:
-                returns[index].append(float(score[index]))
-                lengths[index].append(int(length[index]))
-        if all(len(done) == number for done, number in zip(returns, quota, strict=True)):
-            by_task = _by_task(envs, task_numbers, returns) if len(played) > 1 else {}
-            return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames, by_task)
-        if should_stop():
-            return None
-        carry, action, _ = agent.act(carry, step, explore)
-        step = envs.step(action)
 
 
 def _by_task(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
@@ -49,7 +50,7 @@ class TrainingSession:
         config: TrainingConfig | None = None,
         callbacks: Iterable[Callback] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any | None = None,
+        scheduler: LRScheduler | None = None,
         *,
         run_dir: Path | None = None,
         evaluator: Evaluator | None = None,
@@ -185,7 +186,7 @@ class TrainingSession:
         return {**self.facts, **content}
 
     def all_degraded_modes(self) -> list[str]:
-        """Names of everything that is not as it was asked for, each once."""
+        """Names of everything that is not as it was configured, each once."""
         modes = [*getattr(self.source, "degraded_modes", ()), *self._degraded_modes()]
         modes += self.checkpointing.degraded_elsewhere
         if self.state.damaged_checkpoints:

@@ -18,9 +18,9 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only ask the loop to stop.
+    """While entered, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only request the loop to stop.
 
-    `received` holds the signal that asked, or None. A second Ctrl-C interrupts at once. The
+    `received` holds the signal, or None. A second Ctrl-C interrupts at once. The
     handlers that were in place come back on exit. Outside the main thread, where Python allows no
     handlers, nothing is installed.
     """
@@ -32,7 +32,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                self._previous[number] = signal.signal(number, self._ask)
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -46,13 +46,13 @@ class StopSignals:
         self._previous.clear()
 
     def leave(self) -> None:
-        """Ends the process as the signal asked: KeyboardInterrupt for Ctrl-C, else Stopped."""
+        """Ends the process as the signal requests: KeyboardInterrupt for Ctrl-C, else Stopped."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         if self.received is not None:
             raise Stopped(self.received)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
