@@ -52,7 +52,8 @@ class Trainer(TrainingSession):
         self._target = self.config.total_steps if num_steps is None else num_steps
         self.source = source = as_source(data, self.agent, self.config)
         claimed = claim(self.folder.path) if self.ranks.first else nullcontext()
-        with claimed as self.folder.claim, StopSignals() as self._stop, self._outcome():
+        self._stop = StopSignals()
+        with claimed as self.folder.claim, self._stop.catching(), self._outcome():
             self._begin(source, resume_from)
             self._begun = True
             self._call("on_train_begin")
