@@ -14,8 +14,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from worldflux.models.families import OURS
-from worldflux.report.published import PER_SEED, TABLE
+from worldflux.report.published import TABLE
 
+PER_SEED = "published_per_seed.csv.gz"
 KEPT = {(m.SOURCE, one.name) for one in OURS if (m := one.published_module()) is not None}
 THOUSANDS = (10, 20, 30, 40, 50, 60, 80, 100, 120, 160, 200, 300, 400, 500, 700, 1000)
 MILLIONS = (1.5, 2, 3, 4, 6, 8, 10, 12, 14)

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from worldflux.dashboard.events import Event, Payload
 from worldflux.dashboard.gameplay import GameplayBuffer, PictureBuffer
-from worldflux.dashboard.metrics import ENDS, Event, MetricBuffer, Payload
+from worldflux.dashboard.metrics import ENDS, MetricBuffer
 
 WATCH_SECONDS = 4.0  # a page watches for so long after it got frames
 KILLED = "the training process is gone without a word: killed, or the machine ran out of memory"
@@ -49,8 +50,8 @@ class Board:
             self._stopped = True
 
     def ended(self) -> None:
-        """The training sends no more. A status that says it still runs is no longer true: the
-        server was stopped, or, without a message of that, the training was killed."""
+        """The training sends no more. A status `running` is no longer true: the server
+        was stopped, or, without a message of that, the training was killed."""
         if self.metrics.summary()["status"] in ENDS:
             return
         if self._stopped:

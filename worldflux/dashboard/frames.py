@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ GAMEPLAY_UNAVAILABLE = "gameplay_unavailable"
 FrameCallback = Callable[..., None]
 
 
+@dataclass
 class FrameTap:
     """Called after each step of a vector environment; passes on frames of its environment 0.
 
@@ -36,18 +38,13 @@ class FrameTap:
     the frames, not the training: `on_failure` gets the reason.
     """
 
-    def __init__(
-        self,
-        frame_callback: FrameCallback,
-        *,
-        fps: int,
-        watched: Callable[[], bool] = lambda: True,
-        on_failure: Callable[[str], None] = lambda reason: None,
-    ) -> None:
-        self.frame_callback = frame_callback
-        self.interval = 1.0 / fps
-        self.watched = watched
-        self.on_failure = on_failure
+    frame_callback: FrameCallback
+    _: KW_ONLY
+    fps: int
+    watched: Callable[[], bool] = lambda: True
+    on_failure: Callable[[str], None] = lambda reason: None
+
+    def __post_init__(self) -> None:
         self._next = 0.0
         self._credit = 0.0  # seconds that may be spent on drawing
         self._credited = time.perf_counter()
@@ -83,7 +80,7 @@ class FrameTap:
         self._drawn += 1
         if self._drawn > 1:  # the first one starts the renderer
             self._credit -= time.perf_counter() - now
-        self._next = now + (self.interval if self.watched() else UNWATCHED_SECONDS)
+        self._next = now + (1.0 / self.fps if self.watched() else UNWATCHED_SECONDS)
 
     def _fail(self, reason: str) -> None:
         self._failed = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from worldflux.dashboard.metrics import Buffer, Event, Payload
+from worldflux.dashboard.events import Buffer, Event, Payload
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from worldflux import dashboard
@@ -32,7 +32,7 @@ class LiveDashboard:
     env: the environment whose frames are shown, None where there is none. strict: a page that
     cannot be served ends the run (before it begins) instead of being named in `degraded_modes`.
     parts: what has MetricBuffer, GameplayBuffer, MetricsDashboardServer and DashboardCallback, such
-    as a project's own local_dashboard.py. root: folder of the ``index.html`` to serve.
+    as the local_dashboard.py of a project. root: folder of the ``index.html`` to serve.
 
     renders: whether the training's environments are to be made with `render=True`.
     """
@@ -135,12 +135,7 @@ class LiveDashboard:
     def __enter__(self) -> LiveDashboard:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.server is None:
             return
         if isinstance(error, Exception):

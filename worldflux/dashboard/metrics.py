@@ -3,62 +3,16 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from worldflux.dashboard.events import Buffer, Event, Payload
 
 if TYPE_CHECKING:
     import numpy as np
 
-Event = Mapping[str, Any]  # JSON content; "event" is its kind
-Payload = bytes | memoryview  # raw bytes that belong to an event
-Sink = Callable[[Event, Payload], None]
 ENDS = ("finished", "error")
-
-
-class Buffer:
-    """The state of something, safe to use from several threads.
-
-    Once a server has attached itself, everything new goes to its process instead of being kept.
-    """
-
-    state_event: ClassVar[str]  # kind of the events that change the state
-
-    def __init__(self, **state: Any) -> None:
-        self._lock = threading.Lock()
-        self._sink: Sink | None = None
-        self._seq = 0  # number of what was kept last
-        self._state: dict[str, Any] = {"status": "running", "phase": "starting", **state}
-
-    def set(self, **values: Any) -> None:
-        """Any fact of the state that the page shows."""
-        self.note({"event": self.state_event, "values": values})
-
-    def note(self, event: Event, payload: Payload = b"") -> None:
-        """Keeps an event, or passes it on to the attached server."""
-        with self._lock:
-            if self._sink is not None:
-                self._sink(event, payload)
-            elif event["event"] == self.state_event:
-                self._state.update(event["values"])
-            else:
-                self._keep(event, payload)
-
-    def attach(self, sink: Sink) -> None:
-        """Hands over what `_events` has, and from now on everything new."""
-        with self._lock:
-            for event in self._events():
-                sink(event, b"")
-            self._sink = sink
-
-    def _keep(self, event: Event, payload: Payload) -> None:
-        """Keeps an event that is not about the state."""
-        raise NotImplementedError
-
-    def _events(self) -> Iterator[Event]:
-        """What is held, as the events that make it."""
-        yield {"event": self.state_event, "values": dict(self._state)}
 
 
 def kind_of(metrics: Mapping[str, Any]) -> str:
@@ -179,7 +133,7 @@ class MetricBuffer(Buffer):
         return state
 
     def points(self, since_step: int = -1, since_seq: int = -1) -> dict[str, Any]:
-        """Points after an update, or after a point: the sequence number ``seq`` tells apart those
+        """Points after an update, or after a point: the sequence number ``seq`` sets apart those
         of one update, which may come at different times."""
         with self._lock:
             points = self._merged()

@@ -1,6 +1,6 @@
 """The dashboard's own process: ``python -m worldflux.dashboard.serve FD``.
 
-FD is a listening socket that it inherits; messages (worldflux/dashboard/wire.py) come from standard
+FD is a listening socket that it inherits; messages (worldflux/dashboard/events.py) come from standard
 input, the first one being the settings; whether a page watches goes to standard output.
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 
 import uvicorn
 
-from worldflux.dashboard import wire
 from worldflux.dashboard.app import make_app
 from worldflux.dashboard.board import Board
+from worldflux.dashboard.events import read
 
 KILLED_LINGER_SECONDS = 60.0  # how long a page can still learn that the training was killed
 NICE = 5
@@ -29,7 +29,7 @@ NICE = 5
 def main() -> int:
     os.nice(NICE)  # the training's threads come first
     listener = socket.socket(fileno=int(sys.argv[1]))
-    messages = wire.read(sys.stdin.buffer)
+    messages = read(sys.stdin.buffer)
     first = next(messages, None)
     if first is None:
         return 0

@@ -18,9 +18,9 @@ import webbrowser
 from pathlib import Path
 from typing import IO, Any
 
-from worldflux.dashboard import wire
+from worldflux.dashboard.events import Event, Payload, write
 from worldflux.dashboard.gameplay import GameplayBuffer
-from worldflux.dashboard.metrics import Event, MetricBuffer, Payload
+from worldflux.dashboard.metrics import MetricBuffer
 from worldflux.errors import ConfigurationError, MissingDependencyError
 
 log = logging.getLogger(__name__)
@@ -85,11 +85,6 @@ class MetricsDashboardServer:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         return f"http://{host}:{self.port}/"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the serving process runs."""
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Takes a port and starts the serving process. Raises MissingDependencyError without the
@@ -181,7 +176,7 @@ class MetricsDashboardServer:
         try:
             while (item := self._waiting.get()) is not None:
                 message, payload = item
-                wire.write(pipe, message, payload)
+                write(pipe, message, payload)
                 if message["event"] == "frame":
                     self._free_frames.release()
             pipe.close()

@@ -24,10 +24,10 @@ from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
 from worldflux.run_folder.names import HYDRA, LOG
-from worldflux.run_folder.previous import set_aside
 from worldflux.run_folder.state import claim
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
+from worldflux.training.run_writer import set_aside
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig

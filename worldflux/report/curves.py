@@ -16,11 +16,11 @@ from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.run_folder.names import MANIFEST
 
-Record = Mapping[str, Any]  # one of metrics.jsonl
+MetricRecord = Mapping[str, Any]  # one of metrics.jsonl
 
 PICTURE = Path("report") / "learning_curve.png"
 TRAIN, EVAL, INK, GRID = "#7aa6d6", "#c2410c", "#1f2937", "#e5e7eb"
-# Paul Tol's "bright" set, told apart also by colour-blind readers; then in other dashes.
+# Paul Tol's "bright" set, which colour-blind readers distinguish too; then in other dashes.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 DASHES = ("-", "--", ":", "-.")
 GRID_POINTS = 200
@@ -67,11 +67,11 @@ def title_of(folder: Path) -> str:
     return " · ".join(text for text in (env, name, f"seed {manifest['seed']}") if text)
 
 
-def _online(records: Sequence[Record]) -> bool:
+def _online(records: Sequence[MetricRecord]) -> bool:
     return any(record["env_steps"] for record in records)
 
 
-def series(records: Sequence[Record], *names: str) -> np.ndarray:
+def series(records: Sequence[MetricRecord], *names: str) -> np.ndarray:
     """Points `[N, 1 + len(names)]` of metrics over environment steps (updates where there are
     none); records without the first name, or with a value that is not finite, are left out."""
     x = "env_steps" if _online(records) else "step"
@@ -84,7 +84,7 @@ def series(records: Sequence[Record], *names: str) -> np.ndarray:
     return np.array(kept, np.float64).reshape(len(kept), 1 + len(names))
 
 
-def _curves(runs: Sequence[Sequence[Record]], metric: str) -> list[np.ndarray]:
+def _curves(runs: Sequence[Sequence[MetricRecord]], metric: str) -> list[np.ndarray]:
     """Points of the runs that have any, `[N, 2]` each; of two at one step the newer."""
     curves = []
     for records in runs:

@@ -7,18 +7,13 @@ repositories, named in each family's table of published returns.
 from __future__ import annotations
 
 import csv
-import gzip
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
-from worldflux.errors import ConfigurationError
 from worldflux.models.families import OURS, family_of_type
 
-PER_SEED = "published_per_seed.csv.gz"
 TABLE = Path(__file__).with_name("published.csv")
 # What a source's scores are returns of, and where it is found.
 EPISODES, EVALUATIONS = "training episodes", "evaluation episodes"
@@ -82,44 +77,3 @@ def published_scores(task: PublishedTask) -> list[PublishedScores]:
             for row in rows_of(file, task)
         ]
     return sorted(figures, key=lambda at: at.steps)
-
-
-@dataclass(frozen=True)
-class PublishedCurve:
-    """Scores of one method on one task, each seed by itself.
-
-    seeds: per seed its points `[N, 2]` (simulator steps, score), in the order of steps.
-    """
-
-    source: str
-    task: PublishedTask
-    seeds: tuple[np.ndarray, ...]
-
-    def at(self, steps: float) -> np.ndarray:
-        """Score of every seed `[S]` at so many simulator steps, linear between two points; seeds
-        that have no point before or none after it are left out."""
-        inside = [s for s in self.seeds if s[0, 0] <= steps <= s[-1, 0]]
-        return np.array([np.interp(steps, s[:, 0], s[:, 1]) for s in inside])
-
-
-def read_published(folder: Path, task: PublishedTask) -> PublishedCurve | None:
-    """A curve of ``published_per_seed.csv.gz`` in `folder`, None where the file has none.
-
-    Columns: source, suite, task, method, seed, env_steps (simulator steps), score. Raises
-    ConfigurationError if the file is missing or reads otherwise.
-    """
-    path = folder / PER_SEED
-    points: dict[str, list[tuple[float, float]]] = {}
-    source = ""
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            for row in rows_of(file, task):
-                source = row["source"]
-                point = (float(row["env_steps"]), float(row["score"]))
-                points.setdefault(row["seed"], []).append(point)
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigurationError(f"cannot read the published scores {path}: {error}") from error
-    if not points:
-        return None
-    seeds = tuple(np.array(sorted(values)) for _, values in sorted(points.items()))
-    return PublishedCurve(source, task, seeds)

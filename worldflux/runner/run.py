@@ -31,11 +31,10 @@ from worldflux.run_folder.state import claim
 from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.preflight import one_environment
-from worldflux.training.evaluate import Evaluation, GreedyEvaluator
+from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
 from worldflux.training.parallel import rank_seed
 from worldflux.training.progress import Progress
-from worldflux.training.scheduled_evaluation import Evaluator
 from worldflux.training.seed import set_seed
 from worldflux.training.trainer import Trainer
 

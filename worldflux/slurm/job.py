@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,25 @@ FRUITLESS = 3  # starts that came to their time limit without an update: more wo
 LEASE = 180.0  # seconds for which a file server may keep the locks of a node that died
 
 
+@dataclass(eq=False)
 class SlurmJob:
     """One job, as submitit takes it to the node.
 
     Slurm sends submitit's signal shortly before the time limit, and when another job needs the
     place. The training then writes its checkpoint and stops; after that submitit's own handler
     requeues the job, which continues from there.
+
+    singletons: Hydra's state in the command. folder: of the run.
     """
 
-    def __init__(
-        self,
-        task: TaskFunction,
-        config: DictConfig,
-        context: HydraContext,
-        singletons: Any,
-        folder: Path,
-    ) -> None:
-        """singletons: Hydra's state in the command. folder: of the run."""
-        self.task, self.config, self.context = task, config, context
-        self.singletons, self.folder = singletons, folder
-        self.began, self.first_update, self.fruitless = 0.0, 0, 0
+    task: TaskFunction
+    config: DictConfig
+    context: HydraContext
+    singletons: dict[Any, Any]
+    folder: Path
+    began: float = 0.0
+    first_update: int = 0
+    fruitless: int = 0  # starts until the time limit without an update
 
     def __call__(self) -> str:
         from submitit import JobEnvironment

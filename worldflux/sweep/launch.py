@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -18,29 +17,13 @@ from omegaconf import DictConfig, open_dict
 
 from worldflux.config.overrides import override
 from worldflux.errors import ConfigurationError
+from worldflux.slurm.launcher import SlurmLauncher
 from worldflux.sweep.jobs import Job
 from worldflux.sweep.pool import Pool
 from worldflux.sweep.work import PoolJob, train_job
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-
-
-@runtime_checkable
-class Scheduler(Protocol):
-    """What a launcher offers beside Hydra's `launch` if its jobs outlive the command.
-
-    detach: `launch` hands the jobs over and does not wait for them.
-    """
-
-    detach: bool
-
-    def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
-        """Those of the jobs' folders whose job waits, starts or runs at the scheduler, with the
-        name that it has there."""
-
-    def attach(self, folders: Sequence[Path]) -> None:
-        """Waits until none of these folders' jobs is queued or runs."""
 
 
 class Launching:
@@ -68,8 +51,8 @@ class Launching:
         self._callbacks = Callbacks(self.config)
         self._stop = root / f".stop-{socket.gethostname()}-{os.getpid()}"
         target = str(self.config.hydra.launcher._target_)
-        self._pooled = target != BASIC and not hasattr(get_class(target), "queued")
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self._pooled = target != BASIC and not issubclass(get_class(target), SlurmLauncher)
+        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(
                 config_loader=hydra.config_loader, callbacks=self._callbacks
             ),
@@ -78,8 +61,13 @@ class Launching:
         )
 
     @property
-    def scheduler(self) -> Scheduler | None:
-        return self.launcher if isinstance(self.launcher, Scheduler) else None
+    def slurm(self) -> SlurmLauncher | None:
+        """The launcher whose jobs outlive the command; None: it is another one."""
+        return self._launcher if isinstance(self._launcher, SlurmLauncher) else None
+
+    def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
+        """Those of the jobs' folders whose job waits or runs at Slurm, with its name there."""
+        return {} if self.slurm is None else self.slurm.queued(folders)
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Starts the jobs and waits for them."""
@@ -88,9 +76,9 @@ class Launching:
         try:
             if self._pooled:
                 pool = Pool({self.root / job.name: job for job in jobs}, self._stop)
-                pool.run(lambda: self.launcher.launch(words, initial_job_idx=0))
+                pool.run(lambda: self._launcher.launch(words, initial_job_idx=0))
             else:
-                self.launcher.launch(words, initial_job_idx=0)
+                self._launcher.launch(words, initial_job_idx=0)
         finally:
             self._stop.unlink(missing_ok=True)
             self._callbacks.on_multirun_end(self.config, config_name=self._config_name)

@@ -18,6 +18,7 @@ from worldflux.sweep.jobs import Job
 
 SCHEMA = "worldflux.sweep.v1"
 FILE = "sweep.json"
+KEYS = ("name", "command", "asked", "jobs")  # of the file: a SweepRecord
 FOLDER = "multirun"  # of all sweeps, in the folder of outputs
 SWEEPS = Path("outputs") / FOLDER
 
@@ -26,13 +27,13 @@ SWEEPS = Path("outputs") / FOLDER
 class SweepRecord:
     """jobs: folder name -> overrides (key -> value) of every job of any command.
 
-    command: the words that continue the sweep, of the newest command; asked: the folder names of
-    its jobs (the key of the file).
+    command: the words that continue the sweep, of the newest command; newest: the folder names of
+    its jobs.
     """
 
     name: str
     command: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    newest: list[str] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -43,9 +44,10 @@ def record_jobs(root: Path, jobs: Sequence[Job], command: Sequence[str]) -> None
     with claim(root), disk_errors("sweep record", root / FILE):
         record = read_record(root) if (root / FILE).exists() else SweepRecord(root.name)
         record.command = list(command)
-        record.asked = [job.name for job in jobs]
+        record.newest = [job.name for job in jobs]
         record.jobs.update({job.name: dict(job.identity) for job in jobs})
-        content = {"schema_version": SCHEMA, "changed": time.time(), **vars(record)}
+        content = dict(zip(KEYS, vars(record).values(), strict=True))
+        content |= {"schema_version": SCHEMA, "changed": time.time()}
         write_atomic(root / FILE, json.dumps(content, indent=2, default=str) + os.linesep)
 
 
@@ -56,7 +58,7 @@ def read_record(root: Path) -> SweepRecord:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA:
             raise CheckpointError(f"{path}: not a record of schema {SCHEMA!r}")
-        return SweepRecord(**{key: content[key] for key in ("name", "command", "asked", "jobs")})
+        return SweepRecord(*(content[key] for key in KEYS))
     except FileNotFoundError as error:
         raise CheckpointError(f"{root} is not a sweep: it has no {FILE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -75,13 +75,7 @@ def label(group: Group, summary: Summary) -> str:
 def document(summary: Summary) -> dict[str, Any]:
     """The result as one JSON object."""
     groups = [
-        {
-            "overrides": plain(group.overrides),
-            "jobs": [job.name for job in group.jobs],
-            "completed": group.completed,
-            "score": group.score,
-            "interval": group.interval,
-        }
+        {**vars(group), "jobs": [job.name for job in group.jobs], "completed": group.completed}
         for group in summary.groups
     ]
     return {
@@ -89,7 +83,7 @@ def document(summary: Summary) -> dict[str, Any]:
         "folder": str(summary.root),
         "confidence": 0.95,
         "jobs": plain(summary.jobs),
-        "groups": groups,
+        "groups": plain(groups),
         "unstarted": summary.unstarted,
     }
 

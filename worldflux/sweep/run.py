@@ -120,14 +120,14 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
     with source.initialized():
         words = [*source.flags, *plan.hydra]
         launching = Launching(plan.root, source.name, words, plan.left({}) or plan.jobs[:1])
-        scheduler = launching.scheduler
-        if scheduler is not None:
-            scheduler.detach = detach
+        slurm = launching.slurm
+        if slurm is not None:
+            slurm.detach = detach
         elif detach:
             raise ConfigurationError(
                 "sweep.detach needs jobs that outlive the command: add hydra/launcher=slurm"
             )
-        queued = {} if scheduler is None else scheduler.queued(plan.folders)
+        queued = launching.queued(plan.folders)
         statuses = plan.statuses(queued)
         if not plan.options.dry_run:
             record_jobs(plan.root, plan.jobs, plan.command)
@@ -144,11 +144,10 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
             print(f"continue it with: {continuation}", flush=True)
         try:
             _start(plan, launching, queued)
-            if scheduler is not None:
-                scheduler.attach([folder for folder in plan.folders if folder in queued])
+            if slurm is not None:
+                slurm.attach([folder for folder in plan.folders if folder in queued])
         finally:
-            queued = {} if scheduler is None else scheduler.queued(plan.folders)
-            ended = finish(plan.root, queued)
+            ended = finish(plan.root, launching.queued(plan.folders))
     bad = (RunState.FAILED, RunState.BROKEN_OFF)
     return int(any(job.state in bad and job.folder in plan.folders for job in ended.jobs))
 

@@ -58,7 +58,7 @@ def summarize(
     jobs, unstarted = [], []
     for name, overrides in record.jobs.items():
         job = job_status(root / name, overrides, queued)
-        if job.state == RunState.MISSING and name not in record.asked:
+        if job.state == RunState.MISSING and name not in record.newest:
             unstarted.append(name)
         else:
             jobs.append(job)

@@ -15,13 +15,7 @@ from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.checkpoint import Checkpoint
 from worldflux.training.bookkeeping import Bookkeeping
-from worldflux.training.parallel import (
-    decide,
-    gather_states,
-    join_episodes,
-    rank_seed,
-    share_model,
-)
+from worldflux.training.parallel import decide, gather_states, join_episodes, rank_seed, share_model
 from worldflux.training.restore import restore_source
 from worldflux.training.run_writer import RunWriter
 from worldflux.training.seed import TRAINING, derive_seed, rng_state, set_rng_state, set_seed

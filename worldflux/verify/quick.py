@@ -14,7 +14,7 @@ from torch import nn
 
 from worldflux.config.spaces import Space
 from worldflux.core.agent import Agent, Carry, Entries
-from worldflux.core.statistics import mean, stratified_interval
+from worldflux.core.statistics import difference_interval, mean, stratified_interval
 from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
@@ -23,7 +23,6 @@ from worldflux.run_folder.names import CHECKPOINTS, METRICS
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.runner.trained import TrainedRun, open_run
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
-from worldflux.verify.welch import difference_interval
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 # A right run fails the comparison with its own record in one of a hundred verifications.
