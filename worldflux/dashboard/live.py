@@ -15,8 +15,8 @@ from worldflux.training.logger import METRICS
 
 if TYPE_CHECKING:
     from worldflux.config.env import EnvConfig
+    from worldflux.config.page import Gameplay, Visualization
     from worldflux.config.run import RunConfig
-    from worldflux.project.sections import Gameplay, Visualization
     from worldflux.training.callbacks import Callback
 
 OF_OTHERS = "dashboard_metrics.jsonl"

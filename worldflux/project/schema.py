@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from worldflux.config.fields import field_types, near_miss
+from worldflux.config.fields import field_types, near_miss, shown
+from worldflux.config.options import plain_text
+from worldflux.config.page import Gameplay, Visualization
 from worldflux.errors import ConfigurationError
 from worldflux.models.factory import resolve
 from worldflux.models.families import OURS, families, family_of_type
@@ -22,14 +23,10 @@ from worldflux.project.sections import (
     Cloud,
     Data,
     Flywheel,
-    Gameplay,
     Inference,
     OnlineCollection,
     Training,
     Verify,
-    Visualization,
-    plain_text,
-    shown,
 )
 
 FILE = "worldflux.toml"
@@ -153,6 +150,12 @@ class _Reader:
         line = self.lines.get(name) or self.lines.get(name.split(".")[0])
         return ProjectFileError(f"{_where(self.path, line)}: {text}")
 
+    def wrong(self, error: ConfigurationError) -> ProjectFileError:
+        """The mistake of a key, with file and line."""
+        line = self.lines.get(error.key) or self.lines.get(error.key.split(".")[0])
+        mistake = ProjectFileError(error.reason, key=error.key, hint=error.hint)
+        return mistake.labelled(f"{_where(self.path, line)}: {error.label}")
+
     def config(self) -> ProjectConfig:
         self._check_names("", self.raw, [*TEXTS, *SECTIONS])
         texts: dict[str, Any] = {name: self._text(name) for name in TEXTS if name in self.raw}
@@ -190,8 +193,7 @@ class _Reader:
         value = self.raw[name]
         if not isinstance(value, str):
             raise self.refuse(name, f"{name} must be a text, got {shown(value)}")
-        wrong = plain_text(value)
-        if wrong:
+        if (wrong := plain_text(value)) is not None:
             raise self.refuse(name, f"{name} {wrong}")
         return value
 
@@ -226,28 +228,23 @@ class _Reader:
         try:
             return cls(**values)
         except ConfigurationError as error:
-            wrong = re.match(r"\w*", str(error))
-            assert wrong is not None
-            raise self.refuse(f"{name}.{wrong.group()}", f"{name}.{error}") from None
+            raise self.wrong(error.within(name)) from None
 
     def _fit_architecture(self, config: ProjectConfig) -> ProjectConfig:
         """Fills in the preset's width, and checks the sizes against the family."""
-        wanted = config.architecture
-        sizes: dict[str, Any] = {"obs_shape": wanted.obs_shape, "action_dim": wanted.action_dim}
+        architecture = config.architecture
+        sizes = {name: getattr(architecture, name) for name in ("obs_shape", "action_dim")}
         if "architecture.hidden_dim" in config.given:
-            sizes["hidden_dim"] = wanted.hidden_dim
-        if wanted.action_type:
-            sizes["action_type"] = wanted.action_type
+            sizes["hidden_dim"] = architecture.hidden_dim
+        if architecture.action_type:
+            sizes["action_type"] = architecture.action_type
         try:
             made = family_of_type(config.model_type).config_class().from_size(config.size, **sizes)
         except ConfigurationError as error:
-            text = str(error).partition("] ")[2] or str(error)
-            name = f"architecture.{text.split()[0]}"
-            known = name.split(".")[1] in field_types(Architecture)
-            prefix = "architecture." if known else "architecture: "
-            raise self.refuse(name, prefix + text.partition("; env.")[0]) from None
-        filled = Architecture(**{**vars(wanted), "hidden_dim": made.hidden_dim})
-        return ProjectConfig(**{**vars(config), "architecture": filled})
+            wrong = error.within("architecture")
+            raise self.wrong(wrong.about(wrong.key)) from None  # its hint speaks of a run's keys
+        filled = replace(architecture, hidden_dim=made.hidden_dim)
+        return replace(config, architecture=filled)
 
     def _check_together(self, config: ProjectConfig) -> None:
         data, length = config.data, config.training.sequence_length

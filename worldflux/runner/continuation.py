@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldflux.config.run import FREE, OF_TRAINING, SPELLING, RunConfig
+from worldflux.config.groups import OF_TRAINING, SPELLING, RunConfig, free_mappings, may_change
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.run_folder.disk import read_sealed
 from worldflux.run_folder.manifest import FILE, plain, read_manifest
@@ -15,29 +15,6 @@ from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
 
-# What may change on resume: how far, where and how it is computed, what is measured and written.
-# Everything else would make it another run.
-CHANGEABLE = (
-    "training.total_steps",
-    "training.env_steps",
-    "env.solved_return",
-    "data.on_env_failure",
-    "training.device",
-    "training.compile_model",
-    "training.mixed_precision",
-    "training.mixed_precision_dtype",
-    "training.env_mode",
-    "training.log_interval",
-    "training.eval_interval",
-    "training.eval_episodes",
-    "training.save_interval",
-    "training.save_seconds",
-    "training.output_dir",
-    "logger",
-    "gameplay",
-    "visualization",
-    "project",
-)
 # Where the weights came from counts only at the start; the model group repeats the training's values.
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
 
@@ -57,11 +34,6 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
     }
 
 
-def changeable(key: str) -> bool:
-    """Whether a key may have another value on resume."""
-    return _within(key, CHANGEABLE)
-
-
 def saved_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration with which a run was trained last."""
     config = read_manifest(folder).get("config")
@@ -73,7 +45,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def check_same_run(folder: Path, config: RunConfig) -> None:
     """ConfigurationError names a setting that would make it another run."""
     for key, (old, new) in changes(saved_config(folder), plain(config)).items():
-        if not changeable(key):
+        if not may_change(key):
             raise ConfigurationError(
                 f"{key} cannot change on resume: it is {_shown(old)} in {folder}, not "
                 f"{_shown(new)}; init_from={folder} starts a new run from its weights"
@@ -105,7 +77,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def remembered(folder: Path) -> dict[str, Any]:
     """The settings, by key, that may change on resume, as the run was trained last."""
-    return {key: value for key, value in _leaves("", saved_config(folder)) if changeable(key)}
+    return {key: value for key, value in _leaves("", saved_config(folder)) if may_change(key)}
 
 
 def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -127,15 +99,16 @@ def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
         except (CheckpointError, ConfigurationError) as error:
             log.warning("resume=auto passes over a run: %s", error)
             continue
-        if all(changeable(key) for key in different) and has_checkpoint(folder):
+        if all(may_change(key) for key in different) and has_checkpoint(folder):
             return folder
     return None
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    free = free_mappings()
     for name, value in tree.items():
         key = f"{prefix}{SPELLING.get(name, name)}"
-        if isinstance(value, dict) and key not in FREE:
+        if isinstance(value, dict) and key not in free:
             yield from _leaves(f"{key}.", value)
         else:
             yield key, value

@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 
 from worldflux.cli.arguments import Arguments
 from worldflux.config import composition
+from worldflux.config.groups import is_machine
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.state import RunState
 from worldflux.sweep import record, table
-from worldflux.sweep.jobs import Job, is_machine, job_of, key_of
+from worldflux.sweep.jobs import Job, job_of, key_of
 from worldflux.sweep.launch import Launching
 from worldflux.sweep.report import write_report
 from worldflux.sweep.status import SETTLED, JobStatus, look, shared_of
