@@ -55,7 +55,7 @@ class ConfigurationError(WorldFluxError):
         """The same complaint about a value that the user wrote under another key. hint: another
         one, as the first may speak of keys that the user does not know."""
         other = copy(self)
-        other.key, other.hint = key, hint
+        other.key, other.hint = key, hint.strip()
         return other
 
     def __str__(self) -> str:

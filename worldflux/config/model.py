@@ -140,11 +140,14 @@ class WorldModelConfig(CheckedConfig):
             "action_type": action_type_of(action_spaces),
             "action_spec": action_spec_of(action_spaces),
         }
-        for name, value in fields.items():
-            if name in self.explicit and getattr(self, name) != value:
-                text = f"is {getattr(self, name)!r}, but the environment has {value!r}"
-                raise self.refuse(name, text)
+        self._check_explicit(fields, "the environment has")
         return fields
+
+    def _check_explicit(self, values: Mapping[str, Any], source: str) -> None:
+        """Refuses what the caller named and something else contradicts."""
+        for name, value in values.items():
+            if name in self.explicit and getattr(self, name) != value:
+                raise self.refuse(name, f"is {getattr(self, name)!r}, but {source} {value!r}")
 
     def with_overrides(self: W, **overrides: Any) -> W:
         """A checked copy with other values; None keeps the present one."""
@@ -239,10 +242,9 @@ class WorldModelConfig(CheckedConfig):
             self.observation_modalities = complete_modalities(described)
         except ConfigurationError as error:
             raise error.labelled(self._label(vars(self))) from None
-        self.obs_shape = primary_shape(self.observation_modalities)
-        if "obs_shape" in self.explicit and shape != self.obs_shape:
-            text = f"is {shape}, but observation_modalities make it {self.obs_shape}"
-            raise self.refuse("obs_shape", text)
+        primary = primary_shape(self.observation_modalities)
+        self._check_explicit({"obs_shape": primary}, "observation_modalities make it")
+        self.obs_shape = primary
         if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
             text = f"obs_shape {shape} looks like (H, W, C), but images are (C, H, W)"
             warnings.warn(self._label(vars(self)) + text, stacklevel=2)
@@ -261,10 +263,7 @@ class WorldModelConfig(CheckedConfig):
             )
         except ConfigurationError as error:
             raise error.labelled(self._label(vars(self))) from None
-        follow = {"action_dim": flat_action_dim(spaces), "action_type": action_type_of(spaces)}
-        for name, value in follow.items():
-            if name in self.explicit and getattr(self, name) != value:
-                text = f"is {getattr(self, name)!r}, but action_spec makes it {value!r}"
-                raise self.refuse(name, text)
-            setattr(self, name, value)
+        dim, kind = flat_action_dim(spaces), action_type_of(spaces)
+        self._check_explicit({"action_dim": dim, "action_type": kind}, "action_spec makes it")
+        self.action_dim, self.action_type = dim, kind
         self.action_spec = action_spec_of(spaces)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from worldflux.config.base import CheckedConfig
-from worldflux.config.fields import field_types
 from worldflux.config.options import DEVICE, option
 
 OPTIMIZERS = ("laprop", "adamw", "adam", "sgd")
@@ -128,8 +127,7 @@ class TrainingConfig(CheckedConfig):
 
     def with_updates(self, **updates: Any) -> TrainingConfig:
         """A checked copy with other values."""
-        values = {name: getattr(self, name) for name in field_types(type(self))}
-        return type(self)(**{**values, **updates})
+        return replace(self, **updates)
 
     def check_supported(self) -> None:
         """Raises ConfigurationError for fields that are part of the format but not built."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from worldflux.config.base import CheckedConfig
-from worldflux.config.fields import LARGEST
+from worldflux.config.fields import LARGEST, field_types
 from worldflux.config.options import DEVICE, Pattern, option, plain_text
 from worldflux.config.page import Gameplay, Visualization
 
@@ -115,16 +115,31 @@ class Flywheel(Section):
     privacy_delta: float = 1e-5
 
 
-SECTIONS: dict[str, type[CheckedConfig]] = {
-    "architecture": Architecture,
-    "training": Training,
-    "data": Data,
-    "gameplay": Gameplay,
-    "online_collection": OnlineCollection,
-    "inference": Inference,
-    "visualization": Visualization,
-    "verify": Verify,
-    "cloud": Cloud,
-    "flywheel": Flywheel,
-}
+@dataclass(frozen=True)
+class Head(Section):
+    """The keys above all sections; an empty text has a default that depends on others."""
+
+    project_name: str = option("", check=plain_text)
+    environment: str = option("custom", check=plain_text)
+    model: str = option("", check=plain_text)
+    model_type: str = option("", check=plain_text)
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The tables of a file."""
+
+    architecture: Architecture
+    training: Training
+    data: Data
+    gameplay: Gameplay
+    online_collection: OnlineCollection
+    inference: Inference
+    visualization: Visualization
+    verify: Verify
+    cloud: Cloud
+    flywheel: Flywheel
+
+
+SECTIONS: dict[str, type[CheckedConfig]] = field_types(Sections)
 IGNORED = ("cloud", "flywheel")

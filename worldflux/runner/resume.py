@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from worldflux.cli.arguments import Arguments
 from worldflux.config import composition
 from worldflux.config.groups import CHOICES
+from worldflux.config.overrides import value_of
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig, composed_schema
 from worldflux.errors import ConfigurationError, RunBusyError
@@ -39,7 +40,7 @@ def requested(overrides: list[Override]) -> str | None:
         if override.get_key_element() == "resume":
             if override.is_sweep_override():
                 raise ConfigurationError("resume takes one run; resume the runs one by one")
-            value = override.value()
+            value = value_of(override)
             return None if value is None else str(value)
     return None
 
