@@ -39,7 +39,7 @@ def both_ways(text: str, name: str, tmp_path: Path) -> Any:
     again = convert.run_of(path)
     assert again == run
     for key in ("obs_shape", "action_dim", "action_type"):
-        assert (key in again.model._given) == (key in run.model._given)
+        assert (key in again.model.explicit) == (key in run.model.explicit)
     back, lost = to_toml(again, name)
     assert lost == []
     assert parse(back, tmp_path / "worldflux.toml") == config

@@ -121,12 +121,7 @@ def plan(options: argparse.Namespace) -> tuple[composition.Composition, Settings
         if override.get_key_element().split(".")[0] in OWN:
             raise ConfigurationError(f"{override.input_line}: a search decides that itself")
     _, shared = changed({}, overrides)
-    flags: tuple[str, ...] = ()
-    if options.config_dir is not None:
-        if not Path(options.config_dir).is_dir():
-            raise ConfigurationError(f"--config-dir {options.config_dir} is no folder")
-        flags = (f"hydra.searchpath=['file://{Path(options.config_dir).resolve()}']",)
-    source = composition.Composition(conf_dir(), "config", flags)
+    source = composition.Composition.of(options.config_dir)
     config = source.check(shared)
     space, shared = changed(_space(options.space, config), overrides)
     if not space:

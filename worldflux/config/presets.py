@@ -8,7 +8,7 @@ from typing import Any
 
 from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError, UnknownPresetError
-from worldflux.models.families import conf_folders, family_of_type
+from worldflux.models.families import conf_folders, family_of_type, warn_broken
 
 
 @functools.cache
@@ -32,27 +32,27 @@ def _read(path: Path) -> dict[str, Any]:
 @functools.cache
 def _presets() -> dict[tuple[str, str], dict[str, Any]]:
     """(model_type, size name) -> fields, aliases included."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    presets: dict[tuple[str, str], dict[str, Any]] = {}
     aliases: dict[str, str] = {}
-    for path in size_files():
-        content = _read(path)
-        if "defaults" not in content:
-            # A size that both families have is a folder with one file for each family.
-            name = path.stem if path.parent.name == "size" else path.parent.name
-            found[str(content["model_type"]), name] = content
-        elif isinstance(content["defaults"][0], str):
-            aliases[path.stem] = content["defaults"][0]
+    for owner, folder in {"": conf_dir(), **conf_folders()}.items():
+        for path in sorted((folder / "model/size").rglob("*.yaml")):
+            try:
+                content = _read(path)
+                if "defaults" not in content:
+                    # A size that both families have is a folder with one file for each family.
+                    name = path.stem if path.parent.name == "size" else path.parent.name
+                    presets[str(content["model_type"]), name] = {"model_name": name, **content}
+                elif isinstance(content["defaults"][0], str):
+                    aliases[path.stem] = content["defaults"][0]
+            except Exception as error:
+                if not owner:
+                    raise
+                warn_broken(f"{path} of the installed family {owner!r} is no size: {error!r}")
     for alias, target in aliases.items():
-        for (model_type, name), content in list(found.items()):
+        for (model_type, name), content in list(presets.items()):
             if name == target:
-                found[model_type, alias] = content
-    return found
-
-
-def size_files() -> list[Path]:
-    """The files of all sizes: ours, and those of installed families."""
-    folders = [conf_dir(), *conf_folders().values()]
-    return sorted(path for folder in folders for path in (folder / "model/size").rglob("*.yaml"))
+                presets[model_type, alias] = content
+    return presets
 
 
 def size_names(model_type: str, *, aliases: bool = True) -> list[str]:
@@ -62,7 +62,8 @@ def size_names(model_type: str, *, aliases: bool = True) -> list[str]:
 
     def order(name: str) -> tuple[bool, int, int, str]:
         fields = own[name]
-        return fields["model_name"] != name, fields["hidden_dim"], fields.get("deter_dim", 0), name
+        widths = fields.get("hidden_dim", 0), fields.get("deter_dim", 0)
+        return fields["model_name"] != name, *widths, name
 
     return sorted(names, key=order)
 

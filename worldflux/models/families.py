@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from worldflux.config.model import WorldModelConfig
 
 ENTRY_POINTS = "worldflux.models"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,21 @@ def names() -> list[str]:
 
 
 def families() -> list[Family]:
-    """The whole table; imports what other packages brought."""
-    return [*OURS, *map(_installed, installed().values())]
+    """The whole table; imports what other packages brought. One that is broken is left out with a
+    warning, so that it stops no other family."""
+    table = list(OURS)
+    for point in installed().values():
+        try:
+            table.append(_installed(point))
+        except ConfigurationError as error:
+            warn_broken(str(error))
+    return table
+
+
+@functools.cache  # once for each process
+def warn_broken(text: str) -> None:
+    """Reports that a part of an installed family is left out."""
+    log.warning("%s; it is left out", text)
 
 
 def family(name: str) -> Family:
@@ -217,22 +233,25 @@ def _find(name: str, fits: Callable[[Family], bool]) -> Family:
 
 @functools.cache
 def _installed(point: EntryPoint) -> Family:
+    label = f"the installed family {point.name!r} ({point.value})"
     try:
         entry = point.load()
+        if not isinstance(entry, Family):
+            if not hasattr(entry, "config_class"):
+                text = f"{label} is neither a Family nor a model with a config_class"
+                raise ConfigurationError(text)
+            model = f"{point.module}:{point.attr}"
+            entry = Family(point.name, point.name, f"{model}.config_class", model)
+        model_type = entry.config_class().__dataclass_fields__["model_type"].default
+    except ConfigurationError:
+        raise
     except Exception as error:  # whatever the package's own code raises
-        text = f"the installed family {point.name!r} ({point.value}) cannot be imported"
-        raise ConfigurationError(f"{text}: {type(error).__name__}: {error}") from error
-    conf = _conf_beside(point)
-    if isinstance(entry, Family):
-        if entry.name != point.name or entry.model_type != point.name:
-            text = f"the installed family {point.name!r} ({point.value}) calls itself"
-            raise ConfigurationError(f"{text} {entry.name!r}, model_type {entry.model_type!r}")
-        return replace(entry, conf=entry.conf or conf)
-    if not hasattr(entry, "config_class"):
-        text = f"the installed family {point.name!r} ({point.value})"
-        raise ConfigurationError(f"{text} is neither a Family nor a model with a config_class")
-    config = f"{point.module}:{point.attr}.config_class"
-    return Family(point.name, point.name, config, f"{point.module}:{point.attr}", conf=conf)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"{label} cannot be imported: {reason}") from error
+    for name, value in (("", entry.name), ("model_type ", entry.model_type), ("", model_type)):
+        if value != point.name:
+            raise ConfigurationError(f"{label} calls itself {name}{value!r}")
+    return replace(entry, conf=entry.conf or _conf_beside(point))
 
 
 def _conf_beside(point: EntryPoint) -> Path | None:

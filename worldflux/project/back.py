@@ -108,8 +108,8 @@ def _section(section: str, run: RunConfig) -> dict[str, Any]:
         "training": _training,
         "data": _data,
         "online_collection": _online,
-        "gameplay": lambda run: vars(run.gameplay),
-        "visualization": lambda run: vars(run.visualization),
+        "gameplay": lambda run: run.gameplay.to_dict(),
+        "visualization": lambda run: run.visualization.to_dict(),
     }
     return makers[section](run) if section in makers else {}
 
@@ -119,7 +119,7 @@ def _architecture(run: RunConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: plain(getattr(model, key))
         for key in ("obs_shape", "action_dim", "action_type")
-        if key in model._given
+        if key in model.explicit
     }
     if run.env.suite == "none":
         kind = "discrete" if run.project.get("environment") == "atari" else "continuous"

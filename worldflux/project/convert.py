@@ -16,12 +16,12 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from worldflux.config.fields import field_types, plain
+from worldflux.config.groups import CHOICES
 from worldflux.config.presets import conf_dir
 from worldflux.models.families import family_of_type
 from worldflux.project.schema import ProjectConfig
 from worldflux.project.sections import SECTIONS
 
-GROUPS = ("model", "model/size", "env", "data", "training", "logger")
 DMC = "dmc/"  # dmc/walker-walk is a task of the DeepMind Control Suite
 FASTEST_EVALUATION = 100  # updates between two, at least
 # Keys of a section that have a key of their own in a run; the others are kept in `project`.
@@ -68,7 +68,7 @@ def settings(config: ProjectConfig) -> dict[str, Setting]:
         found["data"] = Setting("random", "data.source")
     found |= _sizes(config) | _training(config) | _data(config)
     for section in ("gameplay", "visualization"):
-        for key, value in vars(getattr(config, section)).items():
+        for key, value in getattr(config, section).to_dict().items():
             found[f"{section}.{key}"] = Setting(value, f"{section}.{key}")
     found["project"] = Setting(notes(config), None, "what a run has no key for")
     return found
@@ -224,10 +224,10 @@ def _spelled(value: Any) -> str:
 
 def experiment(found: Mapping[str, Setting], title: str) -> str:
     """The settings as an experiment of `conf/experiment`, YAML text."""
-    chosen = [{f"override /{k}": s.value} for k, s in found.items() if k in GROUPS]
+    chosen = [{f"override /{k}": s.value} for k, s in found.items() if k in CHOICES]
     tree: dict[str, Any] = {}
     for key, item in found.items():
-        if key in GROUPS:
+        if key in CHOICES:
             continue
         group, _, name = key.partition(".")
         if name:

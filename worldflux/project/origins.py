@@ -9,12 +9,12 @@ from omegaconf import OmegaConf
 
 from worldflux.config.base import CheckedConfig
 from worldflux.config.fields import field_types, plain
+from worldflux.config.groups import SPELLING, RunConfig
+from worldflux.config.options import ENVIRONMENT, rules
 from worldflux.config.presets import conf_dir, size_fields
-from worldflux.config.run import SPELLING, RunConfig
 from worldflux.models.families import family_of_type
 from worldflux.project.convert import Setting
 from worldflux.project.schema import ProjectConfig
-from worldflux.project.sections import Section
 
 DEFAULT = "default"
 
@@ -23,7 +23,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
     """`group.key` -> value of a run, spelled as on the command line."""
     found: dict[str, Any] = {}
     for group, record in vars(config).items():
-        if not isinstance(record, CheckedConfig | Section):
+        if not isinstance(record, CheckedConfig):
             if record:
                 found[group] = record
             continue
@@ -56,11 +56,12 @@ def _origin(
         return flags[key]
     if key in settings:
         return _told(settings[key], config, flags)
-    if group == "model" and name in ("learning_rate", "grad_clip", "device"):
-        return f"training.{name}"
-    if group == "model" and name in ("obs_shape", "action_dim", "action_type"):
-        if name not in run.model._given:
+    if group == "model":
+        follows = rules(type(run.model))[name].get("follows")
+        if follows == ENVIRONMENT and name not in run.model.explicit:
             return "the environment"
+        if follows not in (ENVIRONMENT, None):
+            return str(follows)
     return recipes.get(key, DEFAULT)
 
 

@@ -18,8 +18,8 @@ from hydra.core.override_parser.types import (
     RangeSweep,
 )
 
+from worldflux.config.groups import is_machine
 from worldflux.errors import ConfigurationError
-from worldflux.sweep.jobs import is_machine
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
