@@ -13,7 +13,7 @@ from worldflux.config.fields import field_types, plain
 from worldflux.config.presets import size_fields
 from worldflux.config.run import RunConfig
 from worldflux.data.ratio import updates_per_step
-from worldflux.envs.length import episode_length
+from worldflux.envs.suites import episode_length
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 from worldflux.project.convert import DMC, overrides, settings

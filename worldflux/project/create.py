@@ -16,7 +16,7 @@ from worldflux.config.fields import plain
 from worldflux.config.modalities import action_type_of, modalities_of, primary_shape
 from worldflux.config.presets import size_names
 from worldflux.config.spaces import flat_action_dim
-from worldflux.envs.length import episode_length
+from worldflux.envs.suites import episode_length
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import Family, Recipe, families
 from worldflux.project.convert import DMC, overrides, settings
