@@ -105,7 +105,7 @@ def of_rank(checkpoint: Checkpoint, ranks: Ranks) -> Checkpoint:
         return checkpoint
     mine = others[ranks.rank - 1]
     optimizer = {**checkpoint.agent["optimizer"], **mine["agent"]}
-    own = {key: mine[key] for key in ("source", "rng")}
+    own = {key: mine[key] for key in ("source", "rng", "carry") if key in mine}
     return Checkpoint({**checkpoint.agent, "optimizer": optimizer}, {**checkpoint.state, **own})
 
 

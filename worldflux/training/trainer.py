@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from worldflux.config.training import TrainingConfig
-from worldflux.core.agent import Agent
+from worldflux.core.agent import Agent, Carry
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError
@@ -110,7 +110,8 @@ class Trainer:
         self._stop = StopSignals()
         self._begun = False
         self._first_step = 0  # updates done before this call of train
-        self._batch: dict[str, Tensor] = {}
+        self._carry: Carry = {}  # of the newest update
+        self._inputs: tuple[dict[str, Tensor], Carry] = ({}, {})  # batch and carry that it took
 
     @property
     def state(self) -> TrainerState:
@@ -181,8 +182,8 @@ class Trainer:
             arrays = source.batch(rows)
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
-            self._batch = to_device(arrays, self.device)
-            metrics, entries = self.agent.update(self._batch)
+            self._inputs = to_device(arrays, self.device), self._carry
+            metrics, entries, self._carry = self.agent.update(*self._inputs)
             metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
                 fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
@@ -287,9 +288,9 @@ class Trainer:
             self.record.note_score(result.mean)
             at = {"step": state.global_step, "env_steps": state.env_steps}
             self.folder.logger.scalars(result.metrics(), **at)
-            if self._batch and self.folder.logger.takes_pictures:
+            if self._inputs[0] and self.folder.logger.takes_pictures:
                 with isolated_rng(seed, getattr(self.agent, "generator", None)):
-                    pictures = self.agent.report(self._batch)
+                    pictures = self.agent.report(*self._inputs)
                 self.folder.logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
         log.info(
             "update %d, %d env steps: evaluation return %.4g over %d episodes%s",
@@ -319,6 +320,7 @@ class Trainer:
         A resumable one is made by all processes together, and is complete in the first.
         """
         state: dict[str, Any] = {**self.record.state_dict(), "rng": rng_state()}
+        state["carry"] = self._carry
         if self.folder.is_open:
             state["metrics_bytes"] = self.folder.logger.position()
         if resumable and self.source is not None:
@@ -329,7 +331,7 @@ class Trainer:
 
     def _other_ranks(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
         assert self.source is not None
-        own = {key: state[key] for key in ("source", "rng")}
+        own = {key: state[key] for key in ("source", "rng", "carry")}
         own |= {"agent": self.agent.rank_state(), "degraded": list(self.source.degraded_modes)}
         others = gather_states(self.ranks, own)
         self.degraded_elsewhere = [name for other in others for name in other["degraded"]]
@@ -412,6 +414,8 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
         self.record.load_state_dict(saved, self.device)
         set_rng_state(saved["rng"])
+        carry = saved.get("carry") or former_carry(checkpoint.agent["optimizer"])
+        self._carry = {key: value.to(self.device) for key, value in carry.items()}
         others = saved.get("ranks", [])
         self.degraded_elsewhere = [name for other in others for name in other["degraded"]]
 
@@ -459,3 +463,9 @@ class Trainer:
 
 def due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
+
+
+def former_carry(optimizer: Mapping[str, Tensor]) -> Carry:
+    """The carry in checkpoints from when it was part of the agent's state."""
+    prefix = "train_carry."
+    return {k.removeprefix(prefix): v for k, v in optimizer.items() if k.startswith(prefix)}

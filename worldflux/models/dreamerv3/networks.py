@@ -1,4 +1,9 @@
-"""Encoder, decoder, scalar heads and actor of DreamerV3. B batch, T time, F feat, E embed."""
+"""Encoder, decoder, scalar heads and actor of DreamerV3.
+
+Letters: B batch, T time, D deter, S stoch groups, K classes, F = D + S*K feat, E embed, A action,
+U units; of images N pictures, C channels, H height, W width, G blocks, and h w c those of the
+smallest grid.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldflux.config.spaces import Space
-from worldflux.core.distributions import (
-    Binary,
-    BoundedNormal,
-    ImageMSE,
-    MultiOneHot,
-    SymlogMSE,
-    TwoHot,
-    gumbel_noise,
-)
-from worldflux.core.layers import (
+from worldflux.core.distributions import Binary, MultiOneHot, gumbel_noise
+from worldflux.core.math import one_hot_flat, symexp_bins, symlog
+from worldflux.models.dreamerv3.distributions import BoundedNormal, ImageMSE, SymlogMSE, TwoHot
+from worldflux.models.dreamerv3.layers import (
     MLP,
     BlockLinear,
     ChannelNorm,
@@ -27,14 +26,14 @@ from worldflux.core.layers import (
     Linear,
     NormedLinear,
     RMSNorm,
-    one_hot_flat,
 )
-from worldflux.core.math import symexp_bins, symlog
+
+Observation = SymlogMSE | MultiOneHot | ImageMSE
 
 
 def flat_vector(x: Tensor, space: Space, squash: bool) -> Tensor:
     """One vector observation `[..., *shape]` as floats `[..., flat_dim]`, symlog or one-hot."""
-    x = x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
+    x = x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)  # [..., *shape] -> [..., size]
     if space.discrete:
         return one_hot_flat(x, space.classes)
     x = x if x.dtype == torch.float64 else x.float()
@@ -88,18 +87,19 @@ class Encoder(nn.Module):
         parts = []
         if self.vectors:
             columns = [flat_vector(obs[k], s, self.squash) for k, s in self.vectors.items()]
-            parts.append(self.mlp(torch.cat(columns, -1)))
+            parts.append(self.mlp(torch.cat(columns, -1)))  # [..., U]
         if self.images:
-            parts.append(self.encode_images(obs))
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            parts.append(self.encode_images(obs))  # [..., h*w*c]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]  # [..., E]
 
     def encode_images(self, obs: Mapping[str, Tensor]) -> Tensor:
-        x = torch.cat([as_image(obs[key]) for key in self.images], -3) - 0.5
+        """All images, stacked on channels, as `[..., h*w*c]`."""
+        x = torch.cat([as_image(obs[key]) for key in self.images], -3) - 0.5  # [..., C, H, W]
         lead = x.shape[:-3]
         x = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)  # [N, C, H, W]
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(F.max_pool2d(conv(x), 2)))
-        return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., H*W*C]
+            x = F.silu(norm(F.max_pool2d(conv(x), 2)))  # H and W halved, in the end [N, c, h, w]
+        return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., h*w*c]
 
 
 class Decoder(nn.Module):
@@ -139,19 +139,17 @@ class Decoder(nn.Module):
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
             self.out = Conv(channels[0], sum(s.shape[0] for s in images.values()), kernel)
 
-    def forward(
-        self, deter: Tensor, stoch: Tensor
-    ) -> dict[str, SymlogMSE | MultiOneHot | ImageMSE]:
-        dists: dict[str, SymlogMSE | MultiOneHot | ImageMSE] = {}
+    def forward(self, deter: Tensor, stoch: Tensor) -> dict[str, Observation]:
+        dists: dict[str, Observation] = {}
         if self.vectors:
-            x = self.mlp(torch.cat([stoch, deter], -1))
+            x = self.mlp(torch.cat([stoch, deter], -1))  # [..., S*K + D] -> [..., U]
             for (key, space), out in zip(self.vectors.items(), self.outs, strict=True):
                 if space.discrete:
                     dists[key] = MultiOneHot(out(x), space.classes)
                 else:
                     dists[key] = SymlogMSE(out(x), self.squash)
         if self.images:
-            mean = self.decode_images(deter, stoch)
+            mean = self.decode_images(deter, stoch)  # [..., C, H, W]
             depths = [space.shape[0] for space in self.images.values()]
             for key, part in zip(self.images, mean.split(depths, -3), strict=True):
                 dists[key] = ImageMSE(part)
@@ -160,26 +158,26 @@ class Decoder(nn.Module):
     def decode_images(self, deter: Tensor, stoch: Tensor) -> Tensor:
         """Means of all images in [0, 1], stacked on channels `[..., C, H, W]`."""
         lead = deter.shape[:-1]
-        height, width, channels = self.grid
+        height, width, channels = self.grid  # h, w, c
         blocks = self.from_deter.blocks
         # Output is group-major [g, h, w, c/g]; channel index is g * (c/g) + its place inside.
         x = self.from_deter(deter).reshape(-1, blocks, height, width, channels // blocks)
-        x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)
-        x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)
-        x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, C, h, w], channels last in memory
+        x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)  # [N, h, w, c]
+        x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)  # [N, h, w, c]
+        x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, c, h, w], channels last in memory
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(conv(F.interpolate(x, scale_factor=2, mode="nearest"))))
-        x = self.out(F.interpolate(x, scale_factor=2, mode="nearest"))
+            x = F.silu(norm(conv(F.interpolate(x, scale_factor=2, mode="nearest"))))  # doubled
+        x = self.out(F.interpolate(x, scale_factor=2, mode="nearest"))  # [N, C, H, W]
         x = torch.sigmoid(x if x.dtype == torch.float64 else x.float())
-        return x.reshape(*lead, *x.shape[1:])
+        return x.reshape(*lead, *x.shape[1:])  # [..., C, H, W]
 
     def targets(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What each key's distribution is compared with."""
         result = {}
         for key, space in self.vectors.items():
-            result[key] = flat_vector(obs[key], space, squash=False)
+            result[key] = flat_vector(obs[key], space, squash=False)  # [..., flat_dim]
         for key in self.images:
-            result[key] = as_image(obs[key])
+            result[key] = as_image(obs[key])  # [..., C, H, W]
         return result
 
 
@@ -194,7 +192,7 @@ class TwoHotHead(nn.Module):
         self.register_buffer("bins", symexp_bins(bins, high), persistent=False)
 
     def forward(self, feat: Tensor) -> TwoHot:
-        return TwoHot(self.out(self.mlp(feat)), self.bins)
+        return TwoHot(self.out(self.mlp(feat)), self.bins)  # logits [..., bins]
 
 
 class ContinueHead(nn.Module):
@@ -206,7 +204,7 @@ class ContinueHead(nn.Module):
         self.out = Linear(units, 1)
 
     def forward(self, feat: Tensor) -> Binary:
-        return Binary(self.out(self.mlp(feat))[..., 0])
+        return Binary(self.out(self.mlp(feat))[..., 0])  # [..., 1] -> [...]
 
 
 class ActionDist:
@@ -216,20 +214,20 @@ class ActionDist:
         self.parts, self.widths = parts, widths
 
     def pred(self) -> Tensor:
-        return torch.cat([part.pred() for part in self.parts.values()], -1)
+        return torch.cat([part.pred() for part in self.parts.values()], -1)  # [..., A]
 
     def sample(self, noise: Tensor) -> Tensor:
         pieces = zip(self.parts.values(), noise.split(self.widths, -1), strict=True)
-        return torch.cat([part.sample(piece) for part, piece in pieces], -1)
+        return torch.cat([part.sample(piece) for part, piece in pieces], -1)  # [..., A]
 
     def logp(self, action: Tensor) -> Tensor:
         """Log-probability `[...]`, summed over keys."""
         pieces = zip(self.parts.values(), action.split(self.widths, -1), strict=True)
-        return torch.stack([part.logp(piece) for part, piece in pieces]).sum(0)
+        return torch.stack([part.logp(piece) for part, piece in pieces]).sum(0)  # [...]
 
     def entropy(self) -> Tensor:
         """Entropy `[...]`, summed over keys."""
-        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)  # [...]
 
 
 class Actor(nn.Module):
@@ -261,20 +259,17 @@ class Actor(nn.Module):
             self.heads.append(nn.ModuleDict(head))
 
     def forward(self, feat: Tensor) -> ActionDist:
-        x = self.mlp(feat)
+        x = self.mlp(feat)  # [..., U]
         parts: dict[str, MultiOneHot | BoundedNormal] = {}
         for (key, space), head in zip(self.spaces.items(), self.heads, strict=True):
             assert isinstance(head, nn.ModuleDict)
-            outs = {n: o if o.dtype == torch.float64 else o.float() for n, o in self._outs(head, x)}
+            outs = {name: layer(x) for name, layer in head.items()}
+            outs = {n: o if o.dtype == torch.float64 else o.float() for n, o in outs.items()}
             if space.discrete:
                 parts[key] = MultiOneHot(outs["logits"], space.classes)
             else:
                 parts[key] = BoundedNormal(outs["mean"], outs["stddev"], self.min_std, self.max_std)
         return ActionDist(parts, self.widths)
-
-    @staticmethod
-    def _outs(head: nn.ModuleDict, x: Tensor) -> list[tuple[str, Tensor]]:
-        return [(name, layer(x)) for name, layer in head.items()]
 
     def noise(
         self, lead: tuple[int, ...], generator: torch.Generator | None, device: torch.device
@@ -287,4 +282,4 @@ class Actor(nn.Module):
                 parts.append(gumbel_noise(shape, generator, device))
             else:
                 parts.append(torch.randn(shape, generator=generator, device=device))
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1)  # [*lead, A]
