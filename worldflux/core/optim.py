@@ -90,19 +90,19 @@ def make_optimizer(
     """The optimizer that a TrainingConfig names, for parameters or groups of them."""
     name, lr, decay = training.optimizer, training.learning_rate, training.weight_decay
     betas, eps = (training.beta1, training.beta2), training.optimizer_eps
-    entries: list[Any] = list(params)
-    groups = [p["params"] if isinstance(p, dict) else [p] for p in entries]
+    items: list[Any] = list(params)
+    groups = [p["params"] if isinstance(p, dict) else [p] for p in items]
     # On the CPU torch's Adam steps tensor by tensor by default, ten times as slow.
     fused = True if all(p.device.type == "cpu" for group in groups for p in group) else None
     if name == "laprop":
         eps = 1e-20 if eps is None else eps
-        return LaProp(entries, lr, betas=betas, eps=eps, agc=training.agc, weight_decay=decay)
+        return LaProp(items, lr, betas=betas, eps=eps, agc=training.agc, weight_decay=decay)
     if name in ("adam", "adamw"):
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
         eps = 1e-8 if eps is None else eps
-        return kind(entries, lr, betas, eps=eps, weight_decay=decay, fused=fused)
+        return kind(items, lr, betas, eps=eps, weight_decay=decay, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(entries, lr, momentum=training.beta1, weight_decay=decay)
+        return torch.optim.SGD(items, lr, momentum=training.beta1, weight_decay=decay)
     raise ConfigurationError(f"training.optimizer: {name!r} is not laprop, adamw, adam or sgd")
 
 

@@ -323,11 +323,3 @@ def _in_configured_type(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
 
     return call
-
-
-def new_folder(out: str | Path) -> Path:
-    """The folder that an import writes; ConfigurationError where something is there already."""
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigurationError(f"--out {target} exists already; name a new folder")
-    return target

@@ -19,6 +19,7 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
+from worldflux.models.world_model import prediction_name
 from worldflux.training.seed import isolated_rng
 
 
@@ -92,7 +93,7 @@ def play(
         envs.close()
     reward = np.array([row["reward"][0] for row in rows], np.float64)
     return Episode(
-        obs={key: np.stack([row[key][0] for row in rows]) for key in envs.obs_spaces},
+        obs={prediction_name(k): np.stack([row[k][0] for row in rows]) for k in envs.obs_spaces},
         action=np.stack(actions),
         reward=reward,
         value=returns_to_come(reward, discount),
@@ -147,7 +148,7 @@ def imagine(model: Any, episode: Episode, horizon: int, seed: int) -> Imaginatio
 
 def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, Tensor]]:
     """1 + H predictions `[S, ...]` of a model with a decoder under actions `[1 + H, S, A]`."""
-    wanted = [*model.obs_spaces, "reward", "value"]
+    wanted = [*map(prediction_name, model.obs_spaces), "reward", "value"]
     steps = []
     for t in range(len(action)):
         state = model.transition(state, action[t - 1]) if t else state
