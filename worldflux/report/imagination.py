@@ -153,7 +153,7 @@ def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, 
     for t in range(len(action)):
         state = model.transition(state, action[t - 1]) if t else state
         found = model.decode(state).predictions
-        step = {key: found[key] for key in wanted if key in found}
+        step: dict[str, Tensor] = {key: found[key] for key in wanted if key in found}
         scalars = {key: step[key][:, 0] for key in ("reward", "value") if key in step}
         steps.append({**step, **scalars})
     return steps

@@ -5,8 +5,6 @@ Letters: D deter, S stoch groups, K classes, F = D + S*K feat.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from worldflux.core.optim import move_target_
@@ -43,66 +41,15 @@ class DreamerV3Modules(WorldModel):
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
-        self._build_world_model(config)
-        if self.has_actor:
-            self._build_actor_critic(config)
-
-    def _build_world_model(self, config: DreamerV3Config) -> None:
-        obs = config.obs_spaces()
-        images = {key: space for key, space in obs.items() if space.image}
-        vectors = {key: space for key, space in obs.items() if not space.image}
-        cnn: dict[str, Any] = dict(
-            depth=config.cnn_depth,
-            mults=tuple(config.cnn_mults),
-            kernel=config.cnn_kernel,
-            squash=config.use_symlog,
-        )
-        flat = config.stoch_discrete * config.stoch_classes  # S*K
-        self.encoder = Encoder(
-            vectors, images, units=config.units("encoder"), layers=config.encoder_layers, **cnn
-        )
-        self.rssm = RSSM(
-            deter=config.deter_dim,
-            stoch=config.stoch_discrete,
-            classes=config.stoch_classes,
-            hidden=config.hidden_dim,
-            blocks=config.blocks,
-            embed=self.encoder.embed_dim,
-            action=self.action_dim,
-            dyn_layers=config.dyn_layers,
-            obs_layers=config.obs_layers,
-            img_layers=config.img_layers,
-            unimix=config.unimix,
-        )
-        self.decoder = Decoder(
-            vectors,
-            images,
-            deter=config.deter_dim,
-            stoch=flat,
-            units=config.units("decoder"),
-            layers=config.decoder_layers,
-            blocks=config.decoder_blocks,
-            **cnn,
-        )
-        self.feat_dim = config.deter_dim + flat  # F
+        self.encoder = Encoder(config, self.obs_spaces)
+        self.rssm = RSSM(config, self.encoder.embed_dim, self.action_dim)
+        self.decoder = Decoder(config, self.obs_spaces)
+        self.feat_dim = config.deter_dim + config.stoch_discrete * config.stoch_classes  # F
         self.reward = self._two_hot_head(config.units("reward"), config.reward_layers)
         self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
-
-    def _two_hot_head(self, units: int, layers: int) -> TwoHotHead:
-        config = self.config
-        return TwoHotHead(
-            self.feat_dim, units, layers, config.reward_num_bins, config.reward_bin_max
-        )
-
-    def _build_actor_critic(self, config: DreamerV3Config) -> None:
-        self.actor = Actor(
-            self.feat_dim,
-            self.action_spaces,
-            units=config.units("actor"),
-            layers=config.actor_layers,
-            min_std=config.actor_min_std,
-            max_std=config.actor_max_std,
-        )
+        if not self.has_actor:
+            return
+        self.actor = Actor(config, self.action_spaces, self.feat_dim)
         shape = config.units("critic"), config.critic_layers
         self.critic = self._two_hot_head(*shape)
         self.slow_critic = self._two_hot_head(*shape).requires_grad_(False)
@@ -114,6 +61,10 @@ class DreamerV3Modules(WorldModel):
             low=config.return_norm_low,
             high=config.return_norm_high,
         )
+
+    def _two_hot_head(self, units: int, layers: int) -> TwoHotHead:
+        bins, high = self.config.reward_num_bins, self.config.reward_bin_max
+        return TwoHotHead(self.feat_dim, units, layers, bins, high)
 
     @property
     def has_actor(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from worldflux.config.spaces import Space
 from worldflux.core.distributions import Binary, MultiOneHot, gumbel_noise
 from worldflux.core.math import one_hot_flat, symexp_bins, symlog
+from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.distributions import BoundedNormal, ImageMSE, SymlogMSE, TwoHot
 from worldflux.models.dreamerv3.layers import (
     MLP,
@@ -29,6 +30,7 @@ from worldflux.models.dreamerv3.layers import (
 )
 
 Observation = SymlogMSE | MultiOneHot | ImageMSE
+ACTOR_OUTSCALE = 0.01
 
 
 def flat_vector(x: Tensor, space: Space, squash: bool) -> Tensor:
@@ -52,35 +54,24 @@ class Encoder(nn.Module):
     the CNN is convolution, 2x2 max-pool, norm, SiLU.
     """
 
-    def __init__(
-        self,
-        vectors: Mapping[str, Space],
-        images: Mapping[str, Space],
-        *,
-        units: int,
-        layers: int,
-        depth: int,
-        mults: tuple[int, ...],
-        kernel: int,
-        squash: bool = True,
-    ):
+    def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space]):
         super().__init__()
-        self.vectors = {key: vectors[key] for key in sorted(vectors)}
-        self.images = {key: images[key] for key in sorted(images)}
-        self.squash = squash
+        self.vectors = {key: spaces[key] for key in sorted(spaces) if not spaces[key].image}
+        self.images = {key: spaces[key] for key in sorted(spaces) if spaces[key].image}
+        self.squash = config.use_symlog
         self.embed_dim = 0
         if self.vectors:
-            width = sum(space.flat_dim for space in self.vectors.values())
-            self.mlp = MLP(width, units, layers)
+            width, units = sum(s.flat_dim for s in self.vectors.values()), config.units("encoder")
+            self.mlp = MLP(width, units, config.encoder_layers)
             self.embed_dim += units
         if self.images:
             _, height, width = next(iter(self.images.values())).shape
             channels = [sum(space.shape[0] for space in self.images.values())]
-            channels += [depth * mult for mult in mults]
-            pairs = list(itertools.pairwise(channels))
-            self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
+            channels += [config.cnn_depth * mult for mult in config.cnn_mults]
+            pairs, stages = list(itertools.pairwise(channels)), len(config.cnn_mults)
+            self.convs = nn.ModuleList(Conv(a, b, config.cnn_kernel) for a, b in pairs)
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
-            self.embed_dim += (height >> len(mults)) * (width >> len(mults)) * channels[-1]
+            self.embed_dim += (height >> stages) * (width >> stages) * channels[-1]
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         """obs: keys `[..., *shape]`. Returns embed `[..., E]`."""
@@ -105,39 +96,29 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """deter `[..., D]` and stoch `[..., S*K]` to a distribution per observation key."""
 
-    def __init__(
-        self,
-        vectors: Mapping[str, Space],
-        images: Mapping[str, Space],
-        *,
-        deter: int,
-        stoch: int,
-        units: int,
-        layers: int,
-        depth: int,
-        mults: tuple[int, ...],
-        kernel: int,
-        blocks: int,
-        squash: bool = True,
-    ):
+    def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space]):
         super().__init__()
-        self.vectors, self.images, self.squash = dict(vectors), dict(images), squash
+        self.vectors = {key: space for key, space in spaces.items() if not space.image}
+        self.images = {key: space for key, space in spaces.items() if space.image}
+        self.squash = config.use_symlog
+        deter, stoch = config.deter_dim, config.stoch_discrete * config.stoch_classes  # D, S*K
+        units, kernel = config.units("decoder"), config.cnn_kernel
         if self.vectors:
-            self.mlp = MLP(deter + stoch, units, layers)
-            self.outs = nn.ModuleList(Linear(units, s.flat_dim) for s in vectors.values())
+            self.mlp = MLP(deter + stoch, units, config.decoder_layers)
+            self.outs = nn.ModuleList(Linear(units, s.flat_dim) for s in self.vectors.values())
         if self.images:
             _, height, width = next(iter(self.images.values())).shape
-            channels = [depth * mult for mult in mults]
-            stages = len(mults)
+            channels = [config.cnn_depth * mult for mult in config.cnn_mults]
+            stages = len(channels)
             self.grid = (height >> stages, width >> stages, channels[-1])  # h, w, c
             flat = self.grid[0] * self.grid[1] * self.grid[2]
-            self.from_deter = BlockLinear(deter, flat, blocks)
+            self.from_deter = BlockLinear(deter, flat, config.decoder_blocks)
             self.from_stoch = nn.Sequential(NormedLinear(stoch, 2 * units), Linear(2 * units, flat))
             self.grid_norm = RMSNorm(channels[-1])
             pairs = list(itertools.pairwise(channels[::-1]))
             self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
-            self.out = Conv(channels[0], sum(s.shape[0] for s in images.values()), kernel)
+            self.out = Conv(channels[0], sum(s.shape[0] for s in self.images.values()), kernel)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> dict[str, Observation]:
         dists: dict[str, Observation] = {}
@@ -236,26 +217,17 @@ class Actor(nn.Module):
     Discrete keys get categorical logits, continuous keys a bounded normal.
     """
 
-    def __init__(
-        self,
-        feat: int,
-        spaces: Mapping[str, Space],
-        *,
-        units: int,
-        layers: int,
-        min_std: float,
-        max_std: float,
-        outscale: float = 0.01,
-    ):
+    def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space], feat: int):
         super().__init__()
         self.spaces = {key: spaces[key] for key in sorted(spaces)}
         self.widths = [space.flat_dim for space in self.spaces.values()]
-        self.min_std, self.max_std = min_std, max_std
-        self.mlp = MLP(feat, units, layers)
+        self.min_std, self.max_std = config.actor_min_std, config.actor_max_std
+        units = config.units("actor")
+        self.mlp = MLP(feat, units, config.actor_layers)
         self.heads = nn.ModuleList()
         for space in self.spaces.values():
             outs = ["logits"] if space.discrete else ["mean", "stddev"]
-            head = {name: Linear(units, space.flat_dim, outscale) for name in outs}
+            head = {name: Linear(units, space.flat_dim, ACTOR_OUTSCALE) for name in outs}
             self.heads.append(nn.ModuleDict(head))
 
     def forward(self, feat: Tensor) -> ActionDist:

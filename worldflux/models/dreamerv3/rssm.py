@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldflux.core.distributions import OneHot
+from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.layers import (
     MLP,
     BlockLinear,
@@ -60,38 +61,25 @@ def bound_action(action: Tensor) -> Tensor:
 class RSSM(nn.Module):
     """Sequence model h (block GRU), posterior z | h, embed and prior z | h (DreamerV3, eq. 3)."""
 
-    def __init__(
-        self,
-        *,
-        deter: int,
-        stoch: int,
-        classes: int,
-        hidden: int,
-        blocks: int,
-        embed: int,
-        action: int,
-        dyn_layers: int,
-        obs_layers: int,
-        img_layers: int,
-        unimix: float,
-    ):
+    def __init__(self, config: DreamerV3Config, embed: int, action: int):
         super().__init__()
-        self.deter, self.stoch, self.classes, self.blocks = deter, stoch, classes, blocks
-        self.unimix = unimix
-        flat = stoch * classes
+        self.stoch, self.classes = config.stoch_discrete, config.stoch_classes  # S, K
+        self.deter, self.blocks, self.unimix = config.deter_dim, config.blocks, config.unimix
+        deter, blocks, hidden = self.deter, self.blocks, config.hidden_dim  # D, G, U
+        flat, layers = self.stoch * self.classes, config.dyn_layers
         self.in_deter = NormedLinear(deter, hidden)
         self.in_stoch = NormedLinear(flat, hidden)
         self.in_action = NormedLinear(action, hidden)
         self.hidden = nn.ModuleList(
             BlockLinear(deter + (3 * hidden * blocks if i == 0 else 0), deter, blocks)
-            for i in range(dyn_layers)
+            for i in range(layers)
         )
-        self.hidden_norms = nn.ModuleList(RMSNorm(deter) for _ in range(dyn_layers))
+        self.hidden_norms = nn.ModuleList(RMSNorm(deter) for _ in range(layers))
         self.gru = BlockLinear(deter, 3 * deter, blocks)
         self.posterior_in = NormedLinear(deter + embed, hidden)
-        self.posterior_mlp = MLP(hidden, hidden, obs_layers - 1)
+        self.posterior_mlp = MLP(hidden, hidden, config.obs_layers - 1)
         self.posterior_out = Linear(hidden, flat)
-        self.prior_mlp = MLP(deter, hidden, img_layers)
+        self.prior_mlp = MLP(deter, hidden, config.img_layers)
         self.prior_out = Linear(hidden, flat)
 
     def initial(self, batch: int, device: torch.device, dtype: torch.dtype) -> Latent:

@@ -12,8 +12,8 @@ All samples of all environments are computed together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,26 +75,28 @@ def iterations(model: TDMPC2Modules) -> int:
     return model.config.iterations + 2 * (model.action_dim >= MANY_ACTIONS)
 
 
+class Round(NamedTuple):
+    """One iteration: what was refitted, the candidates' values, the elites and their weights."""
+
+    mean: Tensor  # [B, H, A]
+    std: Tensor  # [B, H, A]
+    values: Tensor  # [B, N]
+    elites: Tensor  # [B, E], indices of samples
+    elite_values: Tensor  # [B, E]
+    actions: Tensor  # [B, H, N, A]
+    score: Tensor  # [B, E]
+
+
 @dataclass
 class Plan:
-    """What one planning call gives: action `[B, A]`, the mean to start from next time `[B, H, A]`.
-
-    Details by iteration: values `[B, N]`, elites (indices) and elite_values `[B, E]`, means and stds
-    `[B, H, A]`. first_actions `[B, H, N, A]` are the candidates of the first iteration, score
-    `[B, E]` the elites' last weights, chosen `[B]` the elite that acts.
-    """
+    """What one planning call gives: action `[B, A]`, the mean to start from next time `[B, H, A]`,
+    the policy prior's actions `[B, H, P, A]`, the elite that acts `[B]` and all iterations."""
 
     action: Tensor
     mean: Tensor
     policy_actions: Tensor
-    first_actions: Tensor
-    score: Tensor
     chosen: Tensor
-    values: list[Tensor] = field(default_factory=list)
-    elites: list[Tensor] = field(default_factory=list)
-    elite_values: list[Tensor] = field(default_factory=list)
-    means: list[Tensor] = field(default_factory=list)
-    stds: list[Tensor] = field(default_factory=list)
+    rounds: list[Round]
 
 
 @dataclass
@@ -148,19 +150,16 @@ class Planner:
         terms = model.task_terms(None if task is None else task[:, None])  # [B, 1, A] and [B, 1]
         start, policy = self.prepare(z, terms, noise.policy)
         mean, std = self.start(prev_mean, is_first)  # [B, H, A] each
-        rounds = []
+        rounds: list[Round] = []
         for sample, value, index in zip(noise.sample, noise.value, noise.index, strict=True):
             rounds.append(self.iterate(start, policy, mean, std, sample, value, index))
-            mean, std = rounds[-1][0], rounds[-1][1]
-        means, stds, values, elites, elite_values, actions, score = zip(*rounds, strict=True)
-        chosen = (score[-1].log() - noise.exponential.log()).argmax(-1)  # [B, E] -> [B]
+            mean, std = rounds[-1].mean, rounds[-1].std
+        last = rounds[-1]
+        chosen = (last.score.log() - noise.exponential.log()).argmax(-1)  # [B, E] -> [B]
         rows = torch.arange(len(z), device=z.device)  # [B]
-        picked = elites[-1][rows, chosen]  # [B]
-        action = self.explore(actions[-1][rows, 0, picked], mean, std, noise.action)  # [B, A]
-        return Plan(
-            action, mean, policy.actions, actions[0], score[-1], chosen, list(values),
-            list(elites), list(elite_values), list(means), list(stds),
-        )  # fmt: skip
+        picked = last.elites[rows, chosen]  # [B]
+        action = self.explore(last.actions[rows, 0, picked], mean, std, noise.action)  # [B, A]
+        return Plan(action, mean, policy.actions, chosen, rounds)
 
     def _prepare(self, z: Tensor, terms: TaskTerms | None, noise: Tensor) -> tuple[Start, Rollout]:
         """What all iterations need of the latents `[B, Z]`: their shares in the first step, and the
@@ -227,7 +226,7 @@ class Planner:
         noise: Tensor,
         value_noise: Tensor,
         index: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> Round:
         """One iteration: candidates, their values, the elites, and what is refitted to them."""
         config, terms = self.model.config, start.terms
         drawn = self.sample(mean, std, noise)  # [B, H, N-P, A]
@@ -244,7 +243,7 @@ class Planner:
         new_mean, new_std = self.refit(best, score, mean)  # [B, H, A] each
         if terms is not None:
             new_mean, new_std = new_mean * terms.mask, new_std * terms.mask
-        return new_mean, new_std, values, elites, elite_values, actions, score
+        return Round(new_mean, new_std, values, elites, elite_values, actions, score)
 
     def sample(self, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
         """Candidates `[B, H, C, A]` of mean and std `[B, H, A]`, one for each noise."""
@@ -280,12 +279,9 @@ class Planner:
         self, start: Start, policy: Rollout, drawn: Rollout, noise: Tensor, index: Tensor
     ) -> Tensor:
         """Values `[B, N]` of all sequences: predicted rewards, then Q of the policy's action."""
-        pairs = (
-            (policy.last, drawn.last),
-            (policy.value, drawn.value),
-            (policy.weight, drawn.weight),
-        )
-        last, value, weight = (torch.cat(pair, 1) for pair in pairs)  # [B, N, Z], [B, N], [B, N]
+        last = torch.cat([policy.last, drawn.last], 1)  # [B, N, Z]
+        value = torch.cat([policy.value, drawn.value], 1)  # [B, N]
+        weight = torch.cat([policy.weight, drawn.weight], 1)  # [B, N]
         action = self.model.policy_dist(last, start.terms).sample(noise)  # [B, N, A]
         return value + weight * self.model.q_values(last, action, index).mean(
             0
