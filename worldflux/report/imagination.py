@@ -154,7 +154,7 @@ def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, 
         state = model.transition(state, action[t - 1]) if t else state
         found = model.decode(state).predictions
         step: dict[str, Tensor] = {key: found[key] for key in wanted if key in found}
-        scalars = {key: step[key][:, 0] for key in ("reward", "value") if key in step}
+        scalars: dict[str, Tensor] = {k: step[k][:, 0] for k in ("reward", "value") if k in step}
         steps.append({**step, **scalars})
     return steps
 
