@@ -54,7 +54,7 @@ class EnvConfig(CheckedConfig):
     solved_return: training ends when the mean return of an evaluation reaches this; None never.
     """
 
-    suite: str = option("gym", choices=SUITES)
+    suite: str = option("gym", choices=tuple(SUITES))
     id: str = option("CartPole-v1", follows=USER)
     tasks: tuple[str, ...] = ()
     import_module: str | None = None
