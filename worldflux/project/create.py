@@ -19,7 +19,8 @@ from worldflux.config.spaces import flat_action_dim
 from worldflux.envs.length import episode_length
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import Family, Recipe, families
-from worldflux.project.convert import DMC, overrides, settings
+from worldflux.project.convert import overrides
+from worldflux.project.mapping import DMC, settings
 from worldflux.project.schema import FILE, parse
 from worldflux.run_folder.disk import disk_errors
 from worldflux.runner.preflight import one_environment
