@@ -119,15 +119,14 @@ def read_space(path: Path) -> Space:
 def _read(key: str, fields: Any, path: Path) -> Distribution:
     if not isinstance(fields, dict) or set(fields) - set(FIELDS):
         raise ConfigurationError(f"{path}: {key}: expected a mapping of {', '.join(FIELDS)}")
-    if isinstance(fields.get("choices"), list):
-        fields = {**fields, "choices": tuple(_choice(key, value) for value in fields["choices"])}
     for name in ("low", "high", "step"):
         value = fields.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             line = f"{path}: {key}: {name} must be a number, got {value!r}"
             raise ConfigurationError(f"{line} (YAML wants 1.0e-4, not 1e-4)")
     try:
-        return distribution(key, **fields)
+        choices = tuple(_choice(key, value) for value in fields.get("choices") or ())
+        return distribution(key, **{**fields, "choices": choices})
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
