@@ -47,7 +47,7 @@ def brook(*overrides: str) -> RunConfig:
 def test_a_family_without_yaml_has_stated_defaults() -> None:
     run = brook("training.learning_rate=0.5")
     assert type(run.model) is BrookConfig and run.model.learning_rate == 0.5
-    assert "obs_shape" not in run.model._given
+    assert "obs_shape" not in run.model.explicit
     assert (run.data.capacity, run.data.prefill_steps) == (1_000_000, 1_000)
     assert run.data.collect_steps_per_update == 1
     assert brook("env=dmc", "env.id=walker-walk").env.flatten

@@ -79,7 +79,7 @@ def start(words: list[str], project: Project | None = None) -> int:
     if asked.multirun and not asked.show:
         return _sweep(asked, own or sweep_words.SweepWords(), words)
     if asked.config or not asked.show:
-        configs = composition.check(asked)
+        configs = [_source(asked).check(asked.overrides)]
         if run is not None:
             check_same_run(Path(run), configs[0])
         if project is not None:
@@ -93,6 +93,10 @@ def start(words: list[str], project: Project | None = None) -> int:
     return _hydra(words, asked.config_name, project)
 
 
+def _source(asked: arguments.Arguments) -> composition.Composition:
+    return composition.Composition.of(asked.config_dir, asked.config_path, asked.config_name)
+
+
 def _is_for_a_launcher(overrides: Sequence[str]) -> bool:
     """A launcher other than this process was asked for: Hydra has them in sweeps only, so that one
     run is a sweep of one job."""
@@ -102,7 +106,7 @@ def _is_for_a_launcher(overrides: Sequence[str]) -> bool:
 
 
 def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[str]) -> int:
-    expansion = composition.expand(asked)
+    expansion = _source(asked).expand(asked.overrides)
     if expansion.jobs is None:
         if own != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")

@@ -48,15 +48,17 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFl
     if isinstance(error, gym.error.DependencyNotInstalled):
         return dependency_error(env_id, error)
     if isinstance(error, gym.error.UnregisteredEnv):
-        return ConfigurationError(f"env.id={env_id}: no such environment{_near(env_id)}")
+        text = f"={env_id}: no such environment{_near(env_id)}"
+        return ConfigurationError(text, key="env.id")
     if isinstance(error, ModuleNotFoundError) and ":" in env_id:
         module = env_id.partition(":")[0]
-        return ConfigurationError(f"env.id={env_id}: cannot import module {module!r}")
+        return ConfigurationError(f"={env_id}: cannot import module {module!r}", key="env.id")
     if isinstance(error, ModuleNotFoundError) and (extra := _extra(env_id)):
         return missing(env_id, str(error.name), extra)
     if isinstance(error, TypeError) and kwargs:
-        return ConfigurationError(f"env.kwargs={kwargs}: {_one_line(error)}")
-    return EnvironmentUnavailableError(f"env.id={env_id} cannot be made: {_described(error)}")
+        return ConfigurationError(f"={kwargs}: {_one_line(error)}", key="env.kwargs")
+    text = f"={env_id} cannot be made: {_described(error)}"
+    return EnvironmentUnavailableError(text, key="env.id")
 
 
 def _one_line(error: Exception) -> str:

@@ -11,10 +11,9 @@ import numpy as np
 from gymnasium import spaces as gs
 from PIL import Image
 
-from worldflux.config.spaces import Space
+from worldflux.config.spaces import STEP_KEYS, Space
 from worldflux.errors import ConfigurationError
 
-STEP_KEYS = ("action", "reward", "is_first", "is_last", "is_terminal", "stepid", "consec")
 SINGLE_KEY = "obs"  # name of an observation that is not a Dict
 SMALLEST_IMAGE = 16  # uint8 grids below this are symbols (MiniGrid's 7x7x3), not pictures
 

@@ -232,7 +232,7 @@ class told_with_their_place:
 def fitted(config: RunConfig) -> WorldModelConfig:
     """The model with the sizes the file gives; those it leaves out are the environment's."""
     model = config.model
-    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model._given:
+    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model.explicit:
         return model
     try:
         envs = one_environment(config)
@@ -242,7 +242,7 @@ def fitted(config: RunConfig) -> WorldModelConfig:
         return model.with_spaces(envs.obs_spaces, envs.action_spaces)
     except ConfigurationError:
         # The data is what is trained on, and the file gives its sizes; it has no word for the kind.
-        kind = None if "action_type" in model._given else action_type_of(envs.action_spaces)
+        kind = None if "action_type" in model.explicit else action_type_of(envs.action_spaces)
         return model.with_overrides(action_type=kind)
     finally:
         envs.close()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldflux.config.model import WorldModelConfig
+from worldflux.config.options import option
 from worldflux.config.spaces import Space, Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Carry, Entries
@@ -33,14 +34,10 @@ class ThirdConfig(WorldModelConfig):
     model_type: str = "third"
     obs_shape: tuple[int, ...] = (4,)
     hidden_dim: int = 64
-    horizon: int = 8
-    num_plans: int = 64
-    explore: float = 0.2
-    discount: float = 0.99
-
-    def _validate(self) -> None:
-        super()._validate()
-        self._at_least(1, "horizon", "num_plans")
+    horizon: int = option(8, at_least=1)
+    num_plans: int = option(64, at_least=1)
+    explore: float = option(0.2, at_least=0, at_most=1)
+    discount: float = option(0.99, above=0, at_most=1)
 
     def with_spaces(
         self,
@@ -56,10 +53,8 @@ class ThirdConfig(WorldModelConfig):
         """Raises ConfigurationError unless there is one vector to observe."""
         spaces = self.obs_spaces()
         if len(spaces) > 1 or any(s.classes or len(s.shape) != 1 for s in spaces.values()):
-            text = "observations must be one vector of numbers"
-            raise self.refuse(
-                f"{text}, got {', '.join(f'{k} {s.shape}' for k, s in spaces.items())}"
-            )
+            got = ", ".join(f"{name} {space.shape}" for name, space in spaces.items())
+            raise self.refuse("", f"observations must be one vector of numbers, got {got}")
 
 
 class Third(WorldModel):
@@ -203,7 +198,9 @@ class ThirdAgent:
         best = total.reshape(n, plans).argmax(1)
         return actions[0][torch.arange(n, device=self.device), best]
 
-    def update(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Carry]:
         parts = self.model.losses(batch)
         total = torch.stack([*parts.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -213,9 +210,11 @@ class ThirdAgent:
         nn.utils.clip_grad_norm_(parameters, self.training.grad_clip or float("inf"))
         self.optimizer.step()
         metrics = {f"loss/{name}": loss.detach() for name, loss in parts.items()}
-        return metrics | {"loss/total": total.detach()}, {}
+        return metrics | {"loss/total": total.detach()}, {}, {}
 
-    def report(self, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    def report(
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None
+    ) -> dict[str, np.ndarray]:
         return {}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
