@@ -75,7 +75,9 @@ def train_ratio(cases: list[dict[str, Any]]) -> Iterator[Case]:
         ratio = UpdateRatio(Fraction(case["train_ratio"]) / case["batch_steps"])
         done, first, granted = 0, case["env_steps"][0], []
         for steps in case["env_steps"]:
-            due = ratio.updates_at(steps - first)
+            due = done
+            while ratio.steps_before(due + 1) <= steps - first:
+                due += 1
             granted.append(due - done)
             done = due
         yield f"{case['train_ratio']:g}", case["repeats"], granted, 0.0
