@@ -102,7 +102,7 @@ def test_consecutive_chunks() -> None:
         flag = np.zeros(1, bool)
         flags = {"is_first": flag, "is_last": flag, "is_terminal": flag}
         replay.add({"x": np.array([t]), "reward": np.zeros(1), **flags})
-    chunks = ConsecutiveChunks(replay, prefix, length, consec)
+    chunks = ConsecutiveChunks(replay.sample, prefix, length, consec)
     for expected in case["chunks"]:
         batch = chunks.batch(2)
         for row in range(2):

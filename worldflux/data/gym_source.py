@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from worldflux.config.spaces import Space
 from worldflux.data.collect import Collector, Episode
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
-from worldflux.data.replay import SequenceReplay, consecutive_chunks
+from worldflux.data.replay import SequenceReplay
 from worldflux.data.replay_files import keep_saves
 from worldflux.data.sources import (
     ENV_RESET,
@@ -38,32 +37,40 @@ log = logging.getLogger(__name__)
 
 def make(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
     """Random noise, which says so, where there are no environments."""
-    return (
-        RandomSource(sequences, fallback=True) if envs is None else GymSource(envs, data, sequences)
-    )
+    if envs is None:
+        return RandomSource(sequences, fallback=True)
+    return GymSource(envs, data, sequences)
 
 
 class ConsecutiveChunks:
-    """Batches from a replay: each sampled sequence makes `consec` of them, one after another.
+    """Batches of sampled sequences: each of them makes `consec`, one after another.
 
-    With consec above 1 a key ``consec`` `[B, C+T]` counts them, see `consecutive_chunks`.
+    With consec above 1 a key ``consec`` `[B, C+T]` counts them from 0. An agent that is updated on
+    them in this order goes on, from the second one, with its latest state instead of the replayed.
     """
 
-    def __init__(self, replay: SequenceReplay, context: int, length: int, consec: int) -> None:
-        self._replay = replay
-        self._context, self._length, self._consec = context, length, consec
+    def __init__(
+        self,
+        sample: Callable[[int], dict[str, np.ndarray]],
+        context: int,
+        length: int,
+        consec: int,
+    ) -> None:
+        self._sample = sample
+        self._extent, self._length, self._consec = context + length, length, consec
         self._whole: dict[str, np.ndarray] = {}  # the sequences being cut
         self._next = 0
 
     def batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """The next chunk `[B, C+T, ...]` of sequences `[B, C+consec*T, ...]`."""
         if self._consec == 1:
-            return self._replay.sample(batch_size)
+            return self._sample(batch_size)
         if self._next == 0:
-            self._whole = self._replay.sample(batch_size)
-        chunks = consecutive_chunks(self._whole, self._length, self._context)
-        chunk = next(islice(chunks, self._next, None))
-        batch = {key: np.ascontiguousarray(value) for key, value in chunk.items()}
+            self._whole = self._sample(batch_size)
+        begin = self._next * self._length
+        part = slice(begin, begin + self._extent)
+        batch = {key: np.ascontiguousarray(value[:, part]) for key, value in self._whole.items()}
+        batch["consec"] = np.full((batch_size, self._extent), self._next, np.int32)
         self._next = (self._next + 1) % self._consec
         return batch
 
@@ -109,7 +116,7 @@ class GymSource(Source):
         )
         _state_memory(self.replay)
         self.collector = Collector(envs, self.replay, seed=seeds[1])
-        self._chunks = ConsecutiveChunks(self.replay, context, trained, data.consec)
+        self._chunks = ConsecutiveChunks(self.replay.sample, context, trained, data.consec)
         self._noise_like = replace(
             sequences, obs_spaces=envs.obs_spaces, action_spaces=envs.action_spaces, seed=seeds[2]
         )

@@ -256,18 +256,3 @@ class SequenceReplay:
 
 def _step_bytes(space: Space) -> int:
     return max(1, space.size) * np.dtype(space.dtype).itemsize
-
-
-def consecutive_chunks(
-    batch: Mapping[str, np.ndarray], length: int, context: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Cuts windows `[B, C + n * T, ...]` into n batches `[B, C + T, ...]` that follow one another.
-
-    `consec` `[B, C + T]` counts them from 0. An agent that is updated on them in this order goes
-    on, from the second one, with its own latest state instead of the replayed one.
-    """
-    total = next(iter(batch.values())).shape[1]
-    for index, start in enumerate(range(0, total - context - length + 1, length)):
-        chunk = {key: value[:, start : start + context + length] for key, value in batch.items()}
-        shape = (next(iter(chunk.values())).shape[0], context + length)
-        yield {**chunk, "consec": np.full(shape, index, np.int32)}

@@ -12,8 +12,9 @@ import torch
 
 from tests.parity.comparison.compare import Comparison, compare
 from worldflux.config.spaces import Space
+from worldflux.data.gym_source import ConsecutiveChunks
 from worldflux.data.ratio import UpdateRatio
-from worldflux.data.replay import SequenceReplay, consecutive_chunks
+from worldflux.data.replay import SequenceReplay
 from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear
 
 
@@ -128,7 +129,8 @@ def chunks(case: dict[str, Any]) -> Iterator[Case]:
     """One sampled window after the other, each cut into consecutive chunks."""
     length, context = case["length"], case["prefix"]
     window = {"x": np.arange(context + case["consec"] * length)[None]}
+    consecutive = ConsecutiveChunks(lambda _: window, context, length, case["consec"])
     for i, expected in enumerate(case["chunks"]):
-        found = list(consecutive_chunks(window, length, context))[i % case["consec"]]
+        found = consecutive.batch(1)
         yield f"{i}/x", expected["x"], found["x"][0], 0.0
         yield f"{i}/consec", expected["consec"], found["consec"][0], 0.0
