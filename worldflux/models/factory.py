@@ -82,17 +82,17 @@ def resolve(model: str) -> tuple[Family, str]:
     kind, separator, size = name.partition(":")
     if not separator:
         text = f"{model!r} is neither family:size, such as dreamerv3:size12m, nor an alias"
-        raise UnknownPresetError(f"{text}.{near_miss(name, [*known, *names()])}")
+        raise UnknownPresetError(f"{text}.", hint=near_miss(name, [*known, *names()]))
     owners = {synonym: one.name for one in OURS for synonym in one.synonyms}
     owners |= {one: one for one in names()}
     if kind not in owners:
         text = f"unknown family {kind!r} in {model!r}; there are {', '.join(names())}."
-        raise UnknownPresetError(text + near_miss(kind, owners))
-    found = family(owners[kind])
-    sizes = size_names(found.model_type)
+        raise UnknownPresetError(text, hint=near_miss(kind, owners))
+    match = family(owners[kind])
+    sizes = size_names(match.model_type)
     if sizes and size not in sizes:  # a family without YAML knows its sizes itself
-        raise UnknownPresetError(unknown_size_text(found.model_type, size))
-    return found, size
+        raise UnknownPresetError(unknown_size_text(match.model_type, size))
+    return match, size
 
 
 def is_folder(model: str) -> bool:

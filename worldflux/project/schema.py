@@ -118,8 +118,8 @@ class _Reader:
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            line, said = line_of_error(self.text, error)
-            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {said}") from None
+            line, message = line_of_error(self.text, error)
+            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {message}") from None
         except (ValueError, RecursionError):  # a number of thousands of digits, endless brackets
             text = "broken TOML: a value is too long or nested too deeply"
             raise ProjectFileError(f"{self.path}: {text}") from None
