@@ -72,15 +72,14 @@ def size_fields(model_type: str, size: str) -> dict[str, Any]:
     """Field values of a preset, without its ``model_type``; raises UnknownPresetError."""
     presets = _presets()
     if (model_type, size) not in presets:
-        raise UnknownPresetError(unknown_size_text(model_type, size))
+        raise unknown_size(model_type, size)
     return {k: v for k, v in presets[model_type, size].items() if k != "model_type"}
 
 
-def unknown_size_text(model_type: str, size: str) -> str:
-    """Why `size` is no size of this family, and which ones there are."""
+def unknown_size(model_type: str, size: str) -> UnknownPresetError:
+    """The mistake of a size that this family does not have."""
     types, options = model_types(), size_names(model_type)
-    text = f"{types[model_type]} takes the sizes {', '.join(options)}; got {size!r}."
     owners = [types[kind] for kind, name in _presets() if name == size and kind in types]
-    if owners:
-        return text + f" {size!r} is a size of {owners[0]}."
-    return text + near_miss(size, options)
+    hint = f"{size!r} is a size of {owners[0]}." if owners else near_miss(size, options)
+    text = f"{types[model_type]} takes the sizes {', '.join(options)}; got {size!r}."
+    return UnknownPresetError(text, hint=hint)

@@ -65,6 +65,7 @@ def _paths(content: Any, base: Path = ()) -> list[Path]:
 def line_of_error(text: str, error: tomllib.TOMLDecodeError) -> tuple[int, str]:
     """The line of a syntax error, counted from 1, and tomllib's message."""
     message = str(error)
+    # Before Python 3.14 tomllib has the line in its text only.
     place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
     if place is None:
         return 1, message
