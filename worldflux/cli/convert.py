@@ -19,8 +19,8 @@ from worldflux.config import run as schema
 from worldflux.config.composition import composed
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
-from worldflux.project.back import to_toml
-from worldflux.project.convert import experiment, overrides, settings
+from worldflux.project.convert import experiment, overrides, to_toml
+from worldflux.project.mapping import settings
 from worldflux.project.schema import FILE, load_config
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.runner import resume

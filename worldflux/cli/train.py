@@ -16,7 +16,8 @@ from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.config import composition
 from worldflux.errors import ConfigurationError
-from worldflux.project.convert import Setting, overrides, settings
+from worldflux.project.convert import overrides
+from worldflux.project.mapping import Setting, settings
 from worldflux.project.origins import origins, shown
 from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config

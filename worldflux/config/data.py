@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from worldflux.config.base import CheckedConfig
 from worldflux.config.options import option
 
+# Name -> module that makes the source, see worldflux/data/sources.py.
+SOURCES = {"gym": "worldflux.data.gym_source", "random": "worldflux.data.random_source"}
+
 
 @dataclass
 class DataConfig(CheckedConfig):
@@ -26,7 +29,7 @@ class DataConfig(CheckedConfig):
         noise if that is not enough for a batch, and says so.
     """
 
-    source: str = option("gym", choices=("gym", "random"))
+    source: str = option("gym", choices=tuple(SOURCES))
     capacity: int = option(1_000_000, at_least=1)
     prefill_steps: int = option(1_000, at_least=0)
     pretrain_updates: int = option(0, at_least=0)

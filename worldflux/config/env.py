@@ -8,7 +8,21 @@ from typing import Any
 from worldflux.config.base import CheckedConfig
 from worldflux.config.options import USER, option
 
-SUITES = ("gym", "dmc", "none")
+
+@dataclass(frozen=True)
+class SuiteRow:
+    """module: what makes its environments, see worldflux/envs/suites.py; None: there are none.
+    unused: keys that have no meaning with it, as YAML spells them."""
+
+    module: str | None
+    unused: tuple[str, ...] = ()
+
+
+SUITES = {
+    "gym": SuiteRow("worldflux.envs.gym_suite"),
+    "dmc": SuiteRow("worldflux.envs.dmc", unused=("import", "noop_max")),
+    "none": SuiteRow(None),
+}
 
 
 @dataclass
@@ -40,7 +54,7 @@ class EnvConfig(CheckedConfig):
     solved_return: training ends when the mean return of an evaluation reaches this; None never.
     """
 
-    suite: str = option("gym", choices=SUITES)
+    suite: str = option("gym", choices=tuple(SUITES))
     id: str = option("CartPole-v1", follows=USER)
     tasks: tuple[str, ...] = ()
     import_module: str | None = None
@@ -63,10 +77,9 @@ class EnvConfig(CheckedConfig):
         if self.frame_pool > self.action_repeat:
             text = f"must be <= action_repeat ({self.action_repeat}), got {self.frame_pool}"
             raise self.refuse("frame_pool", text)
-        if self.suite == "dmc" and (self.import_module or self.noop_max):
-            # Spelled as in YAML, where `import` is the key.
-            name = "import" if self.import_module else "noop_max"
-            raise self.refuse(name, "has no meaning with suite dmc", "leave it out")
+        for name in SUITES[self.suite].unused:
+            if getattr(self, "import_module" if name == "import" else name):
+                raise self.refuse(name, f"has no meaning with suite {self.suite}", "leave it out")
         if self.tasks:
             self._check_tasks()
         if not self.id.strip():

@@ -48,8 +48,9 @@ class Family:
     """One family of models.
 
     name: what ``model=`` and ``family:size`` call it. title: its name in prose.
-    config, model: the configuration class (a WorldModelConfig) and the class of models, as
-        `module:attribute`; a model is made from its configuration and has `make_agent`.
+    config, model, agent: the classes of its configuration (a WorldModelConfig), models and agents,
+        as `module:attribute`. A model is made from its configuration, an agent from model,
+        TrainingConfig, device, optimizer and scheduler; without `agent`, models have a `make_agent`.
     model_type: what its saved configurations say; the name unless given.
     synonyms: more names for ``family:size``. aliases: name -> size, for models named in one word.
     described_by: fields that identify a size to a reader.
@@ -68,6 +69,7 @@ class Family:
     title: str
     config: str
     model: str
+    agent: str = ""
     model_type: str = ""
     synonyms: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -92,6 +94,12 @@ class Family:
         """The family's class of models; imports torch."""
         return _load(self.model)
 
+    def agent_class(self) -> type[Any]:
+        """The family's class of agents; ConfigurationError where its models make theirs."""
+        if not self.agent:
+            raise ConfigurationError(f"the family {self.name!r} names no class of agents")
+        return _load(self.agent)
+
     def official_module(self) -> ModuleType | None:
         """What reads checkpoints of the official code; None: nothing does."""
         return None if self.official is None else importlib.import_module(self.official)
@@ -107,6 +115,7 @@ OURS = (
         title="DreamerV3",
         config="worldflux.models.dreamerv3.config:DreamerV3Config",
         model="worldflux.models.dreamerv3.world_model:DreamerV3",
+        agent="worldflux.models.dreamerv3.agent:DreamerV3Agent",
         model_type="dreamer",
         synonyms=("dreamer",),
         aliases={
@@ -134,6 +143,7 @@ OURS = (
         title="TD-MPC2",
         config="worldflux.models.tdmpc2.config:TDMPC2Config",
         model="worldflux.models.tdmpc2.world_model:TDMPC2",
+        agent="worldflux.models.tdmpc2.agent:TDMPC2Agent",
         synonyms=("tdmpc",),
         aliases={
             "tdmpc": "5m",

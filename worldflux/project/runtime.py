@@ -20,8 +20,7 @@ from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.dashboard.live import LiveDashboard
-from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
-from worldflux.data.sources import Source
+from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
 from worldflux.run_folder.names import HYDRA, LOG

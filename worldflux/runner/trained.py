@@ -14,8 +14,8 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.config.spaces import Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry, Entries
-from worldflux.envs.length import episode_length
 from worldflux.envs.make import make_envs
+from worldflux.envs.suites import episode_length
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from worldflux.config.env import EnvConfig
-from worldflux.core.agent import Agent
+from worldflux.core.agent import Agent, Carry
 from worldflux.core.statistics import bootstrap_interval
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
@@ -165,12 +165,12 @@ def evaluate_now(
     seed: int,
     books: Bookkeeping,
     logger: MetricLogger,
-    batch: Mapping[str, Tensor],
+    inputs: tuple[Mapping[str, Tensor], Carry],
     should_stop: Callable[[], bool],
 ) -> None:
     """Evaluates at the present update; notes the score and logs result and pictures.
 
-    batch: the last one, of which the agent draws pictures; may be empty.
+    inputs: batch and carry of the last update, of which the agent draws pictures; may be empty.
     """
     state = books.state
     with books.clock.pause():
@@ -180,9 +180,9 @@ def evaluate_now(
         books.note_score(result.mean)
         at = {"step": state.global_step, "env_steps": state.env_steps}
         logger.scalars(result.metrics(), **at)
-        if batch and logger.takes_pictures:
+        if inputs[0] and logger.takes_pictures:
             with isolated_rng(seed, getattr(agent, "generator", None)):
-                pictures = agent.report(batch)
+                pictures = agent.report(*inputs)
             logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
     log.info(
         "update %d, %d env steps: evaluation return %.4g over %d episodes%s",

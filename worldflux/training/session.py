@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
-from worldflux.core.agent import Agent
+from worldflux.core.agent import Agent, Carry
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
@@ -88,7 +88,7 @@ class TrainingSession:
         self._stop = StopSignals()
         self._begun = False
         self._first_step = 0  # updates done before this call of train
-        self._batch: dict[str, Tensor] = {}
+        self._inputs: tuple[dict[str, Tensor], Carry] = ({}, {})  # what the newest update took
 
     @property
     def state(self) -> TrainerState:

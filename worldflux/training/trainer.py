@@ -78,8 +78,8 @@ class Trainer(TrainingSession):
             arrays = source.batch(config.effective_batch_size() // self.ranks.size)
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
-            self._batch = to_device(arrays, self.device)
-            metrics, entries = self.agent.update(self._batch)
+            self._inputs = to_device(arrays, self.device), self.checkpointing.carry
+            metrics, entries, self.checkpointing.carry = self.agent.update(*self._inputs)
             metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
                 fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
@@ -160,7 +160,7 @@ class Trainer(TrainingSession):
                 seed,
                 self.books,
                 self.folder.logger,
-                self._batch,
+                self._inputs,
                 should_stop=lambda: self._stop.received is not None,
             )
 
