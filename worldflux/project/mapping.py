@@ -238,7 +238,7 @@ def _file_of(config: ProjectConfig) -> File:
     for section, cls in SECTIONS.items():
         for name in field_types(cls):
             # A flag of the command line may have replaced a value of [training].
-            if f"{section}.{name}" in config.given or section == "training":
+            if f"{section}.{name}" in config.explicit or section == "training":
                 file[f"{section}.{name}"] = plain(getattr(getattr(config, section), name))
     if not file["architecture.action_type"]:
         file.pop("architecture.action_type", None)

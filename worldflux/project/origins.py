@@ -56,7 +56,7 @@ def _stated(item: Setting, config: ProjectConfig, flags: Mapping[str, str]) -> s
         return f"worldflux train: {item.why}"
     if item.source in flags:  # a flag that stands for a key of the file
         return flags[item.source]
-    if item.source in config.given:
+    if item.source in config.explicit:
         return config.where(item.source)
     return f"default of {config.path.name} ({item.source})"
 
