@@ -201,7 +201,7 @@ def told_with_lines(config: ProjectConfig, found: dict[str, Setting]) -> Iterato
         yield
     except ConfigurationError as error:
         item = found.get(error.key)
-        if item is None or item.source is None or item.source not in config.given:
+        if item is None or item.source is None or item.source not in config.explicit:
             raise
         mistake = error.about(item.source)
         raise mistake.labelled(f"{config.where(item.source)}: ") from error

@@ -40,11 +40,11 @@ from worldflux.config.groups import (
 )
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.options import rules
-from worldflux.config.presets import conf_dir, unknown_size_text
+from worldflux.config.presets import conf_dir, unknown_size
 from worldflux.config.run import declared_by
 from worldflux.config.slurm import GROUP as LAUNCHER
 from worldflux.config.slurm import SlurmConfig
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError, UnknownPresetError, WorldFluxError
 from worldflux.models.families import families, family, names
 
 # Reasons for which the place that a user named for a run cannot be written.
@@ -83,7 +83,9 @@ def translated(error: BaseException) -> WorldFluxError | None:
     while link is not None:
         mistake = _mistake(link, file)
         if mistake is not None:
-            return mistake.labelled(f"in {file}.yaml: ") if file else mistake
+            of_size = isinstance(mistake, UnknownPresetError)
+            place = "model/size" if of_size else f"in {file}.yaml"
+            return mistake.labelled(f"{place}: " if file else "")
         file = file or _file_of(link)
         link = link.__cause__ or link.__context__
     return ConfigurationError(_flat(str(error)))
@@ -179,8 +181,7 @@ def _wrong_size(error: OmegaConfBaseException, file: str) -> ConfigurationError 
     cls = declared_by(error.object_type)
     if not file.startswith("model/size/") or cls is None:
         return None
-    text = unknown_size_text(str(cls._default("model_type")), file.split("/")[2])
-    return ConfigurationError(f"model/size: {text}")
+    return unknown_size(str(cls._default("model_type")), file.split("/")[2])
 
 
 def _unknown_key(error: OmegaConfBaseException) -> ConfigurationError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError, UnknownPresetError
-from worldflux.models.families import conf_folders, family_of_type, warn_broken
+from worldflux.models.families import conf_folders, model_types, warn_broken
 
 
 @functools.cache
@@ -57,11 +57,11 @@ def _presets() -> dict[tuple[str, str], dict[str, Any]]:
 
 def size_names(model_type: str, *, aliases: bool = True) -> list[str]:
     """Names of a family's sizes, smallest first; aliases last, or left out."""
-    own = {name: fields for (kind, name), fields in _presets().items() if kind == model_type}
-    names = [name for name in own if aliases or own[name]["model_name"] == name]
+    sizes = {name: fields for (kind, name), fields in _presets().items() if kind == model_type}
+    names = [name for name in sizes if aliases or sizes[name]["model_name"] == name]
 
     def order(name: str) -> tuple[bool, int, int, str]:
-        fields = own[name]
+        fields = sizes[name]
         widths = fields.get("hidden_dim", 0), fields.get("deter_dim", 0)
         return fields["model_name"] != name, *widths, name
 
@@ -72,16 +72,14 @@ def size_fields(model_type: str, size: str) -> dict[str, Any]:
     """Field values of a preset, without its ``model_type``; raises UnknownPresetError."""
     presets = _presets()
     if (model_type, size) not in presets:
-        raise UnknownPresetError(unknown_size_text(model_type, size))
+        raise unknown_size(model_type, size)
     return {k: v for k, v in presets[model_type, size].items() if k != "model_type"}
 
 
-def unknown_size_text(model_type: str, size: str) -> str:
-    """Why `size` is no size of this family, and which ones there are."""
-    family = family_of_type(model_type).name
-    options = size_names(model_type)
-    text = f"{family} takes the sizes {', '.join(options)}; got {size!r}."
-    owners = [family_of_type(kind).name for kind, name in _presets() if name == size]
-    if owners:
-        return text + f" {size!r} is a size of {owners[0]}."
-    return text + near_miss(size, options)
+def unknown_size(model_type: str, size: str) -> UnknownPresetError:
+    """The mistake of a size that this family does not have."""
+    types, options = model_types(), size_names(model_type)
+    owners = [types[kind] for kind, name in _presets() if name == size and kind in types]
+    hint = f"{size!r} is a size of {owners[0]}." if owners else near_miss(size, options)
+    text = f"{types[model_type]} takes the sizes {', '.join(options)}; got {size!r}."
+    return UnknownPresetError(text, hint=hint)

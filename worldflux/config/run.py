@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -50,29 +49,27 @@ OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), re
 @per_class  # nodes of one schema merge only if they have the very same class
 def _spelled(cls: Any) -> type:
     """A class's fields with their keys spelled as in YAML. What another key, the environment or the
-    user decides in a run has no default of its own."""
-    keys = keys_of(cls)
-    fields = []
+    user decides in a run has no default of its own; a group brings its own schema."""
+    annotations: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for item in dataclasses.fields(cls):
-        key = SPELLING.get(item.name, item.name)
-        follows = rules(cls)[item.name].get("follows")
-        if key not in keys:
+        key, rule = SPELLING.get(item.name, item.name), rules(cls)[item.name]
+        if key not in keys_of(cls):
             continue
-        if follows in (ENVIRONMENT, USER):
-            default: Any = MISSING
-        elif follows is not None:
-            default = f"${{{follows}}}"
+        annotations[key] = Any if "folders" in rule else field_types(cls)[item.name]
+        if "folders" in rule or rule.get("follows") in (ENVIRONMENT, USER):
+            defaults[key] = MISSING
+        elif "follows" in rule:
+            defaults[key] = f"${{{rule['follows']}}}"
         elif item.default_factory is not dataclasses.MISSING:
-            default = field(default_factory=item.default_factory)
+            defaults[key] = dataclasses.field(default_factory=item.default_factory)
         else:
-            default = item.default
-        fields.append((key, field_types(cls)[item.name], default))
-    annotations = {key: hint for key, hint, _ in fields}
-    defaults = {key: default for key, _, default in fields}
+            defaults[key] = item.default
     made = type(cls.__name__, (), {"__annotations__": annotations, **defaults})
     # No generated methods: their source could not name the keyword `import`.
     node: type = dataclasses.dataclass(init=False, repr=False, eq=False)(made)
-    _DECLARED[node] = cls
+    if issubclass(cls, CheckedConfig):
+        _DECLARED[node] = cls
     return node
 
 
@@ -80,34 +77,18 @@ _DECLARED: dict[type, type[CheckedConfig]] = {}
 
 
 def declared_by(node: Any) -> type[CheckedConfig] | None:
-    """The class of ours whose schema a type of OmegaConf's nodes is; None: another's."""
+    """The group's class whose schema a type of OmegaConf's nodes is; None: it is of none."""
     return _DECLARED.get(node) if isinstance(node, type) else None
 
 
-def hydra_schema(cls: type[CheckedConfig]) -> DictConfig:
+def hydra_schema(cls: type) -> DictConfig:
     """A group's class as a typed node."""
     return OmegaConf.structured(_spelled(cls))
 
 
-# The composed configuration as Hydra knows it; the groups bring their own schemas.
-_Composed = dataclasses.make_dataclass(
-    "_Composed",
-    [
-        (item.name, Any, field(default=MISSING))
-        if item.name in GROUPS
-        else (
-            item.name,
-            field_types(RunConfig)[item.name],
-            field(default=item.default, default_factory=item.default_factory),
-        )
-        for item in dataclasses.fields(RunConfig)
-    ],
-)
-
-
 def composed_schema(model: type[CheckedConfig] | None = None) -> DictConfig:
     """The schema of the whole configuration. model: the family's class; None leaves it open."""
-    schema = OmegaConf.structured(_Composed)
+    schema = hydra_schema(RunConfig)
     for name, cls in GROUPS.items():
         if name != "model":
             schema[name] = hydra_schema(cls)

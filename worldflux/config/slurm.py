@@ -67,10 +67,8 @@ class SlurmConfig(CheckedConfig):
             raise self.refuse("signal_delay_s", f"{text}, got {self.signal_delay_s}")
         names = {item.name.replace("_", "-") for item in dataclasses.fields(self)}
         for parameter in self.additional_parameters:
-            word, key = (
-                parameter.lstrip("-").replace("_", "-"),
-                f"additional_parameters.{parameter}",
-            )
+            word = parameter.lstrip("-").replace("_", "-")
+            key = f"additional_parameters.{parameter}"
             if word in RESERVED:
                 raise self.refuse(key, "cannot be set: jobs need it to be found and continued")
             if word in names:

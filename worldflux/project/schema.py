@@ -30,7 +30,7 @@ class ProjectFileError(ConfigurationError, ValueError):
 class ProjectConfig(Sections):
     """One worldflux.toml. Sections are immutable records; what the file leaves out has its default.
 
-    raw: the parsed file. path: the file. given: the keys it holds, as `section.key`.
+    raw: the parsed file. path: the file. explicit: the keys it holds, as `section.key`.
     """
 
     project_name: str
@@ -39,7 +39,7 @@ class ProjectConfig(Sections):
     model_type: str
     raw: dict[str, Any] = field(compare=False, repr=False)
     path: Path = field(compare=False, repr=False)
-    given: frozenset[str] = field(compare=False, repr=False)
+    explicit: frozenset[str] = field(compare=False, repr=False)
     lines: dict[str, int] = field(compare=False, repr=False)
 
     @property
@@ -118,8 +118,8 @@ class _Reader:
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            line, said = line_of_error(self.text, error)
-            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {said}") from None
+            line, message = line_of_error(self.text, error)
+            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {message}") from None
         except (ValueError, RecursionError):  # a number of thousands of digits, endless brackets
             text = "broken TOML: a value is too long or nested too deeply"
             raise ProjectFileError(f"{self.path}: {text}") from None
@@ -133,12 +133,12 @@ class _Reader:
     def config(self) -> ProjectConfig:
         values: dict[str, Any] = self._head()
         values |= {name: self._section(name) for name in SECTIONS}
-        given = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
+        explicit = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
         config = ProjectConfig(
             **values,
             raw=self.raw,
             path=self.path,
-            given=frozenset(given),
+            explicit=frozenset(explicit),
             lines=self.lines,
         )
         config = self._fit_architecture(config)
@@ -199,7 +199,7 @@ class _Reader:
         """Fills in the preset's width, and checks the sizes against the family."""
         architecture = config.architecture
         sizes = {name: getattr(architecture, name) for name in ("obs_shape", "action_dim")}
-        if "architecture.hidden_dim" in config.given:
+        if "architecture.hidden_dim" in config.explicit:
             sizes["hidden_dim"] = architecture.hidden_dim
         if architecture.action_type:
             sizes["action_type"] = architecture.action_type
