@@ -14,6 +14,7 @@ from typing import TypeVar
 from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.config.fields import near_miss
+from worldflux.config.overrides import command
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import DEFAULT, Family, families
 from worldflux.project.create import (
@@ -68,7 +69,7 @@ def _main(options: argparse.Namespace) -> int:
     print(f"made {folder}: {', '.join(content)}")
     for line in hints(new):
         print(line)
-    go = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    go = "" if folder.resolve() == Path.cwd() else f"{command('cd', str(folder))} && "
     print(f"next: {go}worldflux train")
     return 0
 

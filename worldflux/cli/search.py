@@ -19,7 +19,7 @@ from worldflux.training.signals import StopSignals
 
 if TYPE_CHECKING:
     from worldflux.search.study import Search
-    from worldflux.search.trial import Ended
+    from worldflux.search.trial import Result
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,19 +85,23 @@ def _main(options: argparse.Namespace) -> int:
     words = [] if options.config_dir is None else ["--config-dir", options.config_dir]
     signals = StopSignals()
     with signals.catching():
-        for ended in run_trials(search, options.trials, words, lambda: signals.received):
-            _print_trial(search, ended, options.trials)
+        for number, values, result in run_trials(
+            search, options.trials, words, lambda: signals.received
+        ):
+            line = f"{_how(result)}{_so_far(search)} · {text_of(values)}"
+            print(f"trial {number} of {options.trials}: {line}", flush=True)
     return finish(search, signals.received, options)
 
 
-def _print_trial(search: Search, ended: Ended, total: int) -> None:
-    result, best = ended.result, search.best
+def _how(result: Result) -> str:
     if result.score is not None:
-        how = f"score {result.score:.4g}"
-    else:
-        how = "pruned" if result.reason is None else f"failed: {result.reason}"
-    so_far = "" if best is None else f" (best {best.value:.4g} of trial {best.number})"
-    print(f"trial {ended.number} of {total}: {how}{so_far} · {text_of(ended.values)}", flush=True)
+        return f"score {result.score:.4g}"
+    return "pruned" if result.reason is None else f"failed: {result.reason}"
+
+
+def _so_far(search: Search) -> str:
+    best = search.best
+    return "" if best is None else f" (best {best.value:.4g} of trial {best.number})"
 
 
 def finish(search: Search, stopped: int | None, options: argparse.Namespace) -> int:

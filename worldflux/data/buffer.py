@@ -51,9 +51,7 @@ class ReplayBuffer:
         action_dim: int,
         obs_dtype: DTypeLike = np.float32,
     ) -> None:
-        for name, value in (("capacity", capacity), ("action_dim", action_dim)):
-            if not _positive(value):
-                raise ConfigurationError(f"{name}={value!r}: expected a whole number above 0")
+        _check_positive(capacity=capacity, action_dim=action_dim)
         shape = obs_shape if isinstance(obs_shape, tuple | list) else ()
         if not shape or not all(map(_positive, shape)):
             raise ConfigurationError(f"obs_shape={obs_shape!r}: expected whole numbers above 0")
@@ -238,17 +236,19 @@ class ReplayBuffer:
     def _arrays(self) -> dict[str, np.ndarray]:
         """All there is to store, see data/buffer_file.py."""
         tails = [episode.tail or (0.0, False) for episode in self.episodes]
-
-        def rows(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-            parts = [getattr(episode, name).astype(dtype) for episode in self.episodes]
-            return np.concatenate([np.zeros((0, *shape), dtype), *parts])
-
+        none = {
+            "obs": np.zeros((0, *self.obs_shape), self.obs_dtype),
+            "actions": np.zeros((0, self.action_dim), np.float32),
+            "rewards": np.zeros(0, np.float32),
+            "dones": np.zeros(0, np.float32),
+            "truncations": np.zeros(0, bool),
+        }
+        steps = {
+            name: np.concatenate([empty, *(getattr(episode, name) for episode in self.episodes)])
+            for name, empty in none.items()
+        }
         return {
-            "obs": rows("obs", self.obs_shape, self.obs_dtype),
-            "actions": rows("actions", (self.action_dim,), np.float32),
-            "rewards": rows("rewards", (), np.float32),
-            "dones": rows("dones", (), np.float32),
-            "truncations": rows("truncations", (), bool),
+            **steps,
             "obs_shape": np.array(self.obs_shape, np.int64),
             "action_dim": np.array(self.action_dim),
             "capacity": np.array(self.capacity),
@@ -330,9 +330,7 @@ class TrajectoryDataset:
     """
 
     def __init__(self, buffer: ReplayBuffer, seq_len: int, samples_per_epoch: int = 1000) -> None:
-        for name, value in (("seq_len", seq_len), ("samples_per_epoch", samples_per_epoch)):
-            if not _positive(value):
-                raise ConfigurationError(f"{name}={value!r}: expected a whole number above 0")
+        _check_positive(seq_len=seq_len, samples_per_epoch=samples_per_epoch)
         self.buffer = buffer
         self.seq_len = seq_len
         self.samples_per_epoch = samples_per_epoch
@@ -374,6 +372,12 @@ def create_random_buffer(
             rng.standard_normal(episode_length, np.float32),
         )
     return buffer
+
+
+def _check_positive(**values: object) -> None:
+    for name, value in values.items():
+        if not _positive(value):
+            raise ConfigurationError(f"{name}={value!r}: expected a whole number above 0")
 
 
 def _positive(value: object) -> bool:

@@ -233,15 +233,19 @@ class WorldModel(nn.Module):
         states, rewards, continues = [initial_state], [], []
         for action in action_sequence:
             states.append(self.transition(states[-1], action, conditions, deterministic))
-            predictions = self.decode(states[-1]).predictions
-            rewards.append(predictions["reward"][:, 0])  # [B, 1] -> [B]
-            continues.append(predictions["continue"][:, 0])  # [B, 1] -> [B]
+            after = self.decode(states[-1])
+            rewards.append(self.rollout_reward(states[-2], action, after))  # [B]
+            continues.append(after.predictions["continue"][:, 0])  # [B, 1] -> [B]
         return Trajectory(
             states,
             torch.as_tensor(action_sequence),
             rewards=torch.stack(rewards),  # [T, B]
             continues=torch.stack(continues),  # [T, B]
         )
+
+    def rollout_reward(self, state: State, action: Any, after: ModelOutput) -> Tensor:
+        """Reward `[B]` of an action in a state; after: the predictions in the state it leads to."""
+        return after.predictions["reward"][:, 0]  # [B, 1] -> [B]
 
     # === Saving and loading ===============================================================
 

@@ -17,12 +17,12 @@ from omegaconf import OmegaConf
 from worldflux.config.fields import field_types, plain
 from worldflux.config.groups import SPELLING, RunConfig
 from worldflux.config.options import ENVIRONMENT, rules
-from worldflux.config.presets import conf_dir, size_fields, size_names
+from worldflux.config.presets import conf_dir, size_fields
 from worldflux.data.ratio import updates_per_step
 from worldflux.envs.suites import episode_length
 from worldflux.errors import ConfigurationError
 from worldflux.models.factory import resolve
-from worldflux.models.families import Family, family, family_of_type
+from worldflux.models.families import family, family_of_type
 from worldflux.project.schema import ProjectConfig
 from worldflux.project.sections import SECTIONS
 
@@ -34,7 +34,7 @@ UNLIMITED = 1_000_000  # steps of an episode whose environment has no limit
 TEXTS = ("project_name", "environment", "model")
 # Where data comes from: noise, an environment once before training, an environment all the time.
 NOISE, ONCE, ONLINE = "noise", "once", "online"
-COLLECTED = (ONCE, ONLINE)
+EVERY, COLLECTED = (NOISE, ONCE, ONLINE), (ONCE, ONLINE)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Row:
 
     key: str
     target: str
-    modes: tuple[str, ...] = (NOISE, ONCE, ONLINE)
+    modes: tuple[str, ...] = EVERY
     forward: Callable[[File], Any] | None = None
     backward: Callable[[Values], Any] | None = None
     when: Callable[[File], bool] = lambda file: True
@@ -86,14 +86,13 @@ class Row:
         return run[self.target] if self.forward is None else None
 
 
-def preset(one: Family, size: str) -> dict[str, Any]:
-    """Fields of a size; of a family without size files none."""
-    return size_fields(one.model_type, size) if size_names(one.model_type) else {}
-
-
 def _size(file: File) -> str:
     one, size = resolve(file["model"])
-    return str(preset(one, size).get("model_name", size))
+    return str(size_fields(one.model_type, size)["model_name"])
+
+
+def _model(run: Values) -> str:
+    return f"{family(run['model']).toml_name}:{run['model/size']}"
 
 
 def environment_group(file: File) -> str:
@@ -108,6 +107,10 @@ def environment_group(file: File) -> str:
         if content.get("id") == name and not {"defaults", "image_size"} & set(content):
             return path.stem
     return "gym"
+
+
+def _from_pixels(file: File) -> bool:
+    return environment_group(file) == "pixels"
 
 
 def _suite(file: File) -> str:
@@ -133,8 +136,9 @@ def _explicit_action_type(run: Values) -> str | None:
 
 
 def _explicit_width(run: Values) -> int | None:
-    default = preset(family(run["model"]), run["model/size"]).get("hidden_dim")
-    return None if run["model.hidden_dim"] == default else run["model.hidden_dim"]
+    preset = size_fields(family(run["model"]).model_type, run["model/size"])
+    width = run["model.hidden_dim"]
+    return None if width == preset.get("hidden_dim") else width
 
 
 def _once(file: File) -> int:
@@ -149,6 +153,10 @@ def _episodes(run: Values) -> int:
     return max(1, run["data.prefill_steps"] // run["env.time_limit"])
 
 
+def _per_update(run: Values) -> int:
+    return max(1, round(run[PER_UPDATE]))
+
+
 def _size_of(name: str, modes: tuple[str, ...] = (), backward: Any = None) -> Row:
     """A size that the run has from elsewhere if the file leaves it out, except in these modes."""
     key = f"architecture.{name}"
@@ -159,32 +167,18 @@ def _same(section: str, *names: str) -> list[Row]:
     return [Row(f"{section}.{name}", f"{section}.{name}") for name in names]
 
 
-OBS = "architecture.obs_shape"
-PER_UPDATE = "data.collect_steps_per_update"
+MODEL, GYM_ENV, OBS_SHAPE = "model", "data.gym_env", "architecture.obs_shape"
+ENABLED, PER_UPDATE = "online_collection.enabled", "data.collect_steps_per_update"
 ROWS = (
-    Row("model", "model", forward=lambda f: resolve(f["model"])[0].name),
-    Row(
-        "model",
-        "model/size",
-        forward=_size,
-        backward=lambda r: f"{family(r['model']).toml_name}:{r['model/size']}",
-        when=lambda f: bool(size_names(resolve(f["model"])[0].model_type)),
-    ),
+    Row(MODEL, "model", EVERY, lambda f: resolve(f[MODEL])[0].name),
+    Row(MODEL, "model/size", EVERY, _size, _model),
     Row("data.source", "data", (NOISE,), lambda f: "random"),
     Row("data.source", "env", (NOISE,), lambda f: "none"),
-    Row("data.gym_env", "env", COLLECTED, environment_group),
-    Row(
-        "data.gym_env", "env.id", COLLECTED, lambda f: f["data.gym_env"].removeprefix(DMC), _gym_env
-    ),
+    Row(GYM_ENV, "env", COLLECTED, environment_group),
+    Row(GYM_ENV, "env.id", COLLECTED, lambda f: f[GYM_ENV].removeprefix(DMC), _gym_env),
     # Noise of an environment's shapes, which no file requests.
-    Row("data.gym_env", "env.id", (NOISE,), None, _gym_env, lambda f: False),
-    Row(
-        OBS,
-        "env.image_size",
-        COLLECTED,
-        lambda f: f[OBS][1:],
-        when=lambda f: environment_group(f) == "pixels",
-    ),
+    Row(GYM_ENV, "env.id", (NOISE,), None, _gym_env, lambda f: False),
+    Row(OBS_SHAPE, "env.image_size", COLLECTED, lambda f: f[OBS_SHAPE][1:], when=_from_pixels),
     Row("data.episode_length", "env.time_limit", (ONCE,)),
     Row("online_collection.max_episode_steps", "env.time_limit", (ONLINE,)),
     _size_of("obs_shape", (NOISE,)),
@@ -200,21 +194,9 @@ ROWS = (
     Row("data.buffer_capacity", "data.capacity", (ONCE,), _capacity, lambda r: r["data.capacity"]),
     Row("data.num_episodes", "data.prefill_steps", (ONCE,), _once, _episodes),
     Row("online_collection.warmup_transitions", "data.prefill_steps", (ONLINE,)),
-    Row(
-        "online_collection.enabled",
-        "data.train_ratio",
-        COLLECTED,
-        lambda f: None,
-        lambda r: bool(r[PER_UPDATE]),
-    ),
-    Row("online_collection.enabled", PER_UPDATE, (ONCE,), lambda f: 0),
-    Row(
-        "online_collection.collect_steps_per_update",
-        PER_UPDATE,
-        (ONLINE,),
-        None,
-        lambda r: max(1, round(r[PER_UPDATE])),
-    ),
+    Row(ENABLED, "data.train_ratio", COLLECTED, lambda f: None, lambda r: bool(r[PER_UPDATE])),
+    Row(ENABLED, PER_UPDATE, (ONCE,), lambda f: 0),
+    Row("online_collection.collect_steps_per_update", PER_UPDATE, (ONLINE,), None, _per_update),
 )
 # Values of a run that the environment determines and no file holds.
 UNSAID = ("project", "model.observation_modalities", "model.action_spec")

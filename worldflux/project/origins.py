@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from worldflux.config.groups import RunConfig
 from worldflux.config.options import ENVIRONMENT, rules
 from worldflux.config.overrides import spelled
-from worldflux.config.presets import conf_dir
+from worldflux.config.presets import conf_dir, size_fields
 from worldflux.models.families import family_of_type
-from worldflux.project.mapping import Setting, flat, preset
+from worldflux.project.mapping import Setting, flat
 from worldflux.project.schema import ProjectConfig
 
 DEFAULT = "default"
@@ -64,7 +64,9 @@ def _stated(item: Setting, config: ProjectConfig, flags: Mapping[str, str]) -> s
 def _recipes(run: RunConfig, settings: Mapping[str, Setting]) -> dict[str, str]:
     """`group.key` -> the file of `conf/` that sets it."""
     one, size = family_of_type(run.model.model_type), run.model.model_name
-    sources = {f"model.{name}": f"preset model/size={size}" for name in preset(one, size)}
+    sources = {
+        f"model.{name}": f"preset model/size={size}" for name in size_fields(one.model_type, size)
+    }
     options = {
         "model": one.name,
         "env": settings["env"].value if "env" in settings else "",

@@ -44,19 +44,11 @@ class Result:
     left: bool = False
 
 
-@dataclass
-class Ended:
-    """A trial that came to its end in this searcher."""
-
-    number: int
-    values: dict[str, Value]
-    result: Result
-
-
 def run_trials(
     search: Search, total: int, flags: Sequence[str], stop: Callable[[], int | None]
-) -> Iterator[Ended]:
-    """Runs trials until `total` have been begun and none is left over; gives each that ended.
+) -> Iterator[tuple[int, dict[str, Value], Result]]:
+    """Runs trials until `total` have been begun and none is left over; yields number, parameters and
+    result of each that ended.
 
     flags: of `worldflux-run`. stop: the signal by which the searcher was stopped, or None.
     """
@@ -72,7 +64,7 @@ def run_trials(
                 return
             search.record(trial, result.score, result.reason)
             write_table(search)
-            yield Ended(trial.number, values, result)
+            yield trial.number, values, result
 
 
 class Watched:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -63,8 +63,12 @@ class Evaluation:
         return {task: float(np.mean(returns)) for task, returns in self.by_task.items()}
 
 
-# (agent, seed, should_stop) -> result, or None when it was stopped
-Evaluator = Callable[[Agent, int, Callable[[], bool]], Evaluation | None]
+class Evaluator(Protocol):
+    """Evaluates an agent; the result is None when should_stop() became true meanwhile."""
+
+    def __call__(
+        self, agent: Agent, seed: int, should_stop: Callable[[], bool], /
+    ) -> Evaluation | None: ...
 
 
 def quotas(episodes: int, num_envs: int) -> np.ndarray:

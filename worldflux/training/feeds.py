@@ -9,11 +9,11 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
@@ -23,6 +23,7 @@ from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, TrainingError
+from worldflux.models.world_model import WorldModel
 from worldflux.training.meter import Meter
 from worldflux.training.seed import isolated_rng
 
@@ -39,9 +40,9 @@ class Feed:
 
     env_steps = 0
 
-    def __init__(self, data: Any, model: Any, sequence_length: int) -> None:
+    def __init__(self, data: Any, model: nn.Module, sequence_length: int) -> None:
         self.data = data
-        self.model = model
+        self.model = cast(WorldModel, model)
         self.length = sequence_length
         self.degraded_modes: list[str] = []
         self.data_mode = str(getattr(data, "data_mode", "offline"))

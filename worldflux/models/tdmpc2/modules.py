@@ -55,14 +55,7 @@ class TDMPC2Modules(WorldModel):
         self.reward = head(joint, units, layers, config.num_bins, zero=True)
         width = latent + task_dim  # Z
         self.termination = head(width, units, layers, 1) if config.episodic else None
-        self.pi = Policy(
-            width,
-            units,
-            layers,
-            self.action_dim,
-            classes=tuple(c for _, s in sorted(self.action_spaces.items()) for c in s.classes),
-            log_std=(config.log_std_min, config.log_std_max),
-        )
+        self.pi = Policy(config, width, self.action_spaces)
         ensemble = (config.num_q_networks, joint, units, layers, config.num_bins)
         self.q = QEnsemble(*ensemble)
         self.target_q = QEnsemble(*ensemble).requires_grad_(False)

@@ -7,15 +7,17 @@ K bins, G classes of a SimNorm group, `...` any leading dimensions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldflux.config.spaces import Space, flat_action_dim
 from worldflux.core.distributions import MultiOneHot, gumbel_noise
 from worldflux.core.math import percentile
+from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.distributions import SquashedNormal
 
 INIT_STD = 0.02
@@ -261,19 +263,12 @@ class Policy(nn.Sequential):
     classes: empty for continuous actions; else the classes of every discrete entry.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        units: int,
-        layers: int,
-        action_dim: int,
-        *,
-        classes: tuple[int, ...],
-        log_std: tuple[float, float],
-    ):
-        out = action_dim if classes else 2 * action_dim
-        super().__init__(*head(in_features, units, layers, out))
-        self.action_dim, self.classes, self.log_std = action_dim, classes, log_std
+    def __init__(self, config: TDMPC2Config, in_features: int, spaces: Mapping[str, Space]):
+        self.action_dim = flat_action_dim(spaces)
+        self.classes = tuple(c for _, space in sorted(spaces.items()) for c in space.classes)
+        self.log_std = config.log_std_min, config.log_std_max
+        out = self.action_dim if self.classes else 2 * self.action_dim
+        super().__init__(*head(in_features, config.hidden_dim, config.num_hidden_layers, out))
 
     def dist(self, z: Tensor, mask: Tensor | None = None) -> SquashedNormal | MultiOneHot:
         """Distribution of the flat action `[..., A]` in latents `[..., Z]`; mask: see

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldflux.config.spaces import TASK_KEY
-from worldflux.core.state import ActionPayload, Batch, LossOutput, ModelOutput, State, Trajectory
+from worldflux.core.state import Batch, LossOutput, ModelOutput, State
 from worldflux.models.tdmpc2.modules import TDMPC2Modules
 from worldflux.models.tdmpc2.networks import simnorm
 from worldflux.models.tdmpc2.objective import Noise, Objective
@@ -96,23 +96,8 @@ class TDMPC2(TDMPC2Modules):
         flat = self.check_action(action, state.batch_size)
         return self.q_values(self._read(state)[0], flat)
 
-    def rollout(
-        self,
-        initial_state: State,
-        action_sequence: Any,
-        conditions: Any = None,
-        deterministic: bool = False,
-        mode: str = "autoregressive",
-    ) -> Trajectory:
-        """States, rewards and continues under actions `[T, B, A]`; see `WorldModel.rollout`."""
-        if isinstance(action_sequence, ActionPayload):
-            action_sequence = action_sequence.tensor
-        trajectory = super().rollout(
-            initial_state, action_sequence, conditions, deterministic, mode
-        )
-        pairs = zip(trajectory.states, action_sequence, strict=False)
-        trajectory.rewards = torch.stack([self.predict_reward(s, a) for s, a in pairs])  # [T, B]
-        return trajectory
+    def rollout_reward(self, state: State, action: Any, after: ModelOutput) -> Tensor:
+        return self.predict_reward(state, action)
 
     def policy(self, state: State, deterministic: bool = True) -> Tensor:
         """The policy prior's flat action `[B, A]`, without planning."""
