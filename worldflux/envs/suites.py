@@ -47,7 +47,7 @@ def episode_length(config: EnvConfig) -> int | None:
 
     The environment must have been made before, so that its module is imported.
     """
-    if config.time_limit is not None:
+    if config.time_limit is not None or SUITES[config.suite].module is None:
         return config.time_limit
     steps = suite(config).episode_steps(config)
     return ceil(steps / config.action_repeat) if steps and steps > 0 else None

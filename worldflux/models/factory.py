@@ -9,7 +9,7 @@ from worldflux.config.fields import near_miss
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.presets import size_names, unknown_size
 from worldflux.errors import ConfigurationError, UnknownPresetError
-from worldflux.models.families import OURS, Family, families, family, family_of_type, names
+from worldflux.models.families import DEFAULT, OURS, Family, families, family, family_of_type, names
 
 if TYPE_CHECKING:
     from worldflux.models.world_model import WorldModel
@@ -82,7 +82,8 @@ def resolve(model: str) -> tuple[Family, str]:
     name = ":".join(known[name]) if name in known else name
     kind, separator, size = name.partition(":")
     if not separator:
-        text = f"{model!r} is neither family:size, such as dreamerv3:size12m, nor an alias"
+        example = f"{DEFAULT.name}:{DEFAULT.aliases[DEFAULT.name]}"
+        text = f"{model!r} is neither family:size, such as {example}, nor an alias"
         raise UnknownPresetError(f"{text}.", hint=near_miss(name, [*known, *names()]))
     owners = {synonym: one.name for one in OURS for synonym in one.synonyms}
     owners |= {one: one for one in names()}

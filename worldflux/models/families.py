@@ -17,12 +17,9 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldflux.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from worldflux.config.model import WorldModelConfig
 
 ENTRY_POINTS = "worldflux.models"
 
@@ -86,8 +83,8 @@ class Family:
         object.__setattr__(self, "model_type", self.model_type or self.name)
         object.__setattr__(self, "toml_name", self.toml_name or self.name)
 
-    def config_class(self) -> type[WorldModelConfig]:
-        """The family's configuration class."""
+    def config_class(self) -> type[Any]:  # this table stands below the configuration
+        """The family's configuration class, a WorldModelConfig."""
         return _load(self.config)
 
     def model_class(self) -> type[Any]:

@@ -9,6 +9,7 @@ from worldflux.config.base import CheckedConfig
 from worldflux.config.fields import LARGEST, field_types
 from worldflux.config.options import DEVICE, Pattern, option, plain_text
 from worldflux.config.page import Gameplay, Visualization
+from worldflux.models.families import DEFAULT
 
 NATIVE = "native_torch"
 DELEGATED = "_subprocess"  # backends of the older package that ran another program
@@ -87,7 +88,7 @@ class Inference(Section):
 class Verify(Section):
     """What `worldflux verify` does without flags."""
 
-    baseline: str = option("official/dreamerv3", check=plain_text)
+    baseline: str = option(f"official/{DEFAULT.name}", check=plain_text)
     env: str = option("atari/pong", check=plain_text)
     backend: str = option(NATIVE, pattern=BACKEND)
     backend_profile: str = option("", check=plain_text)
