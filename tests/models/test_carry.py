@@ -16,6 +16,7 @@ from worldflux.errors import ConfigurationError
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.models.dreamerv3.objective import Noise
 from worldflux.models.tdmpc2.agent import TDMPC2Agent
+from worldflux.run_folder.checkpoint import read_checkpoint, write_checkpoint
 from worldflux.runner.run import run
 from worldflux.training import TrainingConfig
 
@@ -126,9 +127,16 @@ def chunked(resume: str | None = None):
     return config
 
 
-def test_a_run_in_chunks_and_parts_stops_and_goes_on_exactly(tmp_path, monkeypatch):
-    whole, folder = tmp_path / "whole", tmp_path / "stopped"
-    run(chunked(), whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(chunked(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("former", [False, True], ids=["", "checkpoint of an agent with a carry"])
+def test_a_run_in_chunks_and_parts_stops_and_goes_on_exactly(tmp_path, monkeypatch, whole, former):
+    folder = tmp_path / "stopped"
     update, done = DreamerV3Agent.update, []
 
     def interrupted(agent, batch, carry):
@@ -142,6 +150,12 @@ def test_a_run_in_chunks_and_parts_stops_and_goes_on_exactly(tmp_path, monkeypat
         run(chunked(), folder)
     monkeypatch.undo()
     assert done == [False] + 4 * [True]
+    if former:
+        newest = folder / "checkpoints" / "step_000000005"
+        checkpoint = read_checkpoint(newest)
+        carry = checkpoint.state.pop("carry")
+        checkpoint.agent["optimizer"] |= {f"train_carry.{k}": v for k, v in carry.items()}
+        write_checkpoint(newest, checkpoint)
     run(chunked(resume=str(folder)), tmp_path / "unused")
     (a, a_metrics), (b, b_metrics) = content(folder), content(whole)
     assert a_metrics == b_metrics

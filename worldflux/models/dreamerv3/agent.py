@@ -15,15 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.spaces import Space
 from worldflux.config.training import TrainingConfig
+from worldflux.core import optim
 from worldflux.core.agent import Carry, Entries
 from worldflux.core.compile import compiler
 from worldflux.core.distributions import gumbel_noise
-from worldflux.core.optim import (
-    learning_rate,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-)
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.models.dreamerv3.external_optimizer import ExternalOptimizer
@@ -62,7 +57,7 @@ class DreamerV3Agent:
         self.external: ExternalOptimizer | None = None
         if optimizer is not None or scheduler is not None:
             self.external = ExternalOptimizer(optimizer, scheduler, model)
-        self.optimizer = optimizer or make_optimizer(self.parameters, training)
+        self.optimizer = optimizer or optim.make_optimizer(self.parameters, training)
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.replay_context = self.config.replay_context
@@ -141,7 +136,7 @@ class DreamerV3Agent:
         noises: Sequence[Noise | None] = [None] * parts if noise is None else noise.chunk(parts)
         if self.external is None:
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.training, self.updates)
+                group["lr"] = optim.learning_rate(self.training, self.updates)
         rows = zip(_split(batch, parts), _split(carry or {}, parts), noises, strict=True)
         results = [self._accumulate(*part, 1 / parts) for part in rows]
         each, entries, carries = zip(*results, strict=True)
@@ -228,7 +223,7 @@ class DreamerV3Agent:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Flat tensors: `model` (weights and normaliser), `optimizer` (moments, counters, RNG)."""
-        state = optimizer_state([self.optimizer], self.model, self.updates, MARK)
+        state = optim.optimizer_state([self.optimizer], self.model, self.updates, MARK)
         if self.external is not None:
             state |= self.external.state_dict()
         state |= self.rank_state() | self.precision.state_dict()
@@ -244,7 +239,7 @@ class DreamerV3Agent:
         saved = state["optimizer"]
         self.generator.set_state(saved["generator"].cpu())
         self.precision.load_state_dict(saved)
-        self.updates = load_optimizer_state([self.optimizer], self.model, saved, MARK)
+        self.updates = optim.load_optimizer_state([self.optimizer], self.model, saved, MARK)
         if self.external is not None:
             self.external.load_state_dict(saved)
 

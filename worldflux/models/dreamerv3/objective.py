@@ -11,13 +11,13 @@ E embed, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from worldflux.core.compile import Compiler, eager
 from worldflux.core.distributions import gumbel_noise
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.models.dreamerv3.distributions import TwoHot
@@ -92,18 +92,17 @@ class Step:
 
 
 class Objective:
-    """The objective of one model; `compile` replaces its heavy sections by compiled ones."""
+    """The objective of one model; `compile` is applied to its heavy sections."""
 
-    def __init__(self, model: DreamerV3Modules, compile: Callable[[Any], Any] | None = None):
+    def __init__(self, model: DreamerV3Modules, compile: Compiler = eager):
         self.model = model
         self.ranks: Ranks = ALONE
-        wrap = compile or (lambda function: function)
-        self.prepare = wrap(self._prepare)
-        self.model_terms = wrap(self._model_terms)
-        self.imagine_step = wrap(self._imagine_step)
-        self.predict = wrap(self._predict)
-        self.behaviour_terms = wrap(self._behaviour_terms)
-        self.observe_step = wrap(model.rssm.observe_step)
+        self.prepare = compile(self._prepare)
+        self.model_terms = compile(self._model_terms)
+        self.imagine_step = compile(self._imagine_step)
+        self.predict = compile(self._predict)
+        self.behaviour_terms = compile(self._behaviour_terms)
+        self.observe_step = compile(model.rssm.observe_step)
 
     def __call__(
         self,
@@ -128,6 +127,7 @@ class Objective:
         imagined = self.imagine(latent, noise)
         behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
         losses, value_logprob, model_arrays = self.model_terms(obs, latent, logit)
+        assert value_logprob is not None  # there is a critic
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
         losses["repval"], replay_arrays = self.replay_value(obs, value_logprob, boot, slow_value)

@@ -15,14 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.spaces import TASK_KEY, Space
 from worldflux.config.training import TrainingConfig
+from worldflux.core import optim
 from worldflux.core.agent import Carry, Entries
 from worldflux.core.compile import compiler
-from worldflux.core.optim import (
-    learning_rate,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-)
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import ConfigurationError
@@ -79,9 +74,9 @@ class TDMPC2Agent:
             {"params": encoder, "lr_scale": self.config.encoder_lr_scale},
             {"params": rest, "lr_scale": 1.0},
         ]
-        self.optimizer = make_optimizer(groups, training)
+        self.optimizer = optim.make_optimizer(groups, training)
         policy: list[dict[str, Any]] = [{"params": self.policy_parameters, "lr_scale": 1.0}]
-        self.policy_optimizer = make_optimizer(policy, policy_training(training))
+        self.policy_optimizer = optim.make_optimizer(policy, policy_training(training))
         self._optimizers = [self.optimizer, self.policy_optimizer]
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
@@ -137,7 +132,7 @@ class TDMPC2Agent:
             # One update takes one pair of Q networks for all of its rows.
             noise.td_index = self.ranks.broadcast(noise.td_index)
             noise.policy_index = self.ranks.broadcast(noise.policy_index)
-        rate = learning_rate(self.training, self.updates)
+        rate = optim.learning_rate(self.training, self.updates)
         step, metrics = self._update_model(data, noise, rate)
         metrics |= self._update_policy(step.latent.detach(), data, noise, rate)
         self.model.update_target_q()
@@ -202,7 +197,7 @@ class TDMPC2Agent:
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Flat tensors: `model` (weights and Q scale), `optimizer` (moments, counters, RNG)."""
-        state = optimizer_state(self._optimizers, self.model, self.updates, MARK)
+        state = optim.optimizer_state(self._optimizers, self.model, self.updates, MARK)
         state |= self.rank_state() | self.precision.state_dict()
         return {"model": dict(self.model.state_dict()), "optimizer": state}
 
@@ -224,7 +219,7 @@ class TDMPC2Agent:
         saved = state["optimizer"]
         self.generator.set_state(saved["generator"].cpu())
         self.precision.load_state_dict(saved)
-        self.updates = load_optimizer_state(self._optimizers, self.model, saved, MARK)
+        self.updates = optim.load_optimizer_state(self._optimizers, self.model, saved, MARK)
         if self.model.task_emb is not None:
             weight, pending = self.model.task_emb.weight, saved.get("pending")
             weight.grad = None if pending is None else pending.clone().to(weight)

@@ -9,14 +9,14 @@ observation, A action, Q number of Q networks, K bins, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldflux.config.spaces import TASK_KEY
+from worldflux.core.compile import Compiler, eager
 from worldflux.core.math import symlog_two_hot
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import TrainingError
@@ -136,9 +136,9 @@ class PolicyStep:
 
 
 class Objective:
-    """The objective of one model; `compile` replaces its heavy sections by compiled ones."""
+    """The objective of one model; `compile` is applied to its heavy sections."""
 
-    def __init__(self, model: TDMPC2Modules, compile: Callable[[Any], Any] | None = None):
+    def __init__(self, model: TDMPC2Modules, compile: Compiler = eager):
         self.model = model
         self.ranks: Ranks = ALONE
         config = model.config
@@ -149,11 +149,10 @@ class Objective:
             "termination": config.termination_loss_coef,
             "policy": config.policy_loss_coef,
         }
-        wrap = compile or (lambda function: function)
-        self.targets = wrap(self._targets)
-        self.next = wrap(model.next)
-        self.model_terms = wrap(self._model_terms)
-        self.policy_terms = wrap(self._policy_terms)
+        self.targets = compile(self._targets)
+        self.next = compile(model.next)
+        self.model_terms = compile(self._model_terms)
+        self.policy_terms = compile(self._policy_terms)
 
     def slices(self, batch: Mapping[str, Tensor]) -> Slices:
         """Step sequences `[B, H+1, ...]` as slices.

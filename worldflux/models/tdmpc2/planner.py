@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from worldflux.core.compile import Compiler, eager
 from worldflux.core.distributions import MultiOneHot
 from worldflux.models.tdmpc2.distributions import SymlogTwoHot
 from worldflux.models.tdmpc2.modules import TDMPC2Modules
@@ -123,13 +124,12 @@ class Rollout:
 
 
 class Planner:
-    """Plans with one model; `compile` replaces its heavy sections by compiled ones."""
+    """Plans with one model; `compile` is applied to its heavy sections."""
 
-    def __init__(self, model: TDMPC2Modules, compile: Callable[[Any], Any] | None = None):
+    def __init__(self, model: TDMPC2Modules, compile: Compiler = eager):
         self.model = model
-        wrap = compile or (lambda function: function)
-        self.prepare = wrap(self._prepare)
-        self.iterate = wrap(self._iterate)
+        self.prepare = compile(self._prepare)
+        self.iterate = compile(self._iterate)
 
     @torch.no_grad()
     def __call__(
