@@ -210,11 +210,11 @@ def test_the_same_command_again_continues_a_stopped_run(
     words.remove("training.total_steps=2")
     update, done = DreamerV3Agent.update, []
 
-    def interrupted(agent: Any, batch: Any) -> Any:
+    def interrupted(agent: Any, batch: Any, carry: Any) -> Any:
         done.append(1)
         if len(done) == 3:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
     with pytest.raises(SystemExit) as ended:

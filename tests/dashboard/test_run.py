@@ -17,13 +17,13 @@ from PIL import Image
 from tests.dashboard.conftest import Client
 from tests.training.test_end_to_end_run import settings
 from tests.training.test_resume_exact import assert_equal
+from worldflux.config.page import Gameplay, Visualization
 from worldflux.dashboard import DashboardCallback, MetricBuffer
 from worldflux.dashboard.frames import FrameTap
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.buffer import create_random_buffer
 from worldflux.errors import ConfigurationError, TrainingError
 from worldflux.models.factory import create_world_model
-from worldflux.project.sections import Gameplay, Visualization
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics

@@ -13,8 +13,8 @@ import pytest
 from worldflux.config.data import DataConfig
 from worldflux.config.spaces import Space
 from worldflux.data.gym_source import ConsecutiveChunks
+from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay
-from worldflux.data.sources import UpdateRatio, updates_per_step
 
 UNITS = Path(__file__).parents[3] / "shared/parity/dreamerv3/units/units.json"
 pytestmark = pytest.mark.skipif(not UNITS.exists(), reason="no reference traces here")

@@ -39,7 +39,7 @@ def test_what_a_run_holds_is_read_without_torch(tmp_path: Path) -> None:
     python(READ + LOADED, str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["previous", "names", "disk"])
+@pytest.mark.parametrize("name", ["names", "disk"])
 def test_the_other_modules_load_no_torch_either(name: str) -> None:
     python(f"import sys, worldflux.run_folder.{name}\n{LOADED}")
 

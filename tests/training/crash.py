@@ -45,7 +45,7 @@ from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.run_folder.checkpoints import CheckpointFolder, read_state
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
-from worldflux.run_folder.names import CHECKPOINTS, MODEL, OPTIMIZER, REPLAY, STATE
+from worldflux.run_folder.names import CHECKPOINTS, METRICS, MODEL, OPTIMIZER, REPLAY, STATE
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.runner.run import run
 from worldflux.training.evaluate import GreedyEvaluator
@@ -313,7 +313,7 @@ def differences(folder: Path, whole: Path) -> list[str]:
             found.append(f"checkpoints/{pointer}: {OPTIMIZER}")
         if everything and _timeless(pair[0]) != _timeless(pair[1]):
             found.append(f"checkpoints/{pointer}: {STATE}")
-    for name, read in (("replay", _replay), ("metrics.jsonl", _metrics), ("manifest", _results)):
+    for name, read in (("replay", _replay), (METRICS, _metrics), ("manifest", _results)):
         if read(folder) != read(whole):
             found.append(name)
     return [f"{folder.name}: {text}" for text in found]

@@ -124,11 +124,11 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(
         run(settings(num_envs=num_envs), whole)
     update, done = DreamerV3Agent.update, []
 
-    def interrupted(agent, batch):
+    def interrupted(agent, batch, carry):
         done.append(1)
         if len(done) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     folder = tmp_path / "stopped"
     monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
@@ -280,11 +280,11 @@ def test_an_environment_that_cannot_be_replayed_is_named_and_begins_anew(
 ):
     update, done = DreamerV3Agent.update, []
 
-    def interrupted(agent, batch):
+    def interrupted(agent, batch, carry):
         done.append(1)
         if len(done) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
     short = dict(total_steps=5, eval_episodes=1)

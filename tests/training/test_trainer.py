@@ -93,10 +93,10 @@ def test_logged_losses_are_the_means_of_their_interval(tmp_path):
     trainer = make(tmp_path, callbacks=[Losses()], total_steps=10)
     update = trainer.agent.update
 
-    def spy(batch):
-        metrics, entries = update(batch)
+    def spy(batch, carry):
+        metrics, *others = update(batch, carry)
         trainer.last = metrics["loss/total"]
-        return metrics, entries
+        return metrics, *others
 
     trainer.agent.update = spy
     trainer.train(TinySource())

@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def start(words: list[str], project: Project | None = None) -> int:
     """Checks and runs a command line of `worldflux-run`; a project adds its own files to the run."""
-    schema.register()
     own, words = sweep_words.take(arguments.plain_paths(words))
     asked = arguments.parse(words)
     if not asked.multirun and not asked.show and _is_for_a_launcher(asked.overrides):
@@ -60,6 +59,7 @@ def start(words: list[str], project: Project | None = None) -> int:
     if asked.version or asked.help:
         print(help_text(asked.config_dir) if asked.help else f"worldflux {__version__}\n", end="")
         return 0
+    schema.register(*([Path(asked.config_dir)] if asked.config_dir else []))
     if asked.completion:
         return _hydra(words, asked.config_name, None)
     overrides = composition.parse_overrides(asked.overrides)
@@ -79,7 +79,7 @@ def start(words: list[str], project: Project | None = None) -> int:
     if asked.multirun and not asked.show:
         return _sweep(asked, own or sweep_words.SweepWords(), words)
     if asked.config or not asked.show:
-        configs = composition.check(asked)
+        configs = [_source(asked).check(asked.overrides)]
         if run is not None:
             check_same_run(Path(run), configs[0])
         if project is not None:
@@ -93,6 +93,10 @@ def start(words: list[str], project: Project | None = None) -> int:
     return _hydra(words, asked.config_name, project)
 
 
+def _source(asked: arguments.Arguments) -> composition.Composition:
+    return composition.Composition.of(asked.config_dir, asked.config_path, asked.config_name)
+
+
 def _is_for_a_launcher(overrides: Sequence[str]) -> bool:
     """A launcher other than this process was asked for: Hydra has them in sweeps only, so that one
     run is a sweep of one job."""
@@ -102,7 +106,7 @@ def _is_for_a_launcher(overrides: Sequence[str]) -> bool:
 
 
 def _sweep(asked: arguments.Arguments, own: sweep_words.SweepWords, words: list[str]) -> int:
-    expansion = composition.expand(asked)
+    expansion = _source(asked).expand(asked.overrides)
     if expansion.jobs is None:
         if own != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")

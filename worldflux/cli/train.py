@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.config import composition
 from worldflux.errors import ConfigurationError
-from worldflux.project.convert import Setting, overrides, settings
+from worldflux.project.convert import overrides
+from worldflux.project.mapping import Setting, settings
 from worldflux.project.origins import origins, shown
 from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
@@ -143,8 +143,7 @@ def with_flags(config: ProjectConfig, options: argparse.Namespace) -> ProjectCon
         try:
             replace(config.training, **{name: value})
         except ConfigurationError as error:
-            text = str(error).removeprefix(f"{name} ")
-            raise ConfigurationError(f"--{flag.replace('_', '-')} {text}") from None
+            raise error.about(f"--{flag.replace('_', '-')}", error.hint) from None
         changed[name] = value
     return replace(config, training=replace(config.training, **changed))
 
@@ -201,14 +200,11 @@ def told_with_lines(config: ProjectConfig, found: dict[str, Setting]) -> Iterato
     try:
         yield
     except ConfigurationError as error:
-        text = str(error)
-        key = re.match(r"([a-z]\w*\.\w+)([ :=])", text)
-        item = found.get(key.group(1)) if key else None
-        if key is None or item is None or item.source is None or item.source not in config.given:
+        item = found.get(error.key)
+        if item is None or item.source is None or item.source not in config.explicit:
             raise
-        rest = text[key.end(1) :].partition("; env.")[0]
-        line = f"{config.where(item.source)}: {item.source}{rest}"
-        raise type(error)(line) from error
+        mistake = error.about(item.source)
+        raise mistake.labelled(f"{config.where(item.source)}: ") from error
 
 
 def _quoted(text: str) -> str:

@@ -15,10 +15,10 @@ from worldflux.run_folder.names import METRICS
 
 if TYPE_CHECKING:
     from worldflux.config.env import EnvConfig
+    from worldflux.config.page import Gameplay, Visualization
     from worldflux.config.run import RunConfig
     from worldflux.dashboard.server import MetricsDashboardServer
     from worldflux.data.sources import Source
-    from worldflux.project.sections import Gameplay, Visualization
     from worldflux.training.session import Callback
 
 OF_OTHERS = "dashboard_metrics.jsonl"

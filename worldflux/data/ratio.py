@@ -39,4 +39,4 @@ def updates_per_step(data: DataConfig, batch_size: int, sequence_length: int) ->
     if data.collect_steps_per_update is not None:
         steps = Fraction(str(data.collect_steps_per_update))
         return 1 / steps if steps else None
-    raise data.refuse("collect_steps_per_update or train_ratio must be given")
+    raise data.refuse("collect_steps_per_update", "or train_ratio must be given")

@@ -20,15 +20,14 @@ from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.dashboard.live import LiveDashboard
-from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
-from worldflux.data.sources import Source
+from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
 from worldflux.run_folder.names import HYDRA, LOG
-from worldflux.run_folder.previous import set_aside
 from worldflux.run_folder.state import claim
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
+from worldflux.training.run_writer import set_aside
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -233,7 +232,7 @@ class told_with_their_place:
 def fitted(config: RunConfig) -> WorldModelConfig:
     """The model with the sizes the file gives; those it leaves out are the environment's."""
     model = config.model
-    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model._given:
+    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model.explicit:
         return model
     try:
         envs = one_environment(config)
@@ -243,7 +242,7 @@ def fitted(config: RunConfig) -> WorldModelConfig:
         return model.with_spaces(envs.obs_spaces, envs.action_spaces)
     except ConfigurationError:
         # The data is what is trained on, and the file gives its sizes; it has no word for the kind.
-        kind = None if "action_type" in model._given else action_type_of(envs.action_spaces)
+        kind = None if "action_type" in model.explicit else action_type_of(envs.action_spaces)
         return model.with_overrides(action_type=kind)
     finally:
         envs.close()

@@ -19,6 +19,7 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
+from worldflux.models.world_model import prediction_name
 from worldflux.training.seed import isolated_rng
 
 
@@ -96,7 +97,7 @@ def play(
         envs.close()
     reward = np.array([row["reward"][0] for row in rows], np.float64)
     return PlayedEpisode(
-        obs={key: np.stack([row[key][0] for row in rows]) for key in envs.obs_spaces},
+        obs={prediction_name(k): np.stack([row[k][0] for row in rows]) for k in envs.obs_spaces},
         action=np.stack(actions),
         reward=reward,
         value=returns_to_come(reward, discount),
@@ -155,7 +156,8 @@ def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, 
     for t in range(len(action)):
         state = model.transition(state, action[t - 1]) if t else state
         decoded = model.decode(state).predictions
-        step = {key: decoded[key] for key in model.obs_spaces if key in decoded}
+        names = map(prediction_name, model.obs_spaces)
+        step = {key: decoded[key] for key in names if key in decoded}
         scalars = {key: decoded[key][:, 0] for key in ("reward", "value") if key in decoded}
         steps.append({**step, **scalars})
     return steps

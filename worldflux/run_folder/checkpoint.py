@@ -25,15 +25,7 @@ from torch import Tensor
 from worldflux.errors import BufferError, CheckpointError, TrainingError
 from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkpoint, read_state
 from worldflux.run_folder.disk import disk_errors, file_facts, seal, sync_folder, write_atomic
-from worldflux.run_folder.names import (
-    BEST,
-    CHECKPOINTS,
-    LATEST,
-    MANIFEST,
-    MODEL,
-    OPTIMIZER,
-    STATE,
-)
+from worldflux.run_folder.names import BEST, CHECKPOINTS, LATEST, MANIFEST, MODEL, OPTIMIZER, STATE
 
 ARRAY = "$array"
 
@@ -44,7 +36,7 @@ log = logging.getLogger(__name__)
 class Checkpoint:
     """What one checkpoint holds.
 
-    agent: the agent's groups of named tensors; ``model`` gets its own file.
+    agent: the agent's groups of named tensors; ``model`` gets a file for itself.
     state: a tree of dicts with JSON values, NumPy arrays and tensors; arrays come back as tensors.
     """
 
@@ -60,15 +52,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensor in checkpoint.agent["model"].items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"parameter {name} is not finite; no checkpoint was written")
-    arrays = {
-        f"{group}/{name}": tensor
-        for group, tensors in checkpoint.agent.items()
-        if group != "model"
-        for name, tensor in tensors.items()
-    }
-    arrays = {f"agent/{name}": tensor for name, tensor in arrays.items()}
+    arrays: dict[str, Tensor] = {}
+    groups = {name: group for name, group in checkpoint.agent.items() if name != "model"}
+    _pack(groups, "agent", arrays)
     state = _pack(checkpoint.state, "state", arrays)
-    groups = [group for group in checkpoint.agent if group != "model"]
     temporary = folder.with_name(f".tmp-{folder.name}")
     with disk_errors("checkpoint", folder):
         try:
@@ -78,8 +65,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
                 MODEL: _write_tensors(temporary / MODEL, checkpoint.agent["model"]),
                 OPTIMIZER: _write_tensors(temporary / OPTIMIZER, arrays),
             }
-            document = {"schema_version": SCHEMA, "groups": groups, "files": files, "state": state}
-            write_atomic(temporary / STATE, seal(document, indent=2))
+            document = {"schema_version": SCHEMA, "groups": [*groups], "files": files}
+            write_atomic(temporary / STATE, seal({**document, "state": state}, indent=2))
             _swap(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -96,28 +96,27 @@ def run_state(folder: Path) -> RunState:
 
 def claimed_by(folder: Path) -> str | None:
     """Who writes the folder now, for a message; None: nobody."""
-    if _claim_on(folder) is not None:
-        return _text(_myself())
-    try:
-        # To close any file of the lock would give up a claim of this process: hence the look above.
-        with open(folder / LOCK, "rb") as file:
-            held = _held(file.fileno(), fcntl.LOCK_SH)
-            return _text(_read(file.fileno())) if held else None
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    holder = _holder(folder)
+    return None if holder is None else _text(holder)
 
 
 def process_of(folder: Path) -> int | None:
     """The process of this machine that writes the folder now; None: none, or one elsewhere."""
+    holder = _holder(folder) or {}
+    here = holder.get("host") == socket.gethostname() and holder["boot"] == _boot()
+    return int(holder["process"]) if here else None
+
+
+def _holder(folder: Path) -> dict[str, Any] | None:
+    """What the process that writes the folder now wrote into its lock; None: nobody writes it."""
     if _claim_on(folder) is not None:
-        return os.getpid()
-    if claimed_by(folder) is None:
+        return _myself()
+    try:
+        # To close any file of the lock would give up a claim of this process: hence the look above.
+        with open(folder / LOCK, "rb") as file:
+            return _read(file.fileno()) if _held(file.fileno(), fcntl.LOCK_SH) else None
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with suppress(OSError, ValueError, KeyError):
-        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        if holder["host"] == socket.gethostname() and holder["boot"] == _boot():
-            return int(holder["process"])
-    return None
 
 
 @contextmanager

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldflux.config.run import FREE, FROM_ENVIRONMENT, OF_TRAINING, SPELLING, RunConfig
+from worldflux.config.groups import (
+    OF_TRAINING,
+    SPELLING,
+    RunConfig,
+    free_mappings,
+    may_change,
+)
+from worldflux.config.options import ENVIRONMENT, rules
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.manifest import plain, read_manifest
@@ -16,33 +23,10 @@ from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
 
-# What may change on resume: how far, where and how it is computed, what is measured and written.
-# Everything else would make it another run.
-CHANGEABLE = (
-    "training.total_steps",
-    "training.env_steps",
-    "env.solved_return",
-    "data.on_env_failure",
-    "training.device",
-    "training.compile_model",
-    "training.mixed_precision",
-    "training.mixed_precision_dtype",
-    "training.env_mode",
-    "training.log_interval",
-    "training.eval_interval",
-    "training.eval_episodes",
-    "training.save_interval",
-    "training.save_seconds",
-    "training.output_dir",
-    "logger",
-    "gameplay",
-    "visualization",
-    "project",
-)
 # Where the weights came from counts only at the start; the model group repeats the training's values.
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
-# What of the model its environment decides, where the user does not.
-OF_ENVIRONMENT = (*FROM_ENVIRONMENT, "observation_modalities", "action_spec")
+# What of the model its spaces describe, besides the fields that follow the environment.
+DESCRIPTIONS = ("observation_modalities", "action_spec")
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +38,9 @@ def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any,
     has: it is that of another version.
     """
     before, after = dict(_leaves("", saved)), dict(_leaves("", plain(config)))
-    for name in OF_ENVIRONMENT:
-        if name not in config.model._given:
+    for name, rule in rules(type(config.model)).items():
+        follows = rule.get("follows") == ENVIRONMENT or name in DESCRIPTIONS
+        if follows and name not in config.model.explicit:
             after.pop(f"model.{name}", None)
     if after.get("model.episode_length", 0) is None:
         del after["model.episode_length"]
@@ -64,11 +49,6 @@ def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any,
         for key, value in before.items()
         if key in after and after[key] != value and not _within(key, ASIDE)
     }
-
-
-def changeable(key: str) -> bool:
-    """Whether a key may have another value on resume."""
-    return _within(key, CHANGEABLE)
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
@@ -84,7 +64,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def check_same_run(folder: Path, config: RunConfig) -> None:
     """ConfigurationError names a setting that would make it another run."""
     for key, (old, new) in changes(saved_config(folder), config).items():
-        if not changeable(key):
+        if not may_change(key):
             raise ConfigurationError(
                 f"{key} cannot change on resume: it is {_shown(old)} in {folder}, not "
                 f"{_shown(new)}; init_from={folder} starts a new run from its weights"
@@ -104,7 +84,7 @@ def continues(folder: Path, config: RunConfig) -> bool:
 
 def remembered(folder: Path) -> dict[str, Any]:
     """The settings, by key, that may change on resume, as the run was trained last."""
-    return {key: value for key, value in _leaves("", saved_config(folder)) if changeable(key)}
+    return {key: value for key, value in _leaves("", saved_config(folder)) if may_change(key)}
 
 
 def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -125,15 +105,16 @@ def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
         except (CheckpointError, ConfigurationError) as error:
             log.warning("resume=auto passes over a run: %s", error)
             continue
-        if all(changeable(key) for key in different) and has_checkpoint(folder):
+        if all(may_change(key) for key in different) and has_checkpoint(folder):
             return folder
     return None
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    free = free_mappings()
     for name, value in tree.items():
         key = f"{prefix}{SPELLING.get(name, name)}"
-        if isinstance(value, dict) and key not in FREE:
+        if isinstance(value, dict) and key not in free:
             yield from _leaves(f"{key}.", value)
         else:
             yield key, value

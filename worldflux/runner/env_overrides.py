@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from worldflux.config.composition import composed, parse_overrides
+from worldflux.config.composition import composed
 from worldflux.config.env import EnvConfig
-from worldflux.config.run import SPELLING
+from worldflux.config.groups import SPELLING
+from worldflux.config.overrides import parse_overrides
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 

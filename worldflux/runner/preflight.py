@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worldflux.config.run import RunConfig, in_group
+from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_environment(config: RunConfig) -> None:
     try:
         model = config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
     except ConfigurationError as error:
-        raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
+        raise error.within("model") from None
     finally:
         envs.close()
     if config.init_from is not None and config.resume in (None, "auto"):

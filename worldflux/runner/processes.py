@@ -219,7 +219,7 @@ def _answer(outcomes: Mapping[int, Outcome]) -> float:
     if errors:
         rank, error = errors[0]
         if rank > 0:
-            error.args = (f"rank {rank}: {error}",)
+            error = error.labelled(f"rank {rank}: ")
         raise error
     lost = [outcome.lost for _, outcome in ranked if outcome.lost is not None]
     if lost:

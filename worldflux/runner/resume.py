@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldflux.cli.arguments import Arguments
 from worldflux.config import composition
+from worldflux.config.groups import CHOICES
+from worldflux.config.overrides import value_of
 from worldflux.config.presets import conf_dir
-from worldflux.config.run import RunConfig, composed_schema, model_schema
+from worldflux.config.run import RunConfig, composed_schema
 from worldflux.errors import ConfigurationError, RunBusyError
 from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
@@ -38,7 +40,7 @@ def requested(overrides: list[Override]) -> str | None:
         if override.get_key_element() == "resume":
             if override.is_sweep_override():
                 raise ConfigurationError("resume takes one run; resume the runs one by one")
-            value = override.value()
+            value = value_of(override)
             return None if value is None else str(value)
     return None
 
@@ -73,8 +75,9 @@ def automatic(asked: Arguments) -> tuple[str | None, list[str]]:
     else the run of this configuration in the output folder that was written last and is not
     complete. ConfigurationError: the folder named holds a run of another configuration.
     """
-    source = composition.Composition.of(asked)
-    config, place = source.check(asked.overrides), source.run_dir(asked.overrides)
+    source = composition.Composition.of(asked.config_dir, asked.config_path, asked.config_name)
+    cfg = source.compose(asked.overrides)
+    place, config = composition.run_dir(cfg), composition.checked(cfg)
     if place is None:
         found = newest_unfinished(Path(config.training.output_dir), config)
     else:
@@ -111,7 +114,7 @@ def config_of(folder: Path) -> RunConfig:
 
 
 def _chooses_group(override: Override) -> bool:
-    return override.get_key_element() in ("model", "env", "data", "training", "logger", "dashboard")
+    return override.get_key_element() in CHOICES
 
 
 def _why(folder: Path) -> str:
@@ -132,7 +135,7 @@ def typed(saved: Path) -> DictConfig:
     if not isinstance(content, DictConfig) or not is_model_type(str(kind)):
         raise ConfigurationError(f"{saved} is no configuration of a run")
     schema = composed_schema()
-    schema.model = model_schema(family_of_type(kind).config_class())
+    schema = composed_schema(family_of_type(kind).config_class())
     return OmegaConf.merge(schema, content)  # type: ignore[return-value]
 
 

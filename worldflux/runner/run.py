@@ -18,7 +18,7 @@ from worldflux.core.agent import Agent
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.ratio import updates_per_step
-from worldflux.data.sources import Source, make_source, try_envs
+from worldflux.data.sources import Sequences, Source, make_source, try_envs
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
 from worldflux.errors import DiskError, WorldFluxError
@@ -31,11 +31,10 @@ from worldflux.run_folder.state import claim
 from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.preflight import one_environment
-from worldflux.training.evaluate import Evaluation, GreedyEvaluator
+from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
 from worldflux.training.parallel import rank_seed
 from worldflux.training.progress import Progress
-from worldflux.training.scheduled_evaluation import Evaluator
 from worldflux.training.seed import set_seed
 from worldflux.training.trainer import Trainer
 
@@ -160,9 +159,7 @@ def _source(
         return project.source(agent, training)
     if project is not None and project.failed:
         data = replace(data, source="random")
-    source = make_source(
-        data,
-        envs,
+    sequences = Sequences(
         obs_spaces=model.obs_spaces(),
         action_spaces=model.action_spaces(),
         entry_spaces=agent.entry_spaces,
@@ -172,6 +169,7 @@ def _source(
         seed=rank_seed(training.seed, ranks.rank),
         ranks=ranks.size,
     )
+    source = make_source(data, envs, sequences)
     if project is not None:
         source.degraded_modes.extend(project.degraded_modes)
     return source

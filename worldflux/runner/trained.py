@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.config.spaces import Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry, Entries
-from worldflux.envs.length import episode_length
 from worldflux.envs.make import make_envs
+from worldflux.envs.suites import episode_length
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
@@ -144,8 +143,8 @@ def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
             envs.obs_spaces, own_key = ours, next(iter(ours))
         return SavedModel(folder, for_environment(model, env, envs), env, own_key)
     except ConfigurationError as error:
-        reason = re.sub(r"^\[[^\]]*\] ", "", str(error))
-        raise ConfigurationError(f"{folder} does not fit env.id={env.id}: {reason}") from None
+        error.label = f"{folder} does not fit env.id={env.id}: "  # instead of the model's name
+        raise error from None
     finally:
         envs.close()
 

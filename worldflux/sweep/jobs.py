@@ -11,23 +11,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from worldflux.config.groups import is_machine
+
 SEED = "training.seed"
-# Where a job runs and what it writes beside its results: none of it makes another job, and all of
-# it may change when a job is resumed.
-MACHINE_GROUPS = ("logger", "gameplay", "visualization", "project")
-MACHINE_TRAINING = (
-    "device",
-    "env_mode",
-    "log_interval",
-    "output_dir",
-    "save_interval",
-    "save_seconds",
-)
-MACHINE = (
-    "dashboard",  # chooses gameplay and visualization
-    *MACHINE_GROUPS,
-    *(f"training.{name}" for name in MACHINE_TRAINING),
-)
 # What a reader looks for first; the other keys follow in the order of the alphabet.
 FIRST = ("experiment", "model", "model/size", "env", "env.id", SEED)
 LONGEST = 100  # letters of a folder's name: file systems take 255 bytes, and paths go on below it
@@ -64,16 +50,9 @@ def job_of(words: Sequence[str], overrides: Iterable[Override]) -> Job:
     identity: dict[str, Any] = {}
     for override in overrides:
         key = override.get_key_element()
-        if override.is_delete() or not is_machine(key):
+        if override.is_delete() or not is_machine(key.lstrip("+")):
             identity[key.lstrip("+")] = None if override.is_delete() else override.value()
     return Job(tuple(words), {key: identity[key] for key in sorted(identity, key=rank)})
-
-
-def is_machine(key: str) -> bool:
-    """Whether an override is about the machine, Hydra or the sweep, and names no other job."""
-    key = key.lstrip("+")
-    root = re.split(r"[./]", key)[0]
-    return root == "hydra" or root in MACHINE or key in MACHINE
 
 
 def rank(key: str) -> tuple[int, str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from worldflux.config import composition
+from worldflux.config.groups import is_machine
 from worldflux.config.overrides import command, key_of
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.state import RunState
-from worldflux.sweep.jobs import Job, is_machine, job_of
+from worldflux.sweep.jobs import Job, job_of
 from worldflux.sweep.launch import Launching
 from worldflux.sweep.record import FOLDER, record_jobs
 from worldflux.sweep.report import jobs_text, text, write_report

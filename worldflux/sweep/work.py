@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from worldflux.config.groups import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.manifest import SCHEMA, read_manifest, write_manifest
 from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
 from worldflux.run_folder.state import RunState, claim
 from worldflux.runner.slurm_task import slurm_task
-from worldflux.sweep.jobs import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.training.signals import Stopped
 
 if TYPE_CHECKING:

@@ -16,15 +16,8 @@ from worldflux.errors import ConfigurationError, MissingDependencyError
 from worldflux.training.meter import TOTAL_LOSS
 from worldflux.training.progress import Progress
 from worldflux.training.run_writer import RunWriter
-from worldflux.training.session import Callback, TrainingSession
-
-__all__ = [
-    "Callback",
-    "CheckpointCallback",
-    "EarlyStoppingCallback",
-    "LoggingCallback",
-    "ProgressCallback",
-]
+from worldflux.training.session import Callback as Callback
+from worldflux.training.session import TrainingSession
 
 log = logging.getLogger("worldflux.training")
 
@@ -36,7 +29,7 @@ def every(interval: int, name: str) -> int:
 
 
 class LoggingCallback(Callback):
-    """Writes the latest metrics to the Python log, and to Weights & Biases if asked."""
+    """Writes the latest metrics to the Python log, and to Weights & Biases with `use_wandb`."""
 
     def __init__(
         self,

@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from worldflux.core.agent import Agent
+from worldflux.core.agent import Agent, Carry
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.checkpoint import Checkpoint
 from worldflux.training.bookkeeping import Bookkeeping
-from worldflux.training.parallel import (
-    decide,
-    gather_states,
-    join_episodes,
-    rank_seed,
-    share_model,
-)
+from worldflux.training.parallel import decide, gather_states, join_episodes, rank_seed, share_model
 from worldflux.training.restore import restore_source
 from worldflux.training.run_writer import RunWriter
 from worldflux.training.seed import TRAINING, derive_seed, rng_state, set_rng_state, set_seed
@@ -34,7 +29,8 @@ log = logging.getLogger("worldflux.training")
 class Checkpointing:
     """Agent, counters, random streams and source of a training, to and from its run folder.
 
-    degraded_elsewhere: degraded modes of the other processes, at the last save.
+    carry: what the next update takes over from the newest one. degraded_elsewhere: degraded modes of
+    the other processes, at the last save.
     """
 
     def __init__(
@@ -45,6 +41,7 @@ class Checkpointing:
         self.folder = folder
         self.device = device
         self.ranks = folder.ranks
+        self.carry: Carry = {}
         self.degraded_elsewhere: list[str] = []
 
     # Beginning
@@ -92,6 +89,8 @@ class Checkpointing:
             raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
         self.books.load_state_dict(saved, self.device)
         set_rng_state(saved["rng"])
+        carry = saved.get("carry") or former_carry(checkpoint.agent["optimizer"])
+        self.carry = {key: value.to(self.device) for key, value in carry.items()}
         self._note_degraded(saved.get("ranks", []))
 
     # Saving
@@ -101,13 +100,13 @@ class Checkpointing:
 
         A resumable one is made by all processes together, and is complete in the first.
         """
-        state: dict[str, Any] = {**self.books.state_dict(), "rng": rng_state()}
+        state: dict[str, Any] = {**self.books.state_dict(), "rng": rng_state(), "carry": self.carry}
         if self.folder.is_open:
             state["metrics_bytes"] = self.folder.logger.position()
         if source is not None:
             state["source"] = source.state_dict()
             if self.ranks.size > 1:
-                part = {"source": state["source"], "rng": state["rng"]}
+                part = {key: state[key] for key in ("source", "rng", "carry")}
                 part |= {"agent": self.agent.rank_state(), "degraded": list(source.degraded_modes)}
                 state["ranks"] = gather_states(self.ranks, part)
                 self._note_degraded(state["ranks"])
@@ -135,3 +134,9 @@ class Checkpointing:
 
     def _note_degraded(self, others: list[Mapping[str, Any]]) -> None:
         self.degraded_elsewhere = [mode for other in others for mode in other["degraded"]]
+
+
+def former_carry(optimizer: Mapping[str, Tensor]) -> Carry:
+    """The carry in checkpoints from when it was part of the agent's state."""
+    prefix = "train_carry."
+    return {k.removeprefix(prefix): v for k, v in optimizer.items() if k.startswith(prefix)}

@@ -4,7 +4,7 @@
 ``env_steps``, ``timestamp`` (Unix seconds), ``speed`` (updates per second, null where none was
 measured) and ``metrics``. TensorBoard has one x axis: environment steps in runs that collect
 experience, as published curves have, gradient updates in the others; both counters are logged as
-``counters/env_steps`` and ``counters/updates``. Pictures go to an event file of their own under
+``counters/env_steps`` and ``counters/updates``. Pictures go to a separate event file under
 ``pictures/`` so that scalars stay quick to load.
 """
 
@@ -86,12 +86,7 @@ class MetricLogger:
             )
 
     def scalars(
-        self,
-        metrics: Mapping[str, float],
-        *,
-        step: int,
-        env_steps: int,
-        speed: float | None = None,
+        self, metrics: Mapping[str, float], *, step: int, env_steps: int, speed: float | None = None
     ) -> None:
         """One record of named scalars at a point of the run."""
         record = {
@@ -116,7 +111,7 @@ class MetricLogger:
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether anybody sees what `pictures` is given: TensorBoard, or who listens."""
+        """Whether `pictures` shows them to anybody: TensorBoard or a listener."""
         return self._tensorboard or bool(self.listeners)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
@@ -146,7 +141,7 @@ class MetricLogger:
         self._pictures.flush()
 
     def phase(self, phase: str) -> None:
-        """Tells the listeners what the training does now; nothing is written."""
+        """Passes on to the listeners what the training does now; nothing is written."""
         for listener in self.listeners:
             listener.phase(phase)
 

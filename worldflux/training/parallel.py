@@ -104,7 +104,7 @@ def of_rank(checkpoint: Checkpoint, ranks: Ranks) -> Checkpoint:
         return checkpoint
     part = part_of_rank(checkpoint.state, ranks)
     optimizer = {**checkpoint.agent["optimizer"], **part["agent"]}
-    streams = {key: part[key] for key in ("source", "rng")}
+    streams = {key: part[key] for key in ("source", "rng", "carry") if key in part}
     return Checkpoint({**checkpoint.agent, "optimizer": optimizer}, {**checkpoint.state, **streams})
 
 

@@ -70,8 +70,7 @@ def check_size(manifest: Mapping[str, Any], size: int, run: Path) -> None:
 def _lead(path: Path, load: Load, damaged: list[str], ranks: Ranks) -> tuple[Path, Checkpoint]:
     def accept(folder: Path, checkpoint: Checkpoint) -> None:
         ranks.share_object(("try", folder.resolve()))
-        objection = _objection(lambda: load(folder, checkpoint))
-        for error in ranks.gather_objects(objection):
+        for error in ranks.gather_objects(_objection(load, folder, checkpoint)):
             if error is not None:
                 raise error
 
@@ -85,14 +84,7 @@ def _lead(path: Path, load: Load, damaged: list[str], ranks: Ranks) -> tuple[Pat
 
 
 def _follow(load: Load, ranks: Ranks) -> tuple[Path, Checkpoint]:
-    checkpoint = Checkpoint({})
-    folder = Path()
-
-    def attempt() -> None:
-        nonlocal checkpoint
-        checkpoint = read_checkpoint(folder)
-        load(folder, checkpoint)
-
+    folder, checkpoint = Path(), Checkpoint({})
     while True:
         verdict, value = ranks.share_object(None)
         if verdict == "stop":
@@ -100,12 +92,17 @@ def _follow(load: Load, ranks: Ranks) -> tuple[Path, Checkpoint]:
         if verdict == "go":
             return folder, checkpoint
         folder = value
-        ranks.gather_objects(_objection(attempt))
+        try:
+            checkpoint = read_checkpoint(folder)
+            error = _objection(load, folder, checkpoint)
+        except WorldFluxError as damage:
+            error = damage
+        ranks.gather_objects(error)
 
 
-def _objection(attempt: Callable[[], None]) -> WorldFluxError | None:
+def _objection(load: Load, folder: Path, checkpoint: Checkpoint) -> WorldFluxError | None:
     try:
-        attempt()
+        load(folder, checkpoint)
     except WorldFluxError as error:
         return error
     return None

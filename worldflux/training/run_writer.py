@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from worldflux.errors import CheckpointError, DiskError
 from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import write_manifest
-from worldflux.run_folder.names import CHECKPOINTS, METRICS, REPLAY
-from worldflux.run_folder.previous import set_aside
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, METRICS, OF_TRAINER, PREVIOUS, REPLAY
 from worldflux.run_folder.state import Claim
 from worldflux.training.logger import MetricLogger
 from worldflux.training.parallel import part_of_rank, replay_name
@@ -34,12 +33,7 @@ class RunWriter:
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        tensorboard: bool = True,
-        keep: int | None = 2,
-        ranks: Ranks = ALONE,
+        self, path: Path, *, tensorboard: bool = True, keep: int | None = 2, ranks: Ranks = ALONE
     ) -> None:
         self.path = path
         self.ranks = ranks
@@ -161,8 +155,24 @@ class _Silence(MetricLogger):
     def __init__(self) -> None:
         self.listeners = []
 
-    def scalars(self, metrics: Mapping[str, float], **at: Any) -> None:
-        pass
+    def scalars(self, metrics: Mapping[str, float], **at: Any) -> None: ...
+    def pictures(self, pictures: Mapping[str, Any], **at: Any) -> None: ...
 
-    def pictures(self, pictures: Mapping[str, Any], **at: Any) -> None:
-        pass
+
+def set_aside(folder: Path, more: Sequence[str] = ()) -> None:
+    """Moves the run that a folder holds, if any, to ``previous/<time>`` inside it, so that a new
+    one can start there and nothing is lost.
+
+    more: names besides those that a Trainer writes, as they are there before it begins.
+    """
+    if not (folder / MANIFEST).exists() and not (folder / CHECKPOINTS).exists():
+        return
+    target = folder / PREVIOUS / time.strftime("%Y-%m-%d_%H-%M-%S")
+    with disk_errors("run folder", folder):
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        target.mkdir(parents=True)
+        for pattern in (*OF_TRAINER, *more):
+            for path in folder.glob(pattern):
+                path.rename(target / path.name)
+    log.warning("%s held a run already; it is now in %s", folder, target)

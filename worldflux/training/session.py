@@ -10,22 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
-from worldflux.core.agent import Agent
+from worldflux.core.agent import Agent, Carry
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
-from worldflux.errors import ConfigurationError
+from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
 from worldflux.run_folder.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from worldflux.run_folder.state import RunState
 from worldflux.training.bookkeeping import Bookkeeping, TrainerState
 from worldflux.training.checkpointing import Checkpointing
-from worldflux.training.failures import out_of_memory
+from worldflux.training.evaluate import Evaluator
 from worldflux.training.feeds import Feed, as_agent, default_training
 from worldflux.training.manifest import environment_facts, run_manifest
 from worldflux.training.progress import Progress, Status
 from worldflux.training.run_writer import RunWriter
-from worldflux.training.scheduled_evaluation import Evaluator
 from worldflux.training.signals import StopSignals
 
 
@@ -50,7 +50,7 @@ class TrainingSession:
         config: TrainingConfig | None = None,
         callbacks: Iterable[Callback] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any | None = None,
+        scheduler: LRScheduler | None = None,
         *,
         run_dir: Path | None = None,
         evaluator: Evaluator | None = None,
@@ -88,7 +88,7 @@ class TrainingSession:
         self._stop = StopSignals()
         self._begun = False
         self._first_step = 0  # updates done before this call of train
-        self._batch: dict[str, Tensor] = {}
+        self._inputs: tuple[dict[str, Tensor], Carry] = ({}, {})  # what the newest update took
 
     @property
     def state(self) -> TrainerState:
@@ -142,9 +142,12 @@ class TrainingSession:
                 self.folder.write_manifest(self._manifest())
 
     def _begin(self, source: Source, resume_from: str | Path | None) -> None:
-        self.checkpointing.begin(source, self.config.seed, resume_from)
-        self.facts = {**environment_facts(), **self.facts}
-        self.folder.write_manifest(self._manifest())
+        try:
+            self.checkpointing.begin(source, self.config.seed, resume_from)
+            self.facts = {**environment_facts(), **self.facts}
+            self.folder.write_manifest(self._manifest())
+        except DiskError as error:  # nothing was trained yet: the mistake is the folder
+            raise CheckpointError(str(error)) from error
         if self._progress is not None:
             self._progress.start()
             self._show("preparing the first update")
@@ -183,7 +186,7 @@ class TrainingSession:
         return {**self.facts, **content}
 
     def all_degraded_modes(self) -> list[str]:
-        """Names of everything that is not as it was asked for, each once."""
+        """Names of everything that is not as it was configured, each once."""
         modes = [*getattr(self.source, "degraded_modes", ()), *self._degraded_modes()]
         modes += self.checkpointing.degraded_elsewhere
         if self.state.damaged_checkpoints:
@@ -193,3 +196,11 @@ class TrainingSession:
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self)
+
+
+def out_of_memory(error: Exception) -> TrainingError | None:
+    """The one line for an error that means no memory is left; None for any other."""
+    text = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({text})")
+    return None

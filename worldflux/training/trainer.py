@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from worldflux.config.training import TrainingConfig
 from worldflux.data.sources import Source
 from worldflux.run_folder.state import claim
-from worldflux.training.failures import refused_at_the_start
+from worldflux.training.evaluate import evaluate_now
 from worldflux.training.feeds import Feed, as_source, to_device
 from worldflux.training.parallel import agree, join_episodes, join_metrics
-from worldflux.training.scheduled_evaluation import evaluate_now
 from worldflux.training.seed import EVALUATION, derive_seed
 from worldflux.training.session import TrainingSession
 from worldflux.training.signals import StopSignals
@@ -52,9 +52,9 @@ class Trainer(TrainingSession):
         self._target = self.config.total_steps if num_steps is None else num_steps
         self.source = source = as_source(data, self.agent, self.config)
         claimed = claim(self.folder.path) if self.ranks.first else nullcontext()
-        with claimed as self.folder.claim, StopSignals() as self._stop, self._outcome():
-            with refused_at_the_start():
-                self._begin(source, resume_from)
+        self._stop = StopSignals()
+        with claimed as self.folder.claim, self._stop.catching(), self._outcome():
+            self._begin(source, resume_from)
             self._begun = True
             self._call("on_train_begin")
             self._loop(source)
@@ -78,8 +78,8 @@ class Trainer(TrainingSession):
             arrays = source.batch(config.effective_batch_size() // self.ranks.size)
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
-            self._batch = to_device(arrays, self.device)
-            metrics, entries = self.agent.update(self._batch)
+            self._inputs = to_device(arrays, self.device), self.checkpointing.carry
+            metrics, entries, self.checkpointing.carry = self.agent.update(*self._inputs)
             metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
                 fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
@@ -160,7 +160,7 @@ class Trainer(TrainingSession):
                 seed,
                 self.books,
                 self.folder.logger,
-                self._batch,
+                self._inputs,
                 should_stop=lambda: self._stop.received is not None,
             )
 
@@ -173,3 +173,30 @@ class Trainer(TrainingSession):
 
 def due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
+
+
+def train(
+    model: nn.Module,
+    data: Any,
+    total_steps: int | None = None,
+    batch_size: int = 16,
+    sequence_length: int = 50,
+    learning_rate: float = 3e-4,
+    grad_clip: float = 100.0,
+    output_dir: str = "./outputs",
+    device: str = "auto",
+    **kwargs: Any,
+) -> nn.Module:
+    """Trains a model on data and returns it; further keywords are TrainingConfig fields."""
+    if total_steps is not None:
+        kwargs["total_steps"] = total_steps
+    config = TrainingConfig(
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        learning_rate=learning_rate,
+        grad_clip=grad_clip,
+        output_dir=output_dir,
+        device=device,
+        **kwargs,
+    )
+    return Trainer(model, config).train(data)

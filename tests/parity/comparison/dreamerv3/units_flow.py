@@ -12,9 +12,9 @@ import torch
 
 from tests.parity.comparison.compare import Comparison, compare
 from worldflux.config.spaces import Space
-from worldflux.core.layers import BlockLinear, Conv, Linear
+from worldflux.data.ratio import UpdateRatio
 from worldflux.data.replay import SequenceReplay, consecutive_chunks
-from worldflux.data.sources import UpdateRatio
+from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear
 
 
 def compare_flow(settings: Mapping[str, Any], comparison: Comparison) -> None:

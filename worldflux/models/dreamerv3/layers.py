@@ -1,10 +1,12 @@
-"""Building blocks of both families' networks."""
+"""Building blocks of DreamerV3's networks.
+
+Letters: G blocks, I and O a block's inputs and outputs, N rows, C H W channels, height, width.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +34,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         full = x if x.dtype == torch.float64 else x.float()
-        mean_square = torch.linalg.vecdot(full, full)[..., None] / full.shape[-1]
+        mean_square = torch.linalg.vecdot(full, full)[..., None] / full.shape[-1]  # [..., 1]
         return (full * torch.rsqrt(mean_square + self.eps) * self.scale).to(x.dtype)
 
 
@@ -83,7 +85,7 @@ class MLP(nn.Sequential):
 class BlockLinear(nn.Module):
     """Block-diagonal affine map: the feature axis in `blocks` groups, a matrix for each.
 
-    weight `[G, I/G, O/G]`. The initialisation uses the whole input width as fan-in, as the
+    weight `[G, I, O]`. The initialisation uses the whole input width as fan-in, as the
     official code does.
     """
 
@@ -93,7 +95,7 @@ class BlockLinear(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(blocks, in_features // blocks, out_features // blocks)
         )
-        self.bias = nn.Parameter(torch.empty(out_features))
+        self.bias = nn.Parameter(torch.empty(out_features))  # [G*O]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -108,7 +110,7 @@ def block_product(x: Tensor, weight: Tensor) -> Tensor:
     """x `[..., G*I]` times weight `[G, I, O]` per group, `[..., G*O]`."""
     groups = x.reshape(-1, weight.shape[0], weight.shape[1]).transpose(0, 1)  # [G, N, I]
     product = torch.bmm(groups, weight).transpose(0, 1)  # [N, G, O]
-    return product.reshape(*x.shape[:-1], -1)
+    return product.reshape(*x.shape[:-1], -1)  # [..., G*O]
 
 
 class Conv(nn.Module):
@@ -132,10 +134,5 @@ class ChannelNorm(RMSNorm):
     """RMSNorm over the channels of `[N, C, H, W]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def one_hot_flat(x: Tensor, classes: Sequence[int]) -> Tensor:
-    """Class indices `[..., n]` as concatenated one-hots `[..., sum(classes)]`, float32."""
-    columns = [F.one_hot(x[..., i].long(), c) for i, c in enumerate(classes)]
-    return torch.cat(columns, -1).float()
+        x = super().forward(x.permute(0, 2, 3, 1))  # [N, H, W, C]
+        return x.permute(0, 3, 1, 2)  # [N, C, H, W]

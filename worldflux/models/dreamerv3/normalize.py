@@ -43,8 +43,8 @@ class RunningScale(nn.Module):
     def update(self, x: Tensor) -> None:
         """Moves the averages towards the statistics of x, of any shape."""
         if self.impl == "perc":
-            self.lo.lerp_(percentile(x, self.percentiles[0]).to(self.lo), self.rate)
-            self.hi.lerp_(percentile(x, self.percentiles[1]).to(self.hi), self.rate)
+            self.lo.lerp_(percentile(x, self.percentiles[0]).to(self.lo), self.rate)  # []
+            self.hi.lerp_(percentile(x, self.percentiles[1]).to(self.hi), self.rate)  # []
         elif self.impl == "meanstd":
             self.mean.lerp_(x.mean().to(self.mean), self.rate)
             self.sqrs.lerp_(x.square().mean().to(self.sqrs), self.rate)

@@ -1,30 +1,34 @@
-"""An optimizer that the user made, with its own learning rates."""
+"""An optimizer that the user made, with learning rates of its own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from worldflux.errors import ConfigurationError
 
 KEY = "given"  # of the saved tensor
+PLAIN = (bool, int, float, str, list, tuple, type(None))
 
 
-class GivenOptimizer:
+class ExternalOptimizer:
     """An optimizer over a model's parameters, and perhaps a torch scheduler of it, which is stepped
-    after every update. Together they set the learning rate, whatever the training's says.
+    after every update. Together they set the learning rate, whatever the training's configuration.
 
     Both survive a resume: the moments like any optimizer's, the settings of its groups and the
     scheduler as `state_dict`. Raises ConfigurationError where it does not fit the model.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer | None, scheduler: Any, model: nn.Module
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: LRScheduler | None,
+        model: nn.Module,
     ) -> None:
         if optimizer is None:
             raise ConfigurationError("scheduler: give the optimizer that it belongs to, too")
@@ -71,18 +75,11 @@ class GivenOptimizer:
             self.scheduler.load_state_dict(content["scheduler"])
 
 
-def given_optimizer(optimizer: Any, scheduler: Any, model: nn.Module) -> GivenOptimizer | None:
-    """What the user gave, checked; None where nothing was given."""
-    if optimizer is None and scheduler is None:
-        return None
-    return GivenOptimizer(optimizer, scheduler, model)
-
-
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    plain: Iterable[type] = (bool, int, float, str, list, tuple, type(None))
+    """The settings of a group that JSON holds; numbers in tensors as numbers."""
     values = {
         key: value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
         for key, value in group.items()
         if key != "params"
     }
-    return {key: value for key, value in values.items() if isinstance(value, tuple(plain))}
+    return {key: value for key, value in values.items() if isinstance(value, PLAIN)}
