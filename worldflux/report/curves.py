@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from worldflux.core.statistics import iqm, percentile_interval, resampled
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
-from worldflux.run_folder.names import MANIFEST
+from worldflux.run_folder.names import LEARNING_CURVE, MANIFEST
 
 MetricRecord = Mapping[str, Any]  # one of metrics.jsonl
 
-PICTURE = Path("report") / "learning_curve.png"
 TRAIN, EVAL, INK, GRID = "#7aa6d6", "#c2410c", "#1f2937", "#e5e7eb"
 # Paul Tol's "bright" set, which colour-blind readers distinguish too; then in other dashes.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
@@ -190,7 +189,7 @@ def compact(value: float) -> str:
 
 
 def _save(folder: Path, figure: Figure) -> Path:
-    path = folder / PICTURE
+    path = folder / LEARNING_CURVE
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

@@ -162,7 +162,7 @@ def _settled(folder: Path) -> RunState:
     return state
 
 
-def _line(statuses: Sequence[queue.JobStatus], ended: int) -> str:
+def _line(statuses: Sequence[queue.QueueStatus], ended: int) -> str:
     waiting = sum(status.queued for status in statuses)
     parts = {"running": len(statuses) - waiting, "queued": waiting, "ended": ended}
     return "Slurm: " + ", ".join(f"{count} {word}" for word, count in parts.items() if count)

@@ -29,7 +29,7 @@ class SlurmError(WorldFluxError):
 
 
 @dataclass(frozen=True)
-class JobStatus:
+class QueueStatus:
     """state: in Slurm's words, empty when it does not know the job any more. comment: what the job
     was submitted with. reason: why it waits."""
 
@@ -51,7 +51,7 @@ class JobStatus:
         return f"{words} ({self.reason})" if waits else words
 
 
-def statuses(ids: Iterable[str]) -> dict[str, JobStatus]:
+def statuses(ids: Iterable[str]) -> dict[str, QueueStatus]:
     """The status of each job, by its id as `squeue` prints it (12, or 12_3 for one of an array).
 
     SlurmError: the controller does not answer, so that nothing is known.
@@ -63,7 +63,7 @@ def statuses(ids: Iterable[str]) -> dict[str, JobStatus]:
     missing = [id for id in ids if id not in rows]
     if missing:
         rows.update(_from_accounting(missing))
-    return {id: rows.get(id, JobStatus()) for id in ids}
+    return {id: rows.get(id, QueueStatus()) for id in ids}
 
 
 def with_comment(comments: Collection[str]) -> dict[str, str]:
@@ -73,7 +73,7 @@ def with_comment(comments: Collection[str]) -> dict[str, str]:
     return {s.comment: id.split("_")[0] for id, s in rows if s.comment in comments}
 
 
-def queue(*options: str) -> dict[str, JobStatus]:
+def queue(*options: str) -> dict[str, QueueStatus]:
     """What `squeue` lists, one entry for each element of an array."""
     command = ["squeue", "--noheader", "--array", "--format=%i|%T|%k|%r", *options]
     done = _run(command)
@@ -83,7 +83,7 @@ def queue(*options: str) -> dict[str, JobStatus]:
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1].strip()
         raise SlurmError(f"squeue failed: {reason}")
     rows = [line.split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
-    return {id: JobStatus(state, comment, reason) for id, state, comment, reason in rows}
+    return {id: QueueStatus(state, comment, reason) for id, state, comment, reason in rows}
 
 
 def partitions() -> list[str]:
@@ -118,7 +118,7 @@ def check_installed() -> None:
             )
 
 
-def _from_accounting(ids: list[str]) -> Mapping[str, JobStatus]:
+def _from_accounting(ids: list[str]) -> Mapping[str, QueueStatus]:
     """What the accounting database knows of jobs that the controller has forgotten."""
     if shutil.which("sacct") is None:
         return {}
@@ -128,7 +128,7 @@ def _from_accounting(ids: list[str]) -> Mapping[str, JobStatus]:
         return {}
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 1]
     # "CANCELLED by 1000"
-    return {id: JobStatus(state.split()[0]) for id, state in rows if id in ids and state}
+    return {id: QueueStatus(state.split()[0]) for id, state in rows if id in ids and state}
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from worldflux.config.slurm import SlurmConfig
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.slurm import queue
 from worldflux.slurm.job import SlurmJob
-from worldflux.slurm.queue import JobStatus, SlurmError
+from worldflux.slurm.queue import QueueStatus, SlurmError
 
 FILE = "slurm.json"
 LOG = "slurm.log"
@@ -53,7 +53,7 @@ def read(folder: Path) -> Submission | None:
         return None
 
 
-def alive(folders: Iterable[Path]) -> dict[Path, tuple[str, JobStatus]]:
+def alive(folders: Iterable[Path]) -> dict[Path, tuple[str, QueueStatus]]:
     """The jobs of these folders that Slurm queues or runs: their id and status.
 
     SlurmError: Slurm does not answer.

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.names import MANIFEST
-
-NOT_RUNS = {"checkpoints", "replay", "previous", ".hydra", "report", "videos", "pictures"}
+from worldflux.run_folder.names import FOLDERS, MANIFEST
 
 
 def runs_below(target: Path) -> list[Path]:
@@ -23,7 +21,7 @@ def runs_below(target: Path) -> list[Path]:
     for folder, below, files in os.walk(target):
         if MANIFEST in files:
             runs.append(Path(folder))
-        below[:] = sorted(set(below) - NOT_RUNS)
+        below[:] = sorted(set(below) - FOLDERS)
     if not runs:
         text = f"--target {target}: neither a run folder (with {MANIFEST}) nor a folder of runs"
         raise CheckpointError(text)
