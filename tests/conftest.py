@@ -1,9 +1,12 @@
 """Property tests of the suite: the same examples every time, and no search for a smaller failure.
 
-`pytest --hypothesis-profile=default` draws random examples and shrinks what fails.
+`pytest --hypothesis-profile=random` draws others, and prints the seed that draws them again;
+`--hypothesis-profile=default` also shrinks what fails.
 """
 
 from hypothesis import Phase, settings
 
-settings.register_profile("suite", derandomize=True, phases=(Phase.explicit, Phase.generate))
+PHASES = (Phase.explicit, Phase.generate)
+settings.register_profile("random", phases=PHASES, print_blob=True)
+settings.register_profile("suite", phases=PHASES, derandomize=True)
 settings.load_profile("suite")

@@ -125,7 +125,11 @@ def valid_files(draw: Any) -> str:
         "project_name": draw(TEXT),
         "environment": draw(TEXT),
         "model": f"{family}:{draw(st.sampled_from(sizes))}",
-        "architecture": {"obs_shape": [draw(st.integers(1, 99))], "action_dim": draw(COUNT)},
+        "architecture": {
+            "obs_shape": [draw(st.integers(1, 99))],
+            "action_dim": draw(COUNT),
+            "action_type": draw(st.sampled_from(["", "discrete", "continuous"])),
+        },
         "training": {
             "total_steps": draw(COUNT),
             "batch_size": draw(st.integers(1, 64)),

@@ -27,7 +27,7 @@ from worldflux.run_folder.disk import disk_errors
 from worldflux.runner.preflight import one_environment
 
 SCAFFOLD = Path(__file__).parent / "scaffold"
-NAMES = {"gitignore": ".gitignore"}  # one of its own name would hide files of the package
+NAMES = {"gitignore": ".gitignore"}  # under its name it would hide files of the package
 IMAGE = 64  # height and width that images are learned at
 LONGEST = 1_000  # steps of an episode, where the environment has no limit
 LONGEST_GAME = 27_000  # of Atari: 108,000 frames
@@ -89,13 +89,13 @@ def _measured(new: NewProject) -> tuple[dict[str, Any], int]:
             "action_dim": flat_action_dim(envs.action_spaces),
             "action_type": action_type_of(envs.action_spaces),
         }
-        if len(envs.obs_spaces) == 1:  # of several no one shape says what is observed
+        if len(envs.obs_spaces) == 1:  # several have no one shape
             shape = plain(primary_shape(modalities_of(envs.obs_spaces)))
             sizes["obs_shape"] = [shape[0], IMAGE, IMAGE] if len(shape) == 3 else shape
     finally:
         envs.close()
     if sizes["action_type"] == "hybrid":
-        del sizes["action_type"]  # the environment says which part is which
+        del sizes["action_type"]  # the environment defines which part is which
     unlimited = LONGEST_GAME if new.gym_env.startswith("ALE/") else LONGEST
     return sizes, episode_length(env) or unlimited
 

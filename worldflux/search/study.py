@@ -1,8 +1,8 @@
 """A study that several searchers share, and that outlives each of them.
 
 Optuna keeps the trials: their parameters, evaluations and results. Whether the process of a trial
-still lives is told by two locks in the trial's folder, of the searcher (``search.lock``) and of the
-run itself; the kernel lets go of them however a process ends.
+still lives is known from two locks in the trial's folder, of the searcher (``search.lock``) and of
+the run itself; the kernel lets go of them however a process ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import OptunaError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -30,13 +31,7 @@ from worldflux.search.space import Space, Value, draw, plain
 
 LOCK, STUDY, DATABASE = "search.lock", "study.lock", "study.db"
 SEARCH, ERROR = "worldflux:search", "error"
-STORAGE_ERRORS = (
-    optuna.exceptions.OptunaError,
-    SQLAlchemyError,
-    OSError,
-    ValueError,
-    ImportError,
-)
+STORAGE_ERRORS = (OptunaError, SQLAlchemyError, OSError, ValueError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,11 @@ class Search:
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
             with locked(self.root / STUDY):
-                self._open(create=True)
+                self._open()
         elif self._exists():
             self._open(create=False)
 
-    def _open(self, create: bool) -> None:
+    def _open(self, create: bool = True) -> None:
         settings = self.settings
         try:
             storage = self._storage()

@@ -1,4 +1,4 @@
-"""One trial: a run of `worldflux-run` in a process of its own, watched by its evaluations."""
+"""One trial: a run of `worldflux-run` in another process, watched by its evaluations."""
 
 from __future__ import annotations
 
