@@ -8,9 +8,7 @@ import pytest
 import worldflux.runner.run
 from tests.together import together
 from tests.training.test_resume_exact import assert_equal, content
-from worldflux.cli import arguments
-from worldflux.config import composition
-from worldflux.config import run as schema
+from worldflux.config.composition import composed
 from worldflux.core.ranks import RankLost
 from worldflux.errors import ConfigurationError, TrainingError
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
@@ -50,11 +48,9 @@ FAMILIES = {
 
 
 def configured(*words):
-    schema.register()
     own = {word.split("=")[0] for word in words}
     kept = [word for word in TINY if word.split("=")[0] not in own]
-    (config,) = composition.check(arguments.parse([*kept, *words]))
-    return config
+    return composed([*kept, *words])
 
 
 def trained(folder, config, harm=None, at=None):

@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 
 from worldflux.cli.guarded import guarded
-from worldflux.core.agent import Agent
-from worldflux.errors import ConfigurationError
-from worldflux.report.video import write_video
-from worldflux.runner.trained import SavedModel, TrainedRun, open_trained
-from worldflux.training.evaluate import Evaluation, GreedyEvaluator
+from worldflux.cli.parser import Parser, positive
+from worldflux.runner.trained import SEED, SavedModel, TrainedRun, open_trained
+from worldflux.training.evaluate import Evaluation
 
-SEED = 1_000_003  # far from the seeds 0, 1, 2… that runs train with
+PROGRAM = "worldflux eval"
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="worldflux eval",
-        description="Plays greedy episodes in an environment and tells the mean return.",
+def parser() -> Parser:
+    made = Parser(
+        PROGRAM,
+        description="Plays greedy episodes in an environment and prints the mean return.",
     )
     made.add_argument(
         "run",
@@ -40,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         " unless given, a model folder needs one",
     )
     made.add_argument(
-        "--episodes", type=_positive, default=20, metavar="N", help="of each task; default: 20"
+        "--episodes", type=positive, default=20, metavar="N", help="of each task; default: 20"
     )
     made.add_argument(
         "--checkpoint", default="best", metavar="NAME", help="best (default), latest, step_..."
@@ -63,38 +61,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, 1 below ``--at-least``, 2 wrong input)."""
-    options = parser().parse_intermixed_args(argv)
-    if options.video and options.video.startswith("env"):
-        options.overrides.append(options.video)
-        options.video = ""
-    return guarded("worldflux eval", lambda: _main(options))
+    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:
+    if options.video and options.video.startswith("env"):
+        options.overrides.append(options.video)
+        options.video = ""
     run = open_trained(options.run, options.checkpoint, options.overrides)
     agent = run.agent(options.device)
     video = None
     if options.video is not None:
-        video = record(run, agent, options.seed, Path(options.video) if options.video else None)
-    result = GreedyEvaluator(run.env, options.episodes, layout=run.layout)(agent, options.seed)
+        video = Path(options.video or run.folder / "videos" / f"eval_{run.name}.gif")
+        run.record(agent, options.seed, video)
+    result = run.evaluator(options.episodes)(agent, options.seed)
     assert result is not None
     report = summary(run, result, options, video)
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(text(report))
+    print(json.dumps(report, indent=2) if options.json else text(report))
     return int(options.at_least is not None and result.mean < options.at_least)
-
-
-def record(run: TrainedRun | SavedModel, agent: Agent, seed: int, path: Path | None) -> Path:
-    """Records one episode in an environment of its own (scored episodes draw no frames)."""
-    path = path or run.folder / "videos" / f"eval_{run.name}.gif"
-    player = GreedyEvaluator(run.env, episodes=1, layout=run.layout)
-    played = player(agent, seed, record=True)
-    if played is None or not played.frames:
-        raise ConfigurationError(f"env.id={run.env.id} draws no frames, so there is no video")
-    write_video(path, np.stack(played.frames))
-    return path
 
 
 def summary(
@@ -134,13 +118,6 @@ def text(report: dict[str, Any]) -> str:
     if report["video"]:
         lines.append(f"video {report['video']}")
     return "\n".join(lines)
-
-
-def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

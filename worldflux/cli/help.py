@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldflux.config.presets import conf_dir, size_names
-from worldflux.models.families import conf_folders, model_types
+from worldflux.models.families import OURS, conf_folders, model_types
 
 _TEXT = """\
 worldflux-run trains a world-model agent in an environment.
@@ -22,10 +22,10 @@ Examples:
   worldflux-run                                          train the default agent on CartPole
   worldflux-run env=gym env.id=LunarLander-v3            any Gymnasium environment
   worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
-  worldflux-run model=tdmpc2 env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
+  worldflux-run model={other} env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
-  worldflux-run -m sweep=families model=dreamerv3,tdmpc2 env=pendulum training.seed=range(3)
+  worldflux-run -m sweep=families model={both} env=pendulum training.seed=range(3)
                                                          a named one; again: goes on with it
   worldflux-run -m training.seed=range(5) hydra/launcher=joblib  several jobs at a time, here
   worldflux-run -m training.seed=range(5) hydra/launcher=slurm   the same on a cluster
@@ -59,12 +59,15 @@ def help_text(config_dir: str | None) -> str:
     folders = [conf_dir(), *conf_folders().values(), *([Path(config_dir)] if config_dir else [])]
     rows = {group: _options(folders, group) for group in ("model", "model/size")}
     for kind, family in model_types().items():
-        own = size_names(kind)
-        rows[f"  {family}"] = own
-        rows["model/size"] = [name for name in rows["model/size"] if name not in own]
+        sizes = rows[f"  {family}"] = size_names(kind)
+        rows["model/size"] = [name for name in rows["model/size"] if name not in sizes]
     for group in ("env", "data", "training", "logger", "dashboard", "experiment"):
         rows[f"+{group}" if group == "experiment" else group] = _options(folders, group)
-    return _TEXT.format(groups="\n".join(_row(name, options) for name, options in rows.items()))
+    return _TEXT.format(
+        groups="\n".join(_row(name, options) for name, options in rows.items()),
+        other=OURS[-1].name,
+        both=",".join(family.name for family in OURS),
+    )
 
 
 def _options(folders: list[Path], group: str) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
+from worldflux.cli.parser import Parser
 from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import DEFAULT

@@ -25,6 +25,7 @@ from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 from worldflux.run_folder.disk import disk_errors, shown, write_atomic
+from worldflux.runner.preflight import check_trainable
 from worldflux.search.space import Space, changed, read_space, word
 from worldflux.search.study import (
     ERROR,
@@ -158,8 +159,6 @@ def _space(asked: str | None, config: RunConfig) -> Space:
 
 def check(source: composition.Composition, settings: Settings, config: RunConfig) -> None:
     """Every choice and both ends of every range make a valid run, and the environment is there."""
-    from worldflux.cli.main import check_trainable
-
     for key, parameter in settings.space.items():
         for value in parameter.bounds:
             try:

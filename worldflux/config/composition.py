@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -16,17 +17,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from worldflux.cli.arguments import Arguments
 from worldflux.config import run as schema
 from worldflux.config.hydra_errors import explain
+from worldflux.config.overrides import search_path
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import FREE, RunConfig, run_config
 from worldflux.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    pass
 
 CHOICES = ("model", "model/size", "env", "data", "training", "logger", "dashboard")
 # 1.3 asks for this argument, later releases warn about it.
@@ -66,16 +64,15 @@ class Composition:
     flags: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, arguments: Arguments) -> Composition:
-        """The one that the command line's flags ask for."""
-        flags: tuple[str, ...] = ()
-        if arguments.config_dir is not None:
-            own = Path(arguments.config_dir)
-            if not own.is_dir():
-                raise ConfigurationError(f"--config-dir {own} is no folder")
-            flags = (f"hydra.searchpath=['file://{own.resolve()}']",)
-        folder = Path(arguments.config_path).resolve() if arguments.config_path else conf_dir()
-        return cls(folder, arguments.config_name, flags)
+    def of(
+        cls, config_dir: str | None = None, config_path: str | None = None, name: str = "config"
+    ) -> Composition:
+        """The one that a command line's flags ask for; ConfigurationError: there is no such folder."""
+        if config_dir is not None and not Path(config_dir).is_dir():
+            raise ConfigurationError(f"--config-dir {config_dir} is no folder")
+        folders = [] if config_dir is None else [Path(config_dir)]
+        folder = conf_dir() if config_path is None else Path(config_path).resolve()
+        return cls(folder, name, search_path(folders))
 
     @contextmanager
     def initialized(self) -> Iterator[None]:
@@ -93,28 +90,26 @@ class Composition:
             words = [*self.flags, *overrides]
             return compose(self.name, overrides=words, return_hydra_config=True)
 
-    def run_dir(self, overrides: Sequence[str]) -> Path | None:
-        """The folder that ``hydra.run.dir`` names, None where the clock is part of its name."""
-        cfg = self.compose(overrides)
-        if "${now:" in OmegaConf.to_container(cfg.hydra.run, resolve=False)["dir"]:  # type: ignore
-            return None
-        return Path(cfg.hydra.run.dir)
-
     def check(self, overrides: Sequence[str]) -> RunConfig:
         """The configuration of one job, checked; raises the first mistake."""
-        cfg = self.compose(overrides)
-        with open_dict(cfg.hydra):
-            # What Hydra knows only once a job runs, so that ${hydra:...} can be followed here.
+        return checked(self.compose(overrides))
+
+
+def checked(cfg: DictConfig) -> RunConfig:
+    """The configuration of the job that `Composition.compose` gave; raises its first mistake.
+
+    What Hydra knows only once a job runs is filled in, so that ${hydra:...} can be followed here;
+    from now on the clock in the name of its folder stands still.
+    """
+    outer = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        with read_write(cfg.hydra), open_dict(cfg.hydra):
             cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
-            cfg.hydra.runtime.output_dir = "${hydra.run.dir}"
-        outer = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(cfg)
-        try:
-            OmegaConf.to_container(cfg.hydra.run, resolve=True)
-            job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-            return run_config(job)
-        finally:
-            HydraConfig.instance().cfg = outer
+            cfg.hydra.runtime.output_dir = os.path.abspath(cfg.hydra.run.dir)
+        return run_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    finally:
+        HydraConfig.instance().cfg = outer
 
 
 @dataclass(frozen=True)
@@ -139,18 +134,10 @@ class Expansion:
         return _check_jobs(self.source, self.jobs if jobs is None else jobs, swept)
 
 
-def check(arguments: Arguments) -> list[RunConfig]:
-    """Composes and checks every job that the command line asks for; raises the first mistake."""
-    if arguments.multirun:
-        return expand(arguments).check()
-    return [Composition.of(arguments).check(arguments.overrides)]
-
-
-def expand(arguments: Arguments) -> Expansion:
-    """The jobs of a sweep."""
-    source = Composition.of(arguments)
+def expand(source: Composition, words: Sequence[str]) -> Expansion:
+    """The jobs of a sweep over these overrides."""
     with source.initialized():
-        overrides = parse_overrides(arguments.overrides, GlobalHydra.instance().config_loader())
+        overrides = parse_overrides(words, GlobalHydra.instance().config_loader())
     first = [
         next(_values(o)) if o.is_sweep_override() else str(o.input_line)
         for o in overrides
@@ -217,6 +204,4 @@ def composed(overrides: Sequence[str], *folders: Path) -> RunConfig:
     folders: more places to look for options in, as with --config-dir.
     """
     schema.register()
-    search = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
-    flags = (f"hydra.searchpath=[{search}]",) if folders else ()
-    return Composition(conf_dir(), "config", flags).check(overrides)
+    return Composition(conf_dir(), "config", search_path(folders)).check(overrides)

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.training import TrainingConfig
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
-from worldflux.run_folder.state import claim
+from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
 from worldflux.training.run_folder import set_aside
@@ -32,6 +31,8 @@ from worldflux.training.run_folder import set_aside
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
     from worldflux.core.agent import Agent
+    from worldflux.core.ranks import Ranks
+    from worldflux.envs.vector import VectorEnv
 
 log = logging.getLogger("worldflux.project")
 
@@ -47,26 +48,26 @@ class OwnFileError(ConfigurationError):
     """A project's own file failed; the text says where."""
 
 
-class Project:
-    """The folder of a worldflux.toml while its run lasts.
+class Project(Parts):
+    """The files beside a worldflux.toml as parts of its run.
 
     strict: what fails is an error instead of a named degradation. After `prepare`: data is what
     dataset.py gave, None where the run collects as configured; failed says that dataset.py was to
     give data and could not.
     """
 
+    continuing = "worldflux train --resume-from "
+
     def __init__(self, folder: Path, *, strict: bool) -> None:
+        super().__init__()
         self.folder = folder
         self.strict = strict
         self.data: Any = None
         self.mode = "unknown"
         self.failed = False
-        self.model: WorldModelConfig | None = None  # what the data was made for
         self.degraded_modes: list[str] = []
         self.provenance: dict[str, Any] | None = None
-        self.facts: dict[str, Any] = {}  # more content for the manifest
         self.fresh: Path | None = None  # the run folder, where a new run begins
-        self.page_modes: list[str] = []  # degraded modes of what is only shown
         self.live: LiveDashboard | None = None
         self._frames = 0
         self._cleanup: Callable[[], None] = lambda: None
@@ -74,7 +75,10 @@ class Project:
         self._warnings: list[str] = []  # told once the run's log is there
 
     def prepare(self, config: RunConfig) -> None:
-        """Imports the project's files and asks dataset.py for its data. Nothing is written."""
+        """Imports the project's files and calls dataset.py for its data."""
+        if config.training.nproc > 1:
+            text = "training.nproc must be 1 in worldflux train: see worldflux-run"
+            raise ConfigurationError(text)
         try:
             module = self._module(DATASET)
             if module is not None:
@@ -89,11 +93,11 @@ class Project:
     def begin(self) -> None:
         """Makes room for a new run: one that is in the folder already is moved aside, whole."""
         if self.fresh is not None and self.fresh.is_dir():
-            with claim(self.fresh):
-                set_aside(self.fresh, (".hydra", "run.log"))
+            set_aside(self.fresh, (".hydra", "run.log"))
 
     def close(self) -> None:
         """Calls the cleanup that dataset.py gave, once."""
+        super().close()
         cleanup, self._cleanup = self._cleanup, lambda: None
         cleanup()
 
@@ -154,7 +158,7 @@ class Project:
             frame, episode=episode, episode_step=episode_step, reward=reward, done=done
         )
 
-    def dashboard(self, config: RunConfig, run_dir: Path) -> LiveDashboard:
+    def page(self, config: RunConfig, folder: Path) -> LiveDashboard:
         """The page of the run: of local_dashboard.py and dashboard/index.html, where they are."""
         for text in self._warnings:
             log.warning("%s", text)
@@ -174,13 +178,24 @@ class Project:
                 parts = {"parts": module, "root": (self.folder / PAGE).parent}
         strict = config.data.on_env_failure != "degrade"
         self.live = LiveDashboard(
-            config.visualization, gameplay, run_dir, config.env, strict=strict, **parts
+            config.visualization, gameplay, folder, config.env, strict=strict, **parts
         )
         return self.live
 
-    def source(self, agent: Agent, training: TrainingConfig) -> Source:
-        """The data of dataset.py, with what is to be said of it."""
-        source = as_source(self.data, agent, training)
+    def source(
+        self,
+        config: RunConfig,
+        envs: VectorEnv | None,
+        agent: Agent,
+        model: WorldModelConfig,
+        ranks: Ranks,
+    ) -> Source:
+        """The data of dataset.py, or what it stands in for, with what degrades it."""
+        if self.model is None:
+            data = replace(config.data, source="random") if self.failed else config.data
+            source = super().source(replace(config, data=data), envs, agent, model, ranks)
+        else:
+            source = as_source(self.data, agent, config.training)
         if isinstance(source, Feed):
             source.data_mode, source.data_provenance = self.mode, self.provenance
         source.degraded_modes.extend(self.degraded_modes)

@@ -7,13 +7,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldflux.config.run import FREE, OF_TRAINING, SPELLING, RunConfig
+from omegaconf import DictConfig, OmegaConf
+
+from worldflux.config.run import (
+    FREE,
+    FROM_ENVIRONMENT,
+    OF_TRAINING,
+    SPELLING,
+    RunConfig,
+    composed_schema,
+    model_schema,
+    run_config,
+)
 from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.disk import read_sealed
 from worldflux.run_folder.manifest import FILE, plain, read_manifest
 from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
+SAVED = Path(".hydra") / "config.yaml"
 
 # What may change on resume: how far, where and how it is computed, what is measured and written.
 # Everything else would make it another run.
@@ -40,6 +53,8 @@ CHANGEABLE = (
 )
 # Where the weights came from counts only at the start; the model group repeats the training's values.
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
+# Of the model, what its environment decides where nothing else does.
+DECIDED = (*FROM_ENVIRONMENT, "observation_modalities", "action_spec", "episode_length")
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +72,71 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
     }
 
 
+def chosen(config: RunConfig) -> dict[str, Any]:
+    """A configuration to compare with a run's: without what is left to the environment."""
+    content = plain(config)
+    left = {key for key, value in content["model"].items() if key in DECIDED and value is None}
+    left |= set(DECIDED) - config.model._given
+    model = {key: value for key, value in content["model"].items() if key not in left}
+    return {**content, "model": model}
+
+
 def changeable(key: str) -> bool:
     """Whether a key may have another value on resume."""
     return _within(key, CHANGEABLE)
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration with which a run was trained last."""
-    config = read_manifest(folder).get("config")
+    """The resolved configuration with which a run was trained last, by its manifest; where that has
+    none, what Hydra saved at the run's start, and a line says so. ConfigurationError: neither."""
+    manifest = read_manifest(folder) if (folder / FILE).exists() else {}
+    config = manifest.get("config")
     if not isinstance(config, dict):
-        raise ConfigurationError(f"{folder} was not started by worldflux-run: it cannot be resumed")
-    return config
+        if not (folder / SAVED).is_file():
+            text = f"{folder} was not started by worldflux-run: it cannot be resumed"
+            raise ConfigurationError(text)
+        log.warning("%s has no configuration in its %s; %s is read instead", folder, FILE, SAVED)
+        return plain(run_config(typed(folder / SAVED)))
+    met = manifest.get("model_config") or {}
+    # Manifests of earlier versions have the defaults here where the environment decided.
+    model = {key: value for key, value in config["model"].items() if key not in DECIDED}
+    return {**config, "model": model | {key: met[key] for key in DECIDED if key in met}}
+
+
+def typed(saved: Path) -> DictConfig:
+    """A configuration that Hydra saved, with the schema it was composed by."""
+    content = OmegaConf.load(saved)
+    kind = OmegaConf.select(content, "model.model_type")
+    if not isinstance(content, DictConfig) or not is_model_type(str(kind)):
+        raise ConfigurationError(f"{saved} is no configuration of a run")
+    return OmegaConf.merge(_schema(kind), content)  # type: ignore[return-value]
+
+
+def saved_job(folder: Path) -> DictConfig:
+    """`saved_config` as Hydra composes it: overrides may change it, and the values that the model
+    group repeats follow the training's."""
+    content = saved_config(folder)
+    schema = _schema(content["model"]["model_type"])
+    values: dict[str, Any] = {}
+    for group in schema:
+        value = content.get(str(group))
+        if isinstance(value, dict) and group not in FREE:
+            value = {SPELLING.get(key, key): item for key, item in value.items()}
+            value = {key: item for key, item in value.items() if key in schema[group].keys()}
+        values[str(group)] = value
+    values["model"] |= {name: f"${{training.{name}}}" for name in OF_TRAINING}
+    return OmegaConf.merge(schema, values)  # type: ignore[return-value]
+
+
+def _schema(model_type: str) -> DictConfig:
+    schema = composed_schema()
+    schema.model = model_schema(family_of_type(model_type).config_class())
+    return schema
 
 
 def check_same_run(folder: Path, config: RunConfig) -> None:
     """ConfigurationError names a setting that would make it another run."""
-    for key, (old, new) in changes(saved_config(folder), plain(config)).items():
+    for key, (old, new) in changes(saved_config(folder), chosen(config)).items():
         if not changeable(key):
             raise ConfigurationError(
                 f"{key} cannot change on resume: it is {_shown(old)} in {folder}, not "
@@ -99,31 +163,26 @@ def has_checkpoint(folder: Path) -> bool:
             if read_sealed(path / "state.json")["state"]["resumable"]:
                 return True
         except (OSError, ValueError, KeyError):
-            return True  # resuming tells what is wrong with it
+            return True  # resuming reports what is wrong with it
     return False
-
-
-def remembered(folder: Path) -> dict[str, Any]:
-    """The settings, by key, that may change on resume, as the run was trained last."""
-    return {key: value for key, value in _leaves("", saved_config(folder)) if changeable(key)}
 
 
 def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The settings, by key, that a configuration changes in a run which it continues."""
-    new = changes(saved_config(folder), plain(config))
+    new = changes(saved_config(folder), chosen(config))
     return {key: after for key, (_, after) in new.items() if key != "training.output_dir"}
 
 
 def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
     """The run of this configuration in ``output_dir/<date>/<time>/`` that was written last, is
     neither complete nor running and has a checkpoint; None if there is none."""
-    wanted = plain(config)
+    new = chosen(config)
     runs = sorted(output_dir.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime)
     for folder in (path.parent for path in reversed(runs)):
         try:
             if run_state(folder) in (RunState.COMPLETED, RunState.RUNNING):
                 continue
-            different = changes(saved_config(folder), wanted)
+            different = changes(saved_config(folder), new)
         except (CheckpointError, ConfigurationError) as error:
             log.warning("resume=auto passes over a run: %s", error)
             continue

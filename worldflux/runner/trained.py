@@ -21,31 +21,54 @@ from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.models.families import family_of_type
+from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import FILE as MANIFEST
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.runner.env_overrides import chosen_env
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
+from worldflux.training.evaluate import GreedyEvaluator
 from worldflux.training.run_folder import CHECKPOINTS, choose_checkpoint, run_of
+
+SEED = 1_000_003  # of episodes that are played: far from the seeds 0, 1, 2… that runs train with
 
 
 @dataclass
-class TrainedRun:
-    """What evaluation needs of a run folder."""
+class Playable:
+    """Something trained and the environment to play it in; model: its configuration there."""
 
     folder: Path
-    checkpoint: Path
     model: WorldModelConfig
     env: EnvConfig
+
+    @property
+    def layout(self) -> TaskLayout | None:
+        return layout_of(self.model, self.env)
+
+    def evaluator(self, episodes: int) -> GreedyEvaluator:
+        """Plays so many greedy episodes of each task."""
+        return GreedyEvaluator(self.env, episodes, layout=self.layout)
+
+    def record(self, agent: Agent, seed: int, path: Path) -> None:
+        """Records one episode in a fresh environment (scored episodes draw no frames)."""
+        played = self.evaluator(1)(agent, seed, record=True)
+        if played is None or not played.frames:
+            text = f"env.id={self.env.id} draws no frames, so there is no video"
+            raise ConfigurationError(text)
+        write_video(path, np.stack(played.frames))
+
+
+@dataclass
+class TrainedRun(Playable):
+    """What evaluation needs of a run folder."""
+
+    checkpoint: Path
     training: TrainingConfig
 
     @property
     def name(self) -> str:
         return self.checkpoint.name
-
-    @property
-    def layout(self) -> TaskLayout | None:
-        return layout_of(self.model, self.env)
 
     def agent(self, device: str) -> Agent:
         """The agent with the checkpoint's weights, on a device."""
@@ -58,31 +81,22 @@ class TrainedRun:
 
 
 @dataclass
-class SavedModel:
-    """A model folder and the environment to play it in; model: its configuration there.
+class SavedModel(Playable):
+    """A model folder in an environment. obs_key: what the model calls the only observation, where
+    the environment calls it otherwise."""
 
-    own_key: what the model calls the only observation, where the environment calls it otherwise.
-    """
-
-    folder: Path
-    model: WorldModelConfig
-    env: EnvConfig
-    own_key: str | None = None
+    obs_key: str | None = None
 
     @property
     def name(self) -> str:
         return self.env.id.replace("/", "_")
-
-    @property
-    def layout(self) -> TaskLayout | None:
-        return layout_of(self.model, self.env)
 
     def agent(self, device: str) -> Agent:
         """An agent with the model's weights, on a device."""
         model = model_class(self.model.model_type)(self.model)
         model.load_weights(self.folder)
         agent = model.make_agent(TrainingConfig(device=device), device=None)
-        return agent if self.own_key is None else OtherKey(agent, self.own_key)
+        return agent if self.obs_key is None else OtherKey(agent, self.obs_key)
 
 
 class OtherKey:
@@ -103,7 +117,7 @@ class OtherKey:
         return self._agent.act(carry, {self._key: seen, "is_first": obs["is_first"]}, explore)
 
 
-def open_trained(path: Path, wanted: str, overrides: Sequence[str]) -> TrainedRun | SavedModel:
+def open_trained(path: Path, checkpoint: str, overrides: Sequence[str]) -> TrainedRun | SavedModel:
     """A run folder, a checkpoint folder inside one, or a model folder.
 
     overrides: of the ``env`` group, on what the run was trained in; a model folder has no
@@ -111,11 +125,9 @@ def open_trained(path: Path, wanted: str, overrides: Sequence[str]) -> TrainedRu
     """
     if (path / "config.json").is_file() and not (path / MANIFEST).is_file():
         return open_model(path, overrides)
-    run = open_run(path, wanted)
+    run = open_run(path, checkpoint)
     if not overrides:
         return run
-    from worldflux.runner.env_overrides import chosen_env
-
     env = chosen_env(run.model.model_type, overrides, run.env)
     fitted(run.folder, run.model, env)
     return replace(run, env=env)
@@ -123,8 +135,6 @@ def open_trained(path: Path, wanted: str, overrides: Sequence[str]) -> TrainedRu
 
 def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
     """A model folder in the environment that `overrides` name."""
-    from worldflux.runner.env_overrides import chosen_env
-
     model = WorldModelConfig.load(path)
     if getattr(model, "actor_critic", True) is False:
         raise ConfigurationError(f"{path} is a world model without an actor: it cannot act")
@@ -136,13 +146,13 @@ def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
 
 def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
     """The model in the environment; ConfigurationError where its spaces do not fit."""
-    own_key: str | None = None
+    obs_key: str | None = None
     envs = make_envs(env, layout=layout_of(model, env))
     try:
         ours, theirs = model.obs_spaces(), envs.obs_spaces
         if len(ours) == 1 and list(ours.values()) == list(theirs.values()) and ours != theirs:
-            envs.obs_spaces, own_key = ours, next(iter(ours))
-        return SavedModel(folder, for_environment(model, env, envs), env, own_key)
+            envs.obs_spaces, obs_key = ours, next(iter(ours))
+        return SavedModel(folder, for_environment(model, env, envs), env, obs_key)
     except ConfigurationError as error:
         reason = re.sub(r"^\[[^\]]*\] ", "", str(error))
         raise ConfigurationError(f"{folder} does not fit env.id={env.id}: {reason}") from None
@@ -172,14 +182,14 @@ def layout_of(model: WorldModelConfig, env: EnvConfig) -> TaskLayout | None:
     return TaskLayout(tuple(tasks), width, model.action_dim)
 
 
-def open_run(path: Path, wanted: str = "best") -> TrainedRun:
+def open_run(path: Path, checkpoint: str = "best") -> TrainedRun:
     """A run folder, or a checkpoint folder inside one.
 
-    wanted: ``best`` (the newest where nothing was evaluated yet), ``latest`` or a folder name
+    checkpoint: ``best`` (the newest where nothing was evaluated yet), ``latest`` or a folder name
     under ``checkpoints``. CheckpointError says what is missing.
     """
     if path.parent.name == CHECKPOINTS and path.is_dir():
-        path, wanted = run_of(path), path.name
+        path, checkpoint = run_of(path), path.name
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
     manifest = read_manifest(path)
@@ -188,7 +198,7 @@ def open_run(path: Path, wanted: str = "best") -> TrainedRun:
         family = family_of_type(model["model_type"]).config_class()
         return TrainedRun(
             folder=path,
-            checkpoint=choose_checkpoint(path, wanted),
+            checkpoint=choose_checkpoint(path, checkpoint),
             model=family.from_dict(model),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from worldflux.cli.arguments import Arguments
 from worldflux.config import composition
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import shown
@@ -51,10 +50,13 @@ class Plan:
 
 
 def plan(
-    asked: Arguments, expansion: composition.Expansion, words: SweepWords, flags: Sequence[str]
+    overrides: Sequence[str],
+    expansion: composition.Expansion,
+    words: SweepWords,
+    flags: Sequence[str],
 ) -> Plan:
     """What the command line asks for. flags: what it has beside overrides."""
-    hydra = [word for word in asked.overrides if _of_hydra(word)]
+    hydra = [word for word in overrides if _of_hydra(word)]
     root = _root(expansion, words, hydra)
     named = words.name is not None or any(key_of(word) == DIRECTORY for word in hydra)
     command = [*flags, *([] if words.name is None and named else [f"sweep={root.name}"])]
@@ -62,7 +64,7 @@ def plan(
         root=root,
         jobs=_jobs(expansion),
         words=hydra,
-        command=[*command, *asked.overrides],
+        command=[*command, *overrides],
         dry_run=words.dry_run,
         detach=words.detach,
         unnamed=not named,

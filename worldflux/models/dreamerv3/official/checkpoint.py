@@ -23,6 +23,7 @@ from worldflux.models.dreamerv3.official.weights import load_official, official_
 from worldflux.models.dreamerv3.world_model import DreamerV3
 from worldflux.models.world_model import new_folder
 
+IMPORT_HELP = "a run's log folder (with config.yaml), its ckpt folder or one save in it"
 SLOW_COUNT = "slowval_count/value"
 
 

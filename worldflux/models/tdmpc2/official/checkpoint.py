@@ -6,6 +6,7 @@ the shapes do not show (SimNorm groups, bins, planner, discount) are the officia
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,29 @@ from worldflux.models.tdmpc2.tasks import action_masks
 from worldflux.models.tdmpc2.world_model import TDMPC2
 from worldflux.models.world_model import new_folder
 
+IMPORT_HELP = "a .pt file of either layout"
 _META = ("__batch_size", "__device")  # beside the tensors of an ensemble
 _ENSEMBLES = ("_Qs.params", DETACHED, "_target_Qs_params")
 _BUFFERS = ("log_std_min", "log_std_dif")
 TASK_EMBEDDING, ACTION_MASKS = "_task_emb.weight", "_action_masks"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that `worldflux import` has for these checkpoints."""
+    parser.add_argument(
+        "--action-dims",
+        type=_numbers,
+        metavar="N,N,...",
+        help="action width of each task, for old multi-task files of other tasks than the official"
+        " 30 or 80, which do not hold it",
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 6,2,1") from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
