@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldflux.cli.guarded import guarded
+from worldflux.cli.guarded import verb
 from worldflux.cli.parser import Parser, positive
 from worldflux.runner.trained import SEED, SavedModel, TrainedRun, open_trained
 from worldflux.training.evaluate import Evaluation
 
-PROGRAM = "worldflux eval"
-
 
 def parser() -> Parser:
     made = Parser(
-        PROGRAM,
+        "worldflux eval",
         description="Plays greedy episodes in an environment and prints the mean return.",
     )
     made.add_argument(
@@ -57,11 +53,6 @@ def parser() -> Parser:
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0, 1 below ``--at-least``, 2 wrong input)."""
-    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -120,5 +111,4 @@ def text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = verb(parser, _main)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from worldflux.cli.guarded import guarded
+from worldflux.cli.guarded import verb
 from worldflux.cli.import_model import official
 from worldflux.cli.parser import Parser
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family
 
-PROGRAM = "worldflux export"
-
 
 def parser() -> Parser:
     made = Parser(
-        PROGRAM,
+        "worldflux export",
         description="Writes the weights of a model folder as the official implementation saves"
         " them, so that it can load them.",
     )
@@ -26,11 +22,6 @@ def parser() -> Parser:
     made.add_argument("model", type=Path, metavar="DIR", help="a folder of save_pretrained")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .pt file")
     return made
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0, or 2 for wrong input)."""
-    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -44,5 +35,4 @@ def _main(options: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = verb(parser, _main)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from worldflux.cli.guarded import guarded
+from worldflux.cli.guarded import verb
 from worldflux.cli.parser import Parser, positive
 from worldflux.project.schema import FILE, load_config
 from worldflux.run_folder.paths import find
 from worldflux.runner.trained import SEED, TrainedRun, open_run
 
-PROGRAM, HORIZON = "worldflux imagine", 15
+HORIZON = 15
 
 
 def parser() -> Parser:
     made = Parser(
-        PROGRAM,
+        "worldflux imagine",
         description="Plays greedy episodes with a checkpoint and pictures reality and, from every"
         " N-th step, what the model imagines under the same actions. Pictures give a video too.",
     )
@@ -53,11 +51,6 @@ def parser() -> Parser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0, 2 wrong input)."""
-    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
-
-
 def _main(options: argparse.Namespace) -> int:
     from worldflux.runner.imagined import imagine_run  # Matplotlib: nothing for a mistake
 
@@ -83,5 +76,4 @@ def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:
     return open_run(path), options.horizon or config.inference.horizon
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = verb(parser, _main)

@@ -66,7 +66,3 @@ def official(family: str, function: str = "import_checkpoint") -> ModuleType:
         text = f"unknown family {family!r}; there are {', '.join(able)}."
         raise ConfigurationError(text + near_miss(family, able))
     return module
-
-
-if __name__ == "__main__":
-    sys.exit(main())

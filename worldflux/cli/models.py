@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from worldflux.cli.guarded import guarded
+from worldflux.cli.guarded import verb
 from worldflux.cli.parser import Parser
 from worldflux.errors import ConfigurationError
 from worldflux.models.factory import count_parameters, get_model_info, list_models, resolve
@@ -33,11 +31,6 @@ def parser() -> Parser:
     made.add_argument("--action-type", choices=("discrete", "continuous"), default="continuous")
     made.add_argument("-f", "--format", choices=("table", "json"), default="table")
     return made
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns the exit code."""
-    return guarded(PROGRAM, lambda: _main(parser().read(argv)))
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -107,5 +100,4 @@ def _shape(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,64,64") from None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = verb(parser, _main)

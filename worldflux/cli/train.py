@@ -198,7 +198,3 @@ def told_with_lines(config: ProjectConfig, of_file: dict[str, Setting]) -> Itera
         rest = text[key.end(1) :].partition("; env.")[0]
         line = f"{config.where(item.source)}: {item.source}{rest}"
         raise type(error)(line) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

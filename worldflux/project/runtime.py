@@ -1,4 +1,4 @@
-"""What a project's own files add to a run: the data of dataset.py, the page of local_dashboard.py.
+"""What the files of a project add to its run: the data of dataset.py, the page of local_dashboard.py.
 
 Function and class names are those that projects of older versions have, so that these go on working.
 """
@@ -10,7 +10,8 @@ import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -40,12 +41,12 @@ DATASET, DASHBOARD, PAGE = "dataset.py", "local_dashboard.py", Path("dashboard")
 FUNCTION = "build_training_data"
 SCAFFOLD_FALLBACK = "scaffold_runtime_fallback"
 MODES = ("online", "offline", "random")
-# The phase that older helpers tell when only the pictures are switched off.
+# The phase of older projects when only the pictures are switched off.
 ONLY_PICTURES = "gameplay stream disabled"
 
 
 class OwnFileError(ConfigurationError):
-    """A project's own file failed; the text says where."""
+    """A file of the project failed; the text says where."""
 
 
 class Project(Parts):
@@ -72,7 +73,7 @@ class Project(Parts):
         self._frames = 0
         self._cleanup: Callable[[], None] = lambda: None
         self._unavailable: list[str] = []
-        self._warnings: list[str] = []  # told once the run's log is there
+        self._warnings: list[str] = []  # logged once the run's log is there
 
     def prepare(self, config: RunConfig) -> None:
         """Imports the project's files and calls dataset.py for its data."""
@@ -106,13 +107,13 @@ class Project(Parts):
         if not callable(build):
             raise OwnFileError(f"{DATASET} has no function {FUNCTION}")
         model = fitted(config)
-        wanted = config.visualization.enabled and config.gameplay.enabled
-        frames = self._frame if wanted else None
-        with told_with_their_place(self.folder):
-            given = build(model, frame_callback=frames, phase_callback=self._phase)
-        if not isinstance(given, tuple) or len(given) != 3:
+        watched = config.visualization.enabled and config.gameplay.enabled
+        frames = self._frame if watched else None
+        with placed_errors(self.folder):
+            built = build(model, frame_callback=frames, phase_callback=self._phase)
+        if not isinstance(built, tuple) or len(built) != 3:
             raise OwnFileError(f"{FUNCTION} of {DATASET} must return (data, cleanup, mode)")
-        data, cleanup, mode = given
+        data, cleanup, mode = built
         self._cleanup = cleanup if callable(cleanup) else self._cleanup
         if isinstance(data, AsConfigured):
             return
@@ -162,7 +163,7 @@ class Project(Parts):
         """The page of the run: of local_dashboard.py and dashboard/index.html, where they are."""
         for text in self._warnings:
             log.warning("%s", text)
-        # Data of its own shows its own frames.
+        # dataset.py shows its own frames.
         gameplay = config.gameplay if self.data is None else replace(config.gameplay, enabled=False)
         parts: dict[str, Any] = {}
         if config.visualization.enabled and (self.folder / PAGE).is_file():
@@ -214,34 +215,28 @@ class Project(Parts):
         module = importlib.util.module_from_spec(spec)
         # Under its own name, as its neighbours import it, and never that of another project.
         sys.modules[path.stem] = module
-        with told_with_their_place(self.folder):
+        with placed_errors(self.folder):
             spec.loader.exec_module(module)
         return module
 
 
-class told_with_their_place:
+@contextmanager
+def placed_errors(folder: Path) -> Iterator[None]:
     """Makes one line, with file and line, of what a file of the project raises."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        said = " ".join(str(error).split())
-        if isinstance(error, SyntaxError):
-            where = f"{Path(error.filename or DATASET).name}, line {error.lineno}"
-            raise OwnFileError(f"{where}: {type(error).__name__}: {error.msg}") from error
+    try:
+        yield
+    except SyntaxError as error:
+        where = f"{Path(error.filename or DATASET).name}, line {error.lineno}"
+        raise OwnFileError(f"{where}: {type(error).__name__}: {error.msg}") from error
+    except Exception as error:
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).resolve().is_relative_to(self.folder)
+            if Path(frame.filename).resolve().is_relative_to(folder.resolve())
         ]
         where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else DATASET
-        raise OwnFileError(f"{where}: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise OwnFileError(f"{where}: {type(error).__name__}: {reason}") from error
 
 
 def fitted(config: RunConfig) -> WorldModelConfig:
@@ -252,7 +247,7 @@ def fitted(config: RunConfig) -> WorldModelConfig:
     try:
         envs = one_environment(config)
     except WorldFluxError:
-        return model  # what cannot be asked is told by whoever needs it
+        return model  # whoever needs the environment reports it
     try:
         return model.with_spaces(envs.obs_spaces, envs.action_spaces)
     except ConfigurationError:
