@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldflux.cli.guarded import verb
-from worldflux.cli.parser import Parser, positive
-from worldflux.runner.trained import SEED, SavedModel, TrainedRun, open_trained
-from worldflux.training.evaluate import Evaluation
+from worldflux.cli.parser import SEED, Parser, positive
+
+if TYPE_CHECKING:
+    from worldflux.runner.trained import SavedModel, TrainedRun
+    from worldflux.training.evaluate import Evaluation
 
 
 def parser() -> Parser:
@@ -56,6 +58,8 @@ def parser() -> Parser:
 
 
 def _main(options: argparse.Namespace) -> int:
+    from worldflux.runner.trained import open_trained  # PyTorch: nothing for --help
+
     if options.video and options.video.startswith("env"):
         options.overrides.append(options.video)
         options.video = ""
@@ -81,7 +85,7 @@ def summary(
     low, high = result.interval()
     return {
         "run": str(run.folder),
-        "checkpoint": run.name if isinstance(run, TrainedRun) else None,
+        "checkpoint": run.name if hasattr(run, "checkpoint") else None,
         "env": run.env.id,
         "episodes": len(result.returns),
         "mean_return": result.mean,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldflux.cli.guarded import verb
-from worldflux.cli.parser import Parser, positive
+from worldflux.cli.parser import SEED, Parser, positive
 from worldflux.project.schema import FILE, load_config
-from worldflux.run_folder.paths import find
-from worldflux.runner.trained import SEED, TrainedRun, open_run
+
+if TYPE_CHECKING:
+    from worldflux.runner.trained import TrainedRun
 
 HORIZON = 15
 
@@ -52,7 +54,7 @@ def parser() -> Parser:
 
 
 def _main(options: argparse.Namespace) -> int:
-    from worldflux.runner.imagined import imagine_run  # Matplotlib: nothing for a mistake
+    from worldflux.runner.imagined import imagine_run  # PyTorch: nothing for --help
 
     run, horizon = chosen(options)
     for line in imagine_run(
@@ -69,6 +71,9 @@ def _main(options: argparse.Namespace) -> int:
 
 def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:
     """The run and the horizon: flags come first, then the project's file, then the default."""
+    from worldflux.run_folder.paths import find
+    from worldflux.runner.trained import open_run
+
     if options.config is None and options.run is not None:
         return open_run(options.run), options.horizon or HORIZON
     config = load_config(options.config or FILE)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.main import start
@@ -19,12 +20,13 @@ from worldflux.config.run import register
 from worldflux.errors import ConfigurationError
 from worldflux.project.convert import Setting, overrides, settings
 from worldflux.project.origins import origins, shown
-from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
-from worldflux.run_folder.paths import run_of
 from worldflux.runner.continuation import changes, chosen, saved_config
 from worldflux.runner.job import Job
+
+if TYPE_CHECKING:
+    from worldflux.project.runtime import Project
 
 PROGRAM = "worldflux train"
 # Flag -> the key of worldflux.toml it stands for.
@@ -88,6 +90,8 @@ def _main(options: argparse.Namespace) -> int:
     of_file = with_strictness(settings(config), options.strict)
     extra = _extra(options)
     replaced = {key_of(word) for word in extra}
+    if "resume" in replaced:
+        raise ConfigurationError("resume: --resume-from RUN continues a run")
     kept = {key: item for key, item in of_file.items() if key not in replaced}
     words = [*overrides(kept), *extra, "hydra.run.dir=${training.output_dir}"]
     with told_with_lines(config, of_file):
@@ -99,7 +103,7 @@ def _main(options: argparse.Namespace) -> int:
             print(shown(job.config, sources))
             return 0
         _warn_of_ignored(config)
-        project = Project(config.path.parent, strict=options.strict)
+        project = _project(config, options)
         project.fresh, project.facts = job.folder, {"config_origins": sources}
         job.start(project)
     return 0
@@ -109,6 +113,8 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
     """Continues a run with the configuration it was started with; flags go before it."""
     if options.output_dir is not None:
         raise ConfigurationError("--output-dir: a run is resumed in its own folder; leave it out")
+    from worldflux.run_folder.paths import run_of
+
     run = run_of(options.resume_from)
     words = [override("resume", str(run))]
     if options.steps is not None:
@@ -122,7 +128,13 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
         return start([*words, "--cfg", "job"])
     _warn_of_ignored(config)
     _warn_of_kept(run, config, _flags(options))
-    return start(words, Project(config.path.parent, strict=options.strict))
+    return start(words, _project(config, options))
+
+
+def _project(config: ProjectConfig, options: argparse.Namespace) -> Project:
+    from worldflux.project.runtime import Project  # PyTorch: nothing for --help and --show
+
+    return Project(config.path.parent, strict=options.strict)
 
 
 def with_flags(config: ProjectConfig, options: argparse.Namespace) -> ProjectConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,12 +96,17 @@ def saved_config(folder: Path) -> dict[str, Any]:
         if not (folder / SAVED).is_file():
             text = f"{folder} was not started by worldflux-run: it cannot be resumed"
             raise ConfigurationError(text)
-        log.warning("%s has no configuration in its %s; %s is read instead", folder, FILE, SAVED)
-        return plain(run_config(typed(folder / SAVED)))
+        _warn_once(f"{folder} has no configuration in its {FILE}; {SAVED} is read instead")
+        return chosen(run_config(typed(folder / SAVED)))
     met = manifest.get("model_config") or {}
     # Manifests of earlier versions have the defaults here where the environment decided.
     model = {key: value for key, value in config["model"].items() if key not in DECIDED}
     return {**config, "model": model | {key: met[key] for key in DECIDED if key in met}}
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def typed(saved: Path) -> DictConfig:

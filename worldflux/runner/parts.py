@@ -79,13 +79,7 @@ class Parts:
             ranks=ranks.size,
         )
 
-    def take(self) -> Fitted | None:
-        """The environments of the check, once."""
-        fitted, self.fitted = self.fitted, None
-        return fitted
-
     def close(self) -> None:
         """The run is over, or was refused."""
-        fitted = self.take()
-        if fitted is not None:
-            fitted.envs.close()
+        if self.fitted is not None:
+            self.fitted.envs.close()

@@ -25,6 +25,27 @@ def one_environment(config: RunConfig) -> VectorEnv:
     return make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
 
 
+def training_envs(
+    config: RunConfig, *, rank: int = 0, size: int = 1, render: bool = False
+) -> VectorEnv:
+    """The share that one of `size` processes has of the environments to train in."""
+    from worldflux.envs.make import make_envs
+
+    training = config.training
+    seed = training.seed
+    if rank > 0:
+        from worldflux.training.parallel import rank_seed
+
+        seed = rank_seed(seed, rank)
+    return make_envs(
+        config.env,
+        num_envs=training.num_envs // size,
+        mode=training.env_mode,
+        seed=seed,
+        render=render,
+    )
+
+
 def check_trainable(configs: Iterable[RunConfig]) -> None:
     """The models and environments of all jobs exist here, and fit each other."""
     seen: list[tuple[object, ...]] = []
@@ -51,17 +72,7 @@ def check_run(config: RunConfig, parts: Parts) -> None:
     if drawn or config.training.nproc > 1:  # the run's are made to draw, or are a process's share
         check_trainable([config])
     else:
-        parts.fitted = check_environment(config, all_environments)
-
-
-def all_environments(config: RunConfig) -> VectorEnv:
-    """The environments of a run of one process that draws no frames."""
-    from worldflux.envs.make import make_envs
-
-    training = config.training
-    return make_envs(
-        config.env, num_envs=training.num_envs, mode=training.env_mode, seed=training.seed
-    )
+        parts.fitted = check_environment(config, training_envs)
 
 
 def check_machine(config: RunConfig) -> None:

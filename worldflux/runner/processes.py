@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -67,16 +67,12 @@ def launch(config: RunConfig, run_dir: Path, log_config: Mapping[str, Any] | Non
 # === Ranks that this process starts ===========================================================
 
 
-@dataclass
-class Outcome:
-    """How a rank ended. stopped: the signal that stopped it. lost: it ended because
-    another one did. crash: the traceback of a bug."""
+class RankFailed(RuntimeError):
+    """A bug in a rank; the text is its traceback."""
 
-    score: float | None = None
-    stopped: int | None = None
-    error: WorldFluxError | None = None
-    lost: str | None = None
-    crash: str | None = None
+
+# What ends a rank, the reason of a failure before its consequences.
+ENDS = (RankFailed, WorldFluxError, RankLost, KeyboardInterrupt, Stopped)
 
 
 def _spawn(config: RunConfig, run_dir: Path, log_config: Mapping[str, Any] | None) -> float:
@@ -157,7 +153,7 @@ def _rank(
     logs: tuple[Mapping[str, Any] | None, int],
     parent: int,
     port: int,
-    queue: SimpleQueue[tuple[int, Outcome]],
+    queue: SimpleQueue[tuple[int, float | BaseException]],
 ) -> None:
     """What each started process runs."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it
@@ -178,48 +174,35 @@ def _rank(
         os._exit(0)  # nobody is left to take the outcome
 
 
-def _outcome(config: RunConfig, run_dir: Path, task: SlurmTask) -> Outcome:
+def _outcome(config: RunConfig, run_dir: Path, task: SlurmTask) -> float | BaseException:
+    """The score of the run, or what ended it in this rank."""
     ranks: ProcessGroup | None = None
     try:
         device = _device(config, task.local)
         ranks = ProcessGroup(device, store=_store(task, False), rank=task.rank, size=task.size)
-        return Outcome(score=run(_on(config, device), run_dir, ranks=ranks))
-    except WorldFluxError as error:
-        return Outcome(error=error)
-    except RankLost as error:
-        return Outcome(lost=str(error))
-    except KeyboardInterrupt:
-        return Outcome(stopped=signal.SIGINT)
-    except Stopped as stop:
-        return Outcome(stopped=stop.signal)
+        return run(_on(config, device), run_dir, ranks=ranks)
+    except ENDS as error:
+        return error
     except Exception:
-        return Outcome(crash=traceback.format_exc())
+        return RankFailed(f"rank {task.rank} failed\n\n{traceback.format_exc()}")
     finally:
         if ranks is not None:
             ranks.leave()
 
 
-def _result(outcomes: Mapping[int, Outcome]) -> float:
-    """The score of the run, or what ended it: the reason of a failure before its consequences."""
-    ranked = sorted(outcomes.items())
-    for rank, outcome in ranked:
-        if outcome.crash is not None:
-            raise RuntimeError(f"rank {rank} failed\n\n{outcome.crash}")
-    for rank, outcome in ranked:
-        if outcome.error is not None:
-            if rank > 0:
-                outcome.error.args = (f"rank {rank}: {outcome.error}",)
-            raise outcome.error
-    for _, outcome in ranked:
-        if outcome.lost is not None:
-            raise TrainingError(outcome.lost)
-    stopped = [outcome.stopped for _, outcome in ranked if outcome.stopped is not None]
-    if signal.SIGINT in stopped:
-        raise KeyboardInterrupt
-    if stopped:
-        raise Stopped(signal.Signals(stopped[0]))
-    score = outcomes[0].score
-    assert score is not None
+def _result(outcomes: Mapping[int, float | BaseException]) -> float:
+    """The score of the run; raises what ended it."""
+    for kind in ENDS:
+        for rank, outcome in sorted(outcomes.items()):
+            if not isinstance(outcome, kind):
+                continue
+            if isinstance(outcome, RankLost):
+                raise TrainingError(str(outcome))
+            if isinstance(outcome, WorldFluxError) and rank > 0:
+                outcome.args = (f"rank {rank}: {outcome}",)
+            raise outcome
+    score = outcomes[0]
+    assert isinstance(score, float)
     return score
 
 

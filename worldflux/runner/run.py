@@ -18,7 +18,6 @@ from worldflux.core.agent import Agent
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
-from worldflux.envs.make import make_envs
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import model_class
 from worldflux.report.curves import draw_run
@@ -28,10 +27,9 @@ from worldflux.run_folder.state import claim
 from worldflux.runner.continuation import AUTO, check_same_run, continues, has_checkpoint
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.parts import Fitted, Parts
-from worldflux.runner.preflight import one_environment
+from worldflux.runner.preflight import one_environment, training_envs
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
-from worldflux.training.parallel import rank_seed
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
 from worldflux.training.trainer import Evaluator, Trainer
@@ -91,7 +89,7 @@ def _run(
 ) -> float:
     training = config.training
     set_seed(training.seed)
-    fitted = parts.take()
+    fitted = parts.fitted
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
     envs, model_config = fitted or (None, parts.model or config.model)
@@ -139,18 +137,10 @@ def _subject(config: RunConfig) -> str:
 def _fitted(config: RunConfig, ranks: Ranks, render: bool) -> Fitted | None:
     """This process's share of the environments to train in, and the model for them; None where they
     cannot be made and the run may degrade."""
-    training = config.training
     if config.env.suite == "none":
         return None
     envs = try_envs(
-        lambda: make_envs(
-            config.env,
-            num_envs=training.num_envs // ranks.size,
-            mode=training.env_mode,
-            seed=rank_seed(training.seed, ranks.rank),
-            render=render,
-        ),
-        config.data,
+        lambda: training_envs(config, rank=ranks.rank, size=ranks.size, render=render), config.data
     )
     if envs is None:
         return None
