@@ -221,7 +221,7 @@ def whole_loop_ms(args: argparse.Namespace, setup: Setup, updates: int) -> float
             setup.collector.collect(agent, count)
             owed -= count
         batch, stepid = draw(replay, args.batch, agent.device)
-        _, entries = agent.update(batch)
+        _, entries, _ = agent.update(batch)
         written = {key: value.cpu().numpy() for key, value in entries.items()}
         replay.update(stepid[:, context:], written)
     synchronize(agent.device)

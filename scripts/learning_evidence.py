@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gzip
 import json
 import os
 import platform
@@ -31,18 +32,64 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from worldflux.errors import WorldFluxError
+from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.report.curves import EVAL, GRID, INK, TRAIN, compact, series
-from worldflux.report.published import PublishedCurve, published_task, read_published
-from worldflux.run_folder.manifest import FILE, read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.report.published import PublishedTask, published_task, rows_of
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.run_folder.names import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[1]
+PER_SEED = "published_per_seed.csv.gz"
 COMMAND = [sys.executable, "-m", "worldflux.cli.main"]
 MACHINE = "machine.json"
 GRACE = 900  # seconds for the last update, the checkpoint and the replay's save
 SEED_COLORS = (EVAL, "#0f766e", "#7c3aed", "#b45309", "#be185d")
 FEWEST = 10  # episodes whose mean is a point
+
+
+# Published seeds
+
+
+@dataclass(frozen=True)
+class PublishedCurve:
+    """Scores of one method on one task, each seed by itself.
+
+    seeds: per seed its points `[N, 2]` (simulator steps, score), in the order of steps.
+    """
+
+    source: str
+    task: PublishedTask
+    seeds: tuple[np.ndarray, ...]
+
+    def at(self, steps: float) -> np.ndarray:
+        """Score of every seed `[S]` at so many simulator steps, linear between two points; seeds
+        that have no point before or none after it are left out."""
+        inside = [s for s in self.seeds if s[0, 0] <= steps <= s[-1, 0]]
+        return np.array([np.interp(steps, s[:, 0], s[:, 1]) for s in inside])
+
+
+def read_published(folder: Path, task: PublishedTask) -> PublishedCurve | None:
+    """A curve of ``published_per_seed.csv.gz`` in `folder`, None where the file has none.
+
+    Columns: source, suite, task, method, seed, env_steps (simulator steps), score. Raises
+    ConfigurationError if the file is missing or reads otherwise.
+    """
+    path = folder / PER_SEED
+    points: dict[str, list[tuple[float, float]]] = {}
+    source = ""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            for row in rows_of(file, task):
+                source = row["source"]
+                point = (float(row["env_steps"]), float(row["score"]))
+                points.setdefault(row["seed"], []).append(point)
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigurationError(f"cannot read the published scores {path}: {error}") from error
+    if not points:
+        return None
+    seeds = tuple(np.array(sorted(values)) for _, values in sorted(points.items()))
+    return PublishedCurve(source, task, seeds)
 
 
 # Running
@@ -134,7 +181,7 @@ def start(job: Job, options: argparse.Namespace, cores: list[int]) -> Running:
 
 def status(folder: Path) -> str | None:
     """A run's status; None where no run has begun."""
-    return read_manifest(folder)["status"] if (folder / FILE).exists() else None
+    return read_manifest(folder)["status"] if (folder / MANIFEST).exists() else None
 
 
 def write_machine(options: argparse.Namespace, cores: int, share: int) -> None:
@@ -208,7 +255,7 @@ def published_of(run_: Run, scores: Path) -> PublishedCurve | None:
 
 def report(options: argparse.Namespace) -> int:
     """Writes the section of docs/results.md and its picture."""
-    folders = sorted({p.parent for out in options.out for p in out.rglob(FILE)})
+    folders = sorted({p.parent for out in options.out for p in out.rglob(MANIFEST)})
     runs = [read_run(folder, options.score) for folder in folders]
     if not runs:
         print(f"learning_evidence: no run in {options.out}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     python scripts/published_table.py ../shared/scores
 
-Keeps the two families' own curves at few steps, each seed's score as it was published.
+Keeps each family's own curves at few steps, each seed's score as it was published.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from worldflux.report.published import PER_SEED, TABLE
+from worldflux.models.families import OURS
+from worldflux.report.published import TABLE
 
-KEPT = {("dreamerv3-repo", "dreamerv3"), ("tdmpc2-repo", "tdmpc2")}
+PER_SEED = "published_per_seed.csv.gz"
+KEPT = {(m.SOURCE, one.name) for one in OURS if (m := one.published_module()) is not None}
 THOUSANDS = (10, 20, 30, 40, 50, 60, 80, 100, 120, 160, 200, 300, 400, 500, 700, 1000)
 MILLIONS = (1.5, 2, 3, 4, 6, 8, 10, 12, 14)
 STEPS = {1000 * k for k in THOUSANDS} | {int(1e6 * m) for m in MILLIONS}

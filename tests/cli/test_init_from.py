@@ -53,11 +53,11 @@ def test_it_begins_with_the_weights_and_everything_else_fresh(
     kind = FAMILIES[family]
     seen, update = [], kind.update
 
-    def watched(agent, batch):
+    def watched(agent, batch, carry):
         if not seen:
             model = {k: v.clone() for k, v in agent.model.state_dict().items()}
             seen.append((model, agent.updates, dict(agent.optimizer.state)))
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     monkeypatch.setattr(kind, "update", watched)
     assert main([*words(family), f"init_from={first}", "hydra.run.dir=second"]) == 0

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 
 from tests.cli.conftest import TINY
 from worldflux.cli.main import main
+from worldflux.envs.make import make_envs
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.run_folder.disk import seal
 from worldflux.run_folder.manifest import SCHEMA, plain, read_manifest, write_manifest
 from worldflux.run_folder.state import claim
+from worldflux.runner.fitting import for_environment
 
 
 def leave(run: Path, config: Any, status: str = "stopped", checkpoint: bool = True) -> None:
@@ -144,6 +147,29 @@ def test_auto_continues_the_newest_unfinished_run_of_the_same_configuration(
         assert jobs[-1][0].resume == "auto" and not (jobs[-1][1] / "checkpoints").exists()
 
 
+def test_what_the_environment_decided_is_no_change(
+    jobs: list[Any],
+    begun: Callable[..., Path],
+    folder: Path,
+    refused: Callable[..., str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["env=pendulum", "model=tdmpc2", "model/size=1m"]
+    run = begun(*words)
+    config = jobs[-1][0]
+    envs = make_envs(config.env)
+    met = replace(config, model=for_environment(config.model, config.env, envs))
+    envs.close()
+    assert met.model.obs_shape == (3,) and met.model.episode_length == 200
+    leave(folder / run, met, checkpoint=False)
+    for resume in (f"resume={run}", "resume=auto"):
+        assert main([*(words if "auto" in resume else []), resume]) == 0
+        assert jobs[-1][0].resume == str(run)
+    capfd.readouterr()
+    line = refused(f"resume={run}", "model.episode_length=100")
+    assert line.startswith("model.episode_length cannot change on resume: it is 200 in ")
+
+
 def test_auto_with_a_folder_continues_that_one_or_starts_in_it(
     jobs: list[Any],
     folder: Path,
@@ -197,11 +223,11 @@ def test_the_same_command_again_continues_a_stopped_run(
     words.remove("training.total_steps=2")
     update, done = DreamerV3Agent.update, []
 
-    def interrupted(agent: Any, batch: Any) -> Any:
+    def interrupted(agent: Any, batch: Any, carry: Any) -> Any:
         done.append(1)
         if len(done) == 3:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
     with pytest.raises(SystemExit) as ended:

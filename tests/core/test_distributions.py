@@ -3,16 +3,9 @@
 import torch
 from torch import distributions as td
 
-from worldflux.core.distributions import (
-    Binary,
-    BoundedNormal,
-    MultiOneHot,
-    OneHot,
-    SymlogMSE,
-    TwoHot,
-    gumbel_noise,
-)
+from worldflux.core.distributions import Binary, MultiOneHot, OneHot, gumbel_noise
 from worldflux.core.math import symexp_bins, two_hot
+from worldflux.models.dreamerv3.distributions import BoundedNormal, SymlogMSE, TwoHot
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:

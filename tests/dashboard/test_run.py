@@ -17,18 +17,18 @@ from PIL import Image
 from tests.dashboard.conftest import Client
 from tests.training.test_end_to_end_run import settings
 from tests.training.test_resume_exact import assert_equal
+from worldflux.config.page import Gameplay, Visualization
 from worldflux.dashboard import DashboardCallback, MetricBuffer
 from worldflux.dashboard.frames import FrameTap
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.buffer import create_random_buffer
 from worldflux.errors import ConfigurationError, TrainingError
 from worldflux.models.factory import create_world_model
-from worldflux.project.sections import Gameplay, Visualization
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.run import run
 from worldflux.training import Trainer, TrainingConfig
-from worldflux.training.logger import read_metrics
 
 
 class Blind(gym.Env):
@@ -191,7 +191,7 @@ class Clockwork:
 def test_frames_take_a_small_share_of_the_time(monkeypatch, cost, watching, low, high):
     clock, frames = [0.0], []
     monkeypatch.setattr("worldflux.dashboard.frames.time.perf_counter", lambda: clock[0])
-    tap = FrameTap(lambda frame, **facts: frames.append(facts), fps=8, wanted=lambda: watching)
+    tap = FrameTap(lambda frame, **facts: frames.append(facts), fps=8, watched=lambda: watching)
     row = {"is_last": np.zeros(1, bool)}
     while clock[0] < 100:
         tap(Clockwork(clock, cost), row, 0, 0)

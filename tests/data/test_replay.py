@@ -14,6 +14,7 @@ from worldflux.config.spaces import Space
 from worldflux.data import replay as replay_module
 from worldflux.data.gym_source import GymSource
 from worldflux.data.replay import SequenceReplay
+from worldflux.data.sources import Sequences
 from worldflux.envs.make import make_envs
 from worldflux.errors import BufferError, ConfigurationError
 
@@ -220,10 +221,10 @@ def test_what_cannot_work_is_refused() -> None:
 def test_the_source_states_what_a_full_replay_takes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     envs = make_envs(EnvConfig())
-    sizes = {"batch_size": 1, "sequence_length": 8}
-    GymSource(envs, DataConfig(train_ratio=8, capacity=2**20), **sizes)
+    sizes = Sequences({}, {}, {}, batch_size=1, sequence_length=8)
+    GymSource(envs, DataConfig(train_ratio=8, capacity=2**20), sizes)
     # 4 observations, 2 action entries and the reward of 4 bytes, 3 flags: 31 bytes.
     assert f"1,048,576 steps take {31 / 1024:.2f} GiB" in caplog.text
-    GymSource(envs, DataConfig(train_ratio=8, capacity=10**14), **sizes)
+    GymSource(envs, DataConfig(train_ratio=8, capacity=10**14), sizes)
     assert caplog.records[-1].levelname == "WARNING" and "lower data.capacity" in caplog.text
     envs.close()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.data.test_replay import fill, make, tiny_segments  # noqa: F401
 from worldflux.config.spaces import Space
 from worldflux.data.replay import SequenceReplay
+from worldflux.data.replay_files import keep_saves
 from worldflux.errors import BufferError, CheckpointError
 
 
@@ -93,7 +94,7 @@ def test_saves_stay_until_they_are_no_longer_needed(tmp_path: Path) -> None:
     again = make(online=True)
     assert again.load(tmp_path) == third
     assert_same_future(late, again, 55)
-    late.keep_saves(tmp_path, {first, third})
+    keep_saves(tmp_path, {first, third})
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [
         f"replay-{first}.json",
         f"replay-{third}.json",
@@ -187,7 +188,7 @@ def test_the_disk_holds_what_is_in_memory_and_no_more(tmp_path: Path) -> None:
         fill(replay, 8, begin=begin)
         train(replay)
         tags.append(replay.save(tmp_path))
-        replay.keep_saves(tmp_path, set(tags[-2:]))
+        keep_saves(tmp_path, set(tags[-2:]))
         sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
     full = -(-replay.rows // 8)  # saves until the memory is full
     assert max(sizes[full:]) <= 1.05 * sizes[full + 1]

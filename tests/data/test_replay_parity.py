@@ -13,8 +13,8 @@ import pytest
 from worldflux.config.data import DataConfig
 from worldflux.config.spaces import Space
 from worldflux.data.gym_source import ConsecutiveChunks
+from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay
-from worldflux.data.sources import UpdateRatio, updates_per_step
 
 UNITS = Path(__file__).parents[3] / "shared/parity/dreamerv3/units/units.json"
 pytestmark = pytest.mark.skipif(not UNITS.exists(), reason="no reference traces here")
@@ -81,7 +81,9 @@ def test_train_ratio() -> None:
         ratio = UpdateRatio(updates_per_step(data, case["batch_steps"], 1))
         begin, done = case["env_steps"][0], 0
         for steps, granted in zip(case["env_steps"], case["repeats"], strict=True):
-            due = ratio.updates_at(steps - begin)
+            due = done
+            while ratio.steps_before(due + 1) <= steps - begin:
+                due += 1
             assert due - done == granted, (case, steps)
             done = due
             # The other way round: the next update is not due yet, this one is.
@@ -100,7 +102,7 @@ def test_consecutive_chunks() -> None:
         flag = np.zeros(1, bool)
         flags = {"is_first": flag, "is_last": flag, "is_terminal": flag}
         replay.add({"x": np.array([t]), "reward": np.zeros(1), **flags})
-    chunks = ConsecutiveChunks(replay, prefix, length, consec)
+    chunks = ConsecutiveChunks(replay.sample, prefix, length, consec)
     for expected in case["chunks"]:
         batch = chunks.batch(2)
         for row in range(2):

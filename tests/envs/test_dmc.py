@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.dmc import choose_renderer, find_task
+from worldflux.envs.dmc import find_task
 from worldflux.envs.make import make_envs
+from worldflux.envs.suites import choose_renderer
 from worldflux.envs.vector import VectorEnv
 from worldflux.errors import ConfigurationError, MissingDependencyError
 

@@ -7,8 +7,8 @@ import torch
 from worldflux import DreamerV3Config
 from worldflux.config.spaces import Space
 from worldflux.errors import ConfigurationError
-from worldflux.models.dreamerv3.agent import make_agent
 from worldflux.models.dreamerv3.objective import Noise
+from worldflux.models.dreamerv3.world_model import DreamerV3
 from worldflux.training import TrainingConfig
 
 B, T, N = 4, 6, 3
@@ -25,8 +25,8 @@ def build(kind: str = "discrete", image: bool = False, **training):
     settings = dict(optimizer="laprop", grad_clip=0.0, learning_rate=1e-3, seed=0)
     settings["agc"] = 0.3 if training.get("optimizer", "laprop") == "laprop" else 0.0
     torch.manual_seed(0)
-    config = config.with_spaces(obs, SPACES[kind])
-    return make_agent(config, TrainingConfig(**(settings | training)), device="cpu")
+    config = config.with_spaces(obs, SPACES[kind]).with_overrides(actor_critic=True)
+    return DreamerV3(config).make_agent(TrainingConfig(**(settings | training)), device="cpu")
 
 
 def batch_for(agent, rows: int = B, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ def test_updates_learn_to_predict_a_fixed_batch(image):
     batch = batch_for(agent)
     losses = []
     for _ in range(30):
-        metrics, entries = agent.update(batch)
+        metrics, entries, _ = agent.update(batch)
         losses.append(float(metrics["loss/obs"]))
     assert entries["dyn/deter"].shape == (B, T, agent.config.deter_dim)
     assert losses[-1] < 0.8 * losses[1]
@@ -95,7 +95,7 @@ def test_updates_learn_to_predict_a_fixed_batch(image):
 def test_the_first_update_of_a_warm_up_changes_nothing_but_the_normaliser():
     agent = build(warmup_steps=10)
     before = [p.detach().clone() for p in agent.parameters]
-    metrics, _ = agent.update(batch_for(agent))
+    metrics, _, _ = agent.update(batch_for(agent))
     assert float(metrics["opt/learning_rate"]) == 0.0
     assert all(torch.equal(a, b) for a, b in zip(before, agent.parameters, strict=True))
 
@@ -145,7 +145,7 @@ def test_bfloat16_stays_close_to_float32():
     losses = {}
     for mixed in (False, True):
         agent = build(mixed_precision=mixed, mixed_precision_dtype="bfloat16")
-        metrics, _ = agent.update(batch_for(agent))
+        metrics, _, _ = agent.update(batch_for(agent))
         losses[mixed] = float(metrics["loss/total"])
     assert losses[True] == pytest.approx(losses[False], rel=0.02)
 

@@ -139,7 +139,7 @@ def train(case, ranks=None):
         batch = double(case.batch(seed))
         if ranks is not None:
             batch, noise = share(case, batch, noise, ranks.rank, ranks.size)
-        metrics, _ = case.agent.update(batch, noise)
+        metrics, _, _ = case.agent.update(batch, noise=noise)
         first = first or {key: float(value) for key, value in metrics.items()}
     state = {
         f"{group}/{key}": value.clone()

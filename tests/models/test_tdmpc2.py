@@ -13,7 +13,7 @@ from worldflux import ConfigurationError, TDMPC2Config, create_world_model
 from worldflux.config.spaces import Space
 from worldflux.core.state import Batch
 from worldflux.errors import TrainingError, ValidationError
-from worldflux.models.tdmpc2.agent import TDMPC2Agent, make_agent
+from worldflux.models.tdmpc2.agent import TDMPC2Agent
 from worldflux.models.tdmpc2.networks import Layer, mish, simnorm
 from worldflux.models.tdmpc2.objective import Noise, dropout
 from worldflux.models.tdmpc2.world_model import TDMPC2
@@ -33,7 +33,8 @@ def build(kind: str = "continuous", training: dict[str, Any] | None = None, **fi
     torch.manual_seed(0)
     config = config.with_spaces({"obs": Space((5,))}, SPACES[kind])
     settings = dict(optimizer="adam", grad_clip=20.0, seed=0, sequence_length=H)
-    return make_agent(config, TrainingConfig(**(settings | (training or {}))), device="cpu")
+    training_config = TrainingConfig(**(settings | (training or {})))
+    return TDMPC2(config).make_agent(training_config, device="cpu")
 
 
 def batch_for(agent: TDMPC2Agent, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -121,7 +122,7 @@ def test_updates_learn_to_predict_a_fixed_batch(kind: str) -> None:
     agent = build(kind, {"learning_rate": 3e-3})
     batch, losses = batch_for(agent), []
     for _ in range(40):
-        metrics, entries = agent.update(batch)
+        metrics, entries, _ = agent.update(batch)
         losses.append(float(metrics["loss/reward"]))
     assert entries == {} and losses[-1] < 0.6 * losses[0]
     assert all(np.isfinite(float(value)) for value in metrics.values())
@@ -136,7 +137,7 @@ def test_the_policy_prior_climbs_q(kind: str) -> None:
             network[-1].weight.normal_(std=0.5, generator=agent.generator)
     agent.optimizer.step = lambda *_: None  # type: ignore[method-assign]
     for _ in range(120):
-        metrics, _ = agent.update(batch)
+        metrics, _, _ = agent.update(batch)
         values.append(float(metrics["q"]))
     assert np.mean(values[-20:]) > np.mean(values[:20]) + 0.05
 
@@ -167,7 +168,7 @@ def test_an_end_of_the_task_needs_the_termination_head() -> None:
     batch["is_terminal"][1, 2] = True
     with pytest.raises(TrainingError, match=r"env\.terminates=true"):
         agent.update(batch)
-    metrics, _ = build(episodic=True).update(batch)
+    metrics, _, _ = build(episodic=True).update(batch)
     assert float(metrics["loss/termination"]) > 0
     assert float(metrics["termination_rate"]) == 0  # of the last step: the end is one before
 
@@ -219,7 +220,7 @@ def test_bfloat16_stays_near_float32() -> None:
     for training in ({}, half):
         agent = build(training=training, dropout=0.0)
         noise = Noise.draw(agent.model, H, B, torch.Generator().manual_seed(1))
-        losses.append(float(agent.update(batch_for(agent), noise)[0]["loss/total"]))
+        losses.append(float(agent.update(batch_for(agent), noise=noise)[0]["loss/total"]))
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.models.tdmpc2_reference import Reference, shifted
 from worldflux import ConfigurationError, TDMPC2Config, create_world_model
 from worldflux.config.spaces import Space
-from worldflux.models.tdmpc2.agent import TDMPC2Agent, make_agent
+from worldflux.models.tdmpc2.agent import TDMPC2Agent
 from worldflux.models.tdmpc2.objective import Noise
 from worldflux.models.tdmpc2.official.weights import official_names
 from worldflux.models.tdmpc2.pixels import draw_shift, shift_pictures
@@ -26,7 +26,7 @@ def agent_for_pictures(**fields) -> TDMPC2Agent:
     config = config.with_spaces({"obs": Space(SHAPE, "uint8")}, {"action": Space((2,))})
     torch.manual_seed(0)
     training = TrainingConfig(optimizer="adam", grad_clip=20.0, sequence_length=H, seed=0)
-    return make_agent(config, training, device="cpu")
+    return TDMPC2(config).make_agent(training, device="cpu")
 
 
 def pictures(*lead: int) -> torch.Tensor:

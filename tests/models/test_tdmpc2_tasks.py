@@ -12,7 +12,7 @@ from tests.models.tdmpc2_reference import Reference
 from worldflux import ConfigurationError, TDMPC2Config, create_world_model
 from worldflux.config.spaces import Space, Task
 from worldflux.errors import ValidationError
-from worldflux.models.tdmpc2.agent import TDMPC2Agent, make_agent
+from worldflux.models.tdmpc2.agent import TDMPC2Agent
 from worldflux.models.tdmpc2.losses import entropies
 from worldflux.models.tdmpc2.objective import Noise
 from worldflux.models.tdmpc2.official.weights import official_names
@@ -32,7 +32,8 @@ def build(training: dict[str, Any] | None = None, dtype=torch.float64, **fields)
     config = config.with_spaces(spaces, {"action": Space((A,))}, TASKS)
     settings = dict(optimizer="adam", grad_clip=20.0, sequence_length=H, seed=0)
     torch.manual_seed(0)
-    agent = make_agent(config, TrainingConfig(**(settings | (training or {}))), device="cpu")
+    training_config = TrainingConfig(**(settings | (training or {})))
+    agent = TDMPC2(config).make_agent(training_config, device="cpu")
     with torch.no_grad():
         for parameter in agent.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity.comparison.dreamerv3.official import to_official
 from worldflux.cli.verbs import main as worldflux
 from worldflux.config.env import EnvConfig
 from worldflux.config.training import TrainingConfig
@@ -216,7 +217,7 @@ def test_images_classes_and_several_actions_come_back(
     agent = {"opt": {"wd": 0.0}}
     state, names = model.state_dict(), official_names(model)
     params = {name: np.zeros(shape, "f4") for name, shape in expected_shapes(model, agent).items()}
-    params |= {name: weight.to_official(state[weight.name]) for name, weight in names.items()}
+    params |= {name: to_official(weight, state[weight.name]) for name, weight in names.items()}
     save, content = save_of(logdir), list(params.items())
     (save / "agent.pkl").unlink()
     for i in range(parts):

@@ -107,17 +107,20 @@ def test_bfloat16_keeps_its_tolerance(recorded: Path, name: str) -> None:
     with agent.precision.autocast():
         plan = agent.planner(first, planning.mean, torch.tensor([True]), planning.noise("plan0"))
     expected = numbers["out_plan0_values"]
-    error = np.abs(torch.cat(plan.values).numpy() - expected).max() / np.abs(expected).max()
+    error = (
+        np.abs(torch.cat([r.values for r in plan.rounds]).numpy() - expected).max()
+        / np.abs(expected).max()
+    )
     assert 1e-4 < error < HALF["values"]  # a smaller error would be float32's
     best = set(numbers["out_plan0_elite_idx"][0])
-    assert len(best & set(plan.elites[0][0].tolist())) >= 0.9 * len(best)
+    assert len(best & set(plan.rounds[0].elites[0].tolist())) >= 0.9 * len(best)
     numbers = Recorded.load(folder / "update.npz")
     update = Update(subject, folder, Recorded({}, ""), Comparison())
-    metrics, _ = agent.update(subject.batch(numbers), update.noise(0, numbers))
+    metrics, step = update.update(subject.batch(numbers), update.noise(0, numbers))
     for recorded_name in ("consistency_loss", "reward_loss", "value_loss", "total_loss"):
         ours = float(metrics[METRICS[recorded_name]])
         assert ours == pytest.approx(float(numbers[f"out_upd0_{recorded_name}"]), rel=HALF["loss"])
-    latent, expected = agent.last[0].latent.detach().float().numpy(), numbers["out_upd0_zs"]
+    latent, expected = step.latent.detach().float().numpy(), numbers["out_upd0_zs"]
     assert np.abs(latent - expected).max() < HALF["latent"] * np.abs(expected).max()
     gradients = Recorded.load(folder / "update_grads1.npz")
     for official, ours in subject.names.items():

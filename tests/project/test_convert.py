@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +17,8 @@ from worldflux.cli import convert, train
 from worldflux.cli import main as runner
 from worldflux.config.composition import composed
 from worldflux.config_loader import load_config
-from worldflux.project.back import to_toml, write
-from worldflux.project.convert import experiment, overrides
-from worldflux.project.convert import settings as settings_of
+from worldflux.project.convert import experiment, overrides, to_toml
+from worldflux.project.mapping import settings as settings_of
 from worldflux.project.schema import parse
 
 SCAFFOLD = Path(convert.__file__).parents[1] / "project" / "scaffold" / "worldflux.toml"
@@ -39,7 +39,7 @@ def both_ways(text: str, name: str, tmp_path: Path) -> Any:
     again = convert.run_of(path)
     assert again == run
     for key in ("obs_shape", "action_dim", "action_type"):
-        assert (key in again.model._given) == (key in run.model._given)
+        assert (key in again.model.explicit) == (key in run.model.explicit)
     back, lost = to_toml(again, name)
     assert lost == []
     assert parse(back, tmp_path / "worldflux.toml") == config
@@ -75,6 +75,36 @@ def test_what_the_sections_become(tmp_path: Path) -> None:
     pictures = "[architecture]\nobs_shape = [3, 32, 32]\n"
     run = both_ways(f'model = "dreamer:ci"\n{offline}{pictures}', "x", tmp_path)
     assert (run.env.obs, run.env.image_size) == ("pixels", (32, 32))
+
+
+GYM = '[data]\nsource = "gym"\ngym_env = "CartPole-v1"\n'
+MANY_TO_ONE = {
+    "capacity below what is collected at once": "[training]\nsequence_length = 1\n"
+    f"{GYM}buffer_capacity = 10000\nepisode_length = 500\n",
+    "default capacity below what is collected at once": f"{GYM}episode_length = 500\n",
+    "the kind that noise has anyway": '[architecture]\naction_type = "continuous"\n',
+    "the kind that noise of a game has anyway": 'environment = "atari"\nmodel = "dreamer:ci"\n'
+    '[architecture]\naction_type = "discrete"\n',
+    "the width that the size has anyway": f"{GYM}[architecture]\nhidden_dim = 64\n",
+    "an alias of a size": f'model = "dreamer-small"\n{GYM}[online_collection]\nenabled = true\n',
+    "another spelling of the size": f'model = "DreamerV3:size12m"\n{GYM}',
+}
+
+
+@pytest.mark.parametrize("name", MANY_TO_ONE)
+def test_files_of_the_same_run_come_back_as_they_were(name: str, tmp_path: Path) -> None:
+    both_ways(MANY_TO_ONE[name], "x", tmp_path)
+
+
+def test_an_override_goes_before_what_the_file_had(tmp_path: Path) -> None:
+    text = MANY_TO_ONE["capacity below what is collected at once"]
+    words = overrides(settings_of(parse(text, tmp_path / "worldflux.toml")))
+    replaced = {"data.capacity": 70_000, "data.prefill_steps": 5_000, "model/size": "1m"}
+    words = [word for word in words if word.partition("=")[0] not in replaced]
+    run = composed([*words, *(f"{key}={value}" for key, value in replaced.items())])
+    config = parse(to_toml(run, "x")[0], tmp_path / "worldflux.toml")
+    assert (config.data.buffer_capacity, config.data.num_episodes) == (70_000, 10)
+    assert config.model == "tdmpc2:1m"
 
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8).filter(
@@ -138,7 +168,7 @@ def valid_files(draw: Any) -> str:
     kept["data"].setdefault("episode_length", 500)
     if "environment" in kept:
         kept.setdefault("model", values["model"])
-    return write(kept)
+    return tomlkit.dumps(kept)
 
 
 @settings(

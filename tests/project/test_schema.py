@@ -89,7 +89,7 @@ def test_an_empty_file_has_every_default(tmp_path: Path) -> None:
     assert config.architecture.obs_shape == (3, 64, 64) and config.architecture.action_dim == 6
     assert (config.training.total_steps, config.training.learning_rate) == (100_000, 3e-4)
     assert (config.data.source, config.visualization.port) == ("random", 8765)
-    assert config.given == frozenset() and config.ignored == []
+    assert config.explicit == frozenset() and config.ignored == []
     with pytest.raises(AttributeError):
         config.training.batch_size = 3
     assert read('environment = "atari"', tmp_path).model == "dreamer:ci"
@@ -236,4 +236,4 @@ def test_any_file_is_a_configuration_or_one_line(text: str) -> None:
         assert str(error).startswith("worldflux.toml") and "\n" not in str(error)
         return
     assert config.training.sequence_length >= 1
-    assert config.given >= set(config.raw)
+    assert config.explicit >= set(config.raw)

@@ -15,7 +15,7 @@ from tests.project.conftest import SAMPLES, manifest
 from tests.project.test_schema import almost_files
 from worldflux.cli.train import main
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.paths import find
+from worldflux.run_folder.checkpoints import checkpoint_at
 
 # A run of a second or two on noise.
 NOISE = """\
@@ -185,9 +185,9 @@ def test_runs_in_output_dir_follow_one_another_and_resume(
     assert main(["--resume-from", "outputs", "--output-dir", "x"]) == 2
     assert "resumed in its own folder" in capfd.readouterr().err
     for name in ("outputs", "outputs/checkpoint_best.pt", "outputs/checkpoints/latest"):
-        assert find(name).name == "step_000000003"
+        assert checkpoint_at(name).name == "step_000000003"
     with pytest.raises(CheckpointError, match=r"no checkpoint .step_000000009.; it has best"):
-        find("outputs/checkpoint_9.pt")
+        checkpoint_at("outputs/checkpoint_9.pt")
     assert main([]) == 0
     (before,) = (folder / "outputs" / "previous").iterdir()
     assert (before / "run_manifest.json").is_file() and (before / ".hydra").is_dir()

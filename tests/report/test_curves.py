@@ -8,7 +8,8 @@ from PIL import Image
 from worldflux.errors import ConfigurationError
 from worldflux.report.curves import compact, draw_run, learning_curve, series, smooth
 from worldflux.report.video import write_video
-from worldflux.training.logger import MetricLogger, read_metrics
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.training.logger import MetricLogger
 
 
 def write_run(folder, online=True):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from worldflux.errors import ConfigurationError
-from worldflux.report.published import PER_SEED, Task, read_published
+from worldflux.report.published import PublishedTask
 from worldflux.run_folder.manifest import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +29,8 @@ repo,dmc_proprio,dmc_walker_walk,dreamerv3,0,400,70
 
 
 @pytest.fixture
-def scores(tmp_path: Path) -> Path:
-    (tmp_path / PER_SEED).write_bytes(gzip.compress(ROWS.encode()))
+def scores(script: ModuleType, tmp_path: Path) -> Path:
+    (tmp_path / script.PER_SEED).write_bytes(gzip.compress(ROWS.encode()))
     return tmp_path
 
 
@@ -46,21 +46,23 @@ def script() -> ModuleType:
     return module
 
 
-def test_published_seeds_are_read_between_their_points_only(scores: Path) -> None:
-    curve = read_published(scores, Task("dmcontrol", "cup-catch", "tdmpc2"))
+def test_published_seeds_are_read_between_their_points_only(
+    script: ModuleType, scores: Path
+) -> None:
+    curve = script.read_published(scores, PublishedTask("dmcontrol", "cup-catch", "tdmpc2"))
     assert curve is not None and curve.source == "repo" and len(curve.seeds) == 2
     np.testing.assert_allclose(curve.at(50), [25, 20])
     np.testing.assert_allclose(curve.at(150), [75])  # the second seed ends at 100
     assert not len(curve.at(201))
-    assert read_published(scores, Task("dmcontrol", "dog-run", "tdmpc2")) is None
+    assert script.read_published(scores, PublishedTask("dmcontrol", "dog-run", "tdmpc2")) is None
 
 
-def test_scores_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=PER_SEED):
-        read_published(tmp_path, Task("dmcontrol", "cup-catch", "tdmpc2"))
-    (tmp_path / PER_SEED).write_bytes(gzip.compress(b"task,score\ncup,1\n"))
+def test_scores_that_cannot_be_read_are_named(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=script.PER_SEED):
+        script.read_published(tmp_path, PublishedTask("dmcontrol", "cup-catch", "tdmpc2"))
+    (tmp_path / script.PER_SEED).write_bytes(gzip.compress(b"task,score\ncup,1\n"))
     with pytest.raises(ConfigurationError, match="suite"):
-        read_published(tmp_path, Task("dmcontrol", "cup-catch", "tdmpc2"))
+        script.read_published(tmp_path, PublishedTask("dmcontrol", "cup-catch", "tdmpc2"))
 
 
 def test_points_are_means_of_the_newest_episodes(script: ModuleType) -> None:

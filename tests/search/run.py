@@ -20,6 +20,7 @@ def main(words):
     given = dict(word.split("=", 1) for word in words)
     folder = Path(given["hydra.run.dir"].strip("'"))
     rate = float(given["training.learning_rate"])
+    (folder / "words.json").write_text(json.dumps(words))
     stopped = []
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopped.append(number))

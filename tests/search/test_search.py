@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from tests.cli.conftest import TINY
 from worldflux.cli.search import main
+from worldflux.config.composition import composed
+from worldflux.config.overrides import quoted
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.search import trial as trials
 
@@ -172,6 +175,46 @@ def test_a_broken_off_search_draws_nothing_again(folder: Path) -> None:
         assert main(["parts", *words, "--trials", wanted]) == 0
     key = "training.learning_rate"
     assert [r[key] for r in rows(folder, "whole")] == [r[key] for r in rows(folder, "parts")]
+
+
+WORDS = ("null", "1", "c,d", "x=1", "a b", "it's", "true", "plain")
+
+
+def test_choices_reach_the_run_as_they_were_written(folder: Path) -> None:
+    choices = ",".join(quoted(word) for word in WORDS)
+    words = ["s", "--space", "none", "training.learning_rate=1e-4,1e-3"]
+    words += [f"+env.kwargs.word={choices}", "--sampler", "random", "--pruner", "none"]
+    assert main([*words, "--trials", "5"]) == 0
+    assert main([*words, "--trials", "8"]) == 0, "a search of choices goes on"
+    trials = rows(folder)
+    for row in trials:
+        run = folder / "outputs" / "search" / "s" / row["folder"]
+        config = composed(
+            [w for w in json.loads((run / "words.json").read_text()) if w[:3] != "res"]
+        )
+        assert config.env.kwargs["word"] == row["+env.kwargs.word"]
+        assert config.training.learning_rate == float(row["training.learning_rate"])
+    assert len({row["+env.kwargs.word"] for row in trials}) > 2
+
+
+def test_a_space_of_a_file_is_checked(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = {
+        "{low: 1e-4, high: 1}": "low must be a number, got '1e-4'",
+        "{low: [1], high: 2}": "low must be a number, got [1]",
+        "{low: 0.0, high: 1.0, log: true}": "low",
+        "{low: 0.0, high: 1.0, step: -1}": "step",
+        "{low: 0.1, high: 1.0, log: true, step: 0.1}": "step",
+        "{low: 1.0}": "low and high, or choices, must be given",
+        "{low: 1.0, choices: [1, 2]}": "either choices, or low and high",
+        "{choices: [[1], [2]]}": "choices are numbers, words",
+        "3": "expected a mapping of low, high",
+    }
+    for fields, line in lines.items():
+        (folder / "space.yaml").write_text(f"training.learning_rate: {fields}")
+        assert main(["s", "--space", "space.yaml"]) == 2
+        err = capfd.readouterr().err
+        assert err.count("\n") == 1 and line in err, err
+        assert err.startswith("worldflux search: error: space.yaml: training.learning_rate")
 
 
 @pytest.mark.parametrize("storage", ["journal:log/study.log", "sqlite:///own.db"])

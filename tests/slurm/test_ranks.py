@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from worldflux.run_folder.manifest import read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.metrics import read_metrics
 
 WORDS = [
     "training.nproc=2",

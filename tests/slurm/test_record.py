@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from worldflux.slurm import queue, record
+from worldflux.slurm import queue
 from worldflux.slurm.queue import SlurmError
-from worldflux.slurm.record import Record
+from worldflux.slurm.submission import Submission, alive
 
 
 def sbatch(*options: str) -> str:
@@ -24,8 +24,8 @@ def test_jobs_of_a_command_killed_before_it_noted_their_ids(slurm: Path, tmp_pat
     for folder, token, index, size in zip(
         folders, ("token-1", "token-2", "token-2"), (0, 0, 1), (1, 2, 2), strict=False
     ):
-        Record(token, index, size).write(folder)
-    found = record.alive(folders)
+        Submission(token, index, size).write(folder)
+    found = alive(folders)
     assert {folder.name: id for folder, (id, _) in found.items()} == {
         "a": one,
         "b": f"{array}_0",
@@ -36,8 +36,8 @@ def test_jobs_of_a_command_killed_before_it_noted_their_ids(slurm: Path, tmp_pat
 
 def test_an_id_that_belongs_to_another_job_now(slurm: Path, tmp_path: Path) -> None:
     id = sbatch("--comment=another")
-    Record("mine", 0, 1, id).write(tmp_path)
-    assert record.alive([tmp_path]) == {}
+    Submission("mine", 0, 1, id).write(tmp_path)
+    assert alive([tmp_path]) == {}
     queue.cancel([id])
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import TINY
 from worldflux.cli import report
 from worldflux.cli.main import main
-from worldflux.report.sweep_curves import band
+from worldflux.report.curves import band
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.training import crash
 from worldflux.run_folder.manifest import read_manifest, write_manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "crash_test.py"
@@ -22,12 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "crash_test.py"
 
 @pytest.fixture(scope="module")
 def crash_test() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("crash_test", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["crash_test"] = module
-    spec.loader.exec_module(module)
-    return module
+    return crash
 
 
 def test_interrupted_anywhere_both_families_end_as_if_they_never_were() -> None:

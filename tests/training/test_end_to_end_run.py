@@ -21,8 +21,8 @@ from worldflux.config.training import LoggerConfig, TrainingConfig
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.run import run
-from worldflux.training.logger import read_metrics
 
 
 class Cue(gym.Env):
@@ -100,6 +100,9 @@ def test_a_run_leaves_all_that_it_is_in_its_folder(finished):
     manifest = read_manifest(folder)
     assert manifest["status"] == "completed" and manifest["data_mode"] == "online"
     assert manifest["env"]["id"] == "CartPole-v1" and manifest["model_config"]["action_dim"] == 2
+    model = manifest["config"]["model"]  # as it met the environment
+    assert model == manifest["model_config"]
+    assert (model["obs_shape"], model["action_dim"], model["action_type"]) == ([4], 2, "discrete")
     assert manifest["collect_steps_per_update"] == 2.5
     assert manifest["train_ratio"] == pytest.approx(3 * 8 / 2.5)
     assert manifest["scores"]["last"] == score
@@ -121,11 +124,11 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(
         run(settings(num_envs=num_envs), whole)
     update, done = DreamerV3Agent.update, []
 
-    def interrupted(agent, batch):
+    def interrupted(agent, batch, carry):
         done.append(1)
         if len(done) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     folder = tmp_path / "stopped"
     monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
@@ -277,11 +280,11 @@ def test_an_environment_that_cannot_be_replayed_is_named_and_begins_anew(
 ):
     update, done = DreamerV3Agent.update, []
 
-    def interrupted(agent, batch):
+    def interrupted(agent, batch, carry):
         done.append(1)
         if len(done) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(agent, batch)
+        return update(agent, batch, carry)
 
     monkeypatch.setattr(DreamerV3Agent, "update", interrupted)
     short = dict(total_steps=5, eval_episodes=1)

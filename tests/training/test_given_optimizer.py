@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 from worldflux import create_world_model
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.training import Trainer, TrainingConfig
 from worldflux.training.data import create_random_buffer
-from worldflux.training.logger import read_metrics
 
 RATE, DECAY = 0.02, 0.7
 

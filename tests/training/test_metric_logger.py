@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldflux.training.logger import MetricLogger, encode, read_metrics
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.training.logger import MetricLogger, encode
 
 
 def events(folder):

@@ -8,13 +8,14 @@ import pytest
 import worldflux.runner.run
 from tests.together import together
 from tests.training.test_resume_exact import assert_equal, content
-from worldflux.config.composition import composed
+from worldflux.config import composition
+from worldflux.config import run as schema
 from worldflux.core.ranks import RankLost
 from worldflux.errors import ConfigurationError, TrainingError
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.run import run
-from worldflux.training.logger import read_metrics
 
 STEPS = 10
 TINY = [
@@ -48,9 +49,10 @@ FAMILIES = {
 
 
 def configured(*words):
+    schema.register()
     own = {word.split("=")[0] for word in words}
     kept = [word for word in TINY if word.split("=")[0] not in own]
-    return composed([*kept, *words])
+    return composition.Composition.of(None).check([*kept, *words])
 
 
 def trained(folder, config, harm=None, at=None):

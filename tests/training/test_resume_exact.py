@@ -11,8 +11,8 @@ from tests.training.tiny import TinyAgent, TinySource
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.training import Callback
-from worldflux.training.logger import read_metrics
 
 FIELDS = dict(total_steps=30, log_interval=4, eval_interval=6, save_interval=10)
 

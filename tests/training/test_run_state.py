@@ -18,7 +18,8 @@ import pytest
 from tests.training.test_trainer import At, make
 from tests.training.tiny import TinySource
 from worldflux.errors import CheckpointError, RunBusyError, TrainingError
-from worldflux.run_folder.state import LOCK, RunState, claim, claimed_by, run_state
+from worldflux.run_folder.names import LOCK
+from worldflux.run_folder.state import RunState, claim, claimed_by, run_state
 
 
 @contextmanager

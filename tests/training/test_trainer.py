@@ -13,10 +13,10 @@ from tests.training.tiny import TinyAgent, TinySource, tiny_evaluator
 from worldflux.errors import CheckpointError, ConfigurationError, TrainingError
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
 from worldflux.training import Callback, Trainer, TrainingConfig
 from worldflux.training.callbacks import CheckpointCallback, EarlyStoppingCallback, LoggingCallback
 from worldflux.training.evaluate import Evaluation
-from worldflux.training.logger import read_metrics
 
 
 def make(
@@ -93,10 +93,10 @@ def test_logged_losses_are_the_means_of_their_interval(tmp_path):
     trainer = make(tmp_path, callbacks=[Losses()], total_steps=10)
     update = trainer.agent.update
 
-    def spy(batch):
-        metrics, entries = update(batch)
+    def spy(batch, carry):
+        metrics, *others = update(batch, carry)
         trainer.last = metrics["loss/total"]
-        return metrics, entries
+        return metrics, *others
 
     trainer.agent.update = spy
     trainer.train(TinySource())

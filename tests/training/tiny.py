@@ -41,7 +41,7 @@ class TinyAgent:
         carry = {"deter": carry["deter"] + 1}
         return carry, action, {"dyn/deter": carry["deter"].numpy()}
 
-    def update(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(self, batch: Mapping[str, Tensor], carry: Any = None) -> Any:
         self.updates += 1
         noise = 0.01 * torch.randn(batch["obs"].shape, generator=self.generator)
         prediction = self.model(batch["obs"] + noise + 0.01 * torch.randn(1))[..., 0]
@@ -52,9 +52,9 @@ class TinyAgent:
         loss.backward()
         self.optimizer.step()
         metrics = {"loss/reward": loss.detach(), "loss/total": loss.detach(), "odd": loss * 0 + 2}
-        return metrics, {"dyn/deter": batch["dyn/deter"][:, 1:] + 1}
+        return metrics, {"dyn/deter": batch["dyn/deter"][:, 1:] + 1}, {}
 
-    def report(self, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    def report(self, batch: Mapping[str, Tensor], carry: Any = None) -> dict[str, np.ndarray]:
         torch.randn(3, generator=self.generator)
         return {"openloop": np.zeros((2, 4, 8, 8, 3), np.uint8)}
 

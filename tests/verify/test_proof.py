@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from worldflux.cli.verbs import main as worldflux
-from worldflux.report.published import TABLE, Task, published_scores, published_task
+from worldflux.report.published import TABLE, PublishedTask, published_scores, published_task
 from worldflux.run_folder.manifest import SCHEMA
 
-WALKER = Task("dmc_proprio", "dmc_walker_walk", "dreamerv3")
+WALKER = PublishedTask("dmc_proprio", "dmc_walker_walk", "dreamerv3")
 STEPS = 100_000
 
 
@@ -139,16 +139,23 @@ def test_mixed_tasks_and_repeated_seeds_are_refused(tmp_path, capsys) -> None:
             1,
             "pixels",
             "dreamer",
-            Task("dmc_vision", "dmc_ball_in_cup_catch", "dreamerv3"),
+            PublishedTask("dmc_vision", "dmc_ball_in_cup_catch", "dreamerv3"),
         ),
-        ("cup-catch", "dmc", 2, "vector", "tdmpc2", Task("dmcontrol", "cup-catch", "tdmpc2")),
+        (
+            "cup-catch",
+            "dmc",
+            2,
+            "vector",
+            "tdmpc2",
+            PublishedTask("dmcontrol", "cup-catch", "tdmpc2"),
+        ),
         (
             "ALE/MsPacman-v5",
             "gym",
             4,
             "pixels",
             "dreamer",
-            Task("atari100k", "atari_ms_pacman", "dreamerv3"),
+            PublishedTask("atari100k", "atari_ms_pacman", "dreamerv3"),
         ),
         ("ALE/Pong-v5", "gym", 1, "pixels", "dreamer", None),
         ("CartPole-v1", "gym", 1, "vector", "dreamer", None),

@@ -13,7 +13,7 @@ import pytest
 
 from worldflux.cli.main import main as worldflux_run
 from worldflux.cli.verbs import main as worldflux
-from worldflux.verify.welch import difference_interval
+from worldflux.core.statistics import difference_interval
 
 RUN = [
     "model/size=ci",

@@ -17,12 +17,14 @@ from worldflux.cli.parser import Parser
 from worldflux.cli.train import told_with_lines
 from worldflux.config import run as schema
 from worldflux.config.composition import composed
+from worldflux.config.overrides import command
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
-from worldflux.project.back import to_toml
-from worldflux.project.convert import experiment, overrides, settings
+from worldflux.project.convert import experiment, overrides, to_toml
+from worldflux.project.mapping import settings
 from worldflux.project.schema import FILE, load_config
 from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.names import SAVED_CONFIG
 from worldflux.runner import continuation
 
 PROGRAM = "worldflux convert"
@@ -34,7 +36,7 @@ def parser() -> Parser:
         prog=PROGRAM,
         description="worldflux.toml -> experiment YAML of worldflux-run; with --to toml, an "
         "experiment, a saved configuration or a run folder -> worldflux.toml.",
-        epilog="exit codes: 0 fine, 1 written, but worldflux.toml cannot say all of it (each value "
+        epilog="exit codes: 0 fine, 1 written, but worldflux.toml cannot hold all of it (each value "
         "is named), 2 wrong input",
     )
     made.add_argument("source", type=Path, nargs="?", default=Path(FILE), metavar="FILE")
@@ -56,43 +58,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     is_toml = options.source.suffix == ".toml"
-    wanted = options.to or ("yaml" if is_toml else "toml")
-    if wanted == "yaml" and not is_toml:
+    target = options.to or ("yaml" if is_toml else "toml")
+    if target == "yaml" and not is_toml:
         raise ConfigurationError(f"{options.source} is no .toml: --to yaml converts worldflux.toml")
-    if wanted == "toml" and is_toml:
+    if target == "toml" and is_toml:
         raise ConfigurationError(f"{options.source} is a .toml already; --to yaml converts it")
-    return _to_yaml(options) if wanted == "yaml" else _to_toml(options)
+    return _to_yaml(options) if target == "yaml" else _to_toml(options)
 
 
 def _to_yaml(options: argparse.Namespace) -> int:
     config = load_config(options.source)
-    found = settings(config)
-    with told_with_lines(config, found):
-        composed(overrides(found))
-    text = experiment(found, f"{config.project_name}, as worldflux train runs it.")
-    name = slug(config.project_name)
-    path = _write(text, options, EXPERIMENTS / f"{name}.yaml")
+    of_file = settings(config)
+    with told_with_lines(config, of_file):
+        composed(overrides(of_file))
+    text = experiment(of_file, f"{config.project_name}, as worldflux train runs it.")
+    path = _write(text, options, EXPERIMENTS / f"{slug(config.project_name)}.yaml")
     if path is not None:
-        where = f" --config-dir {path.parent.parent}" if path.parent.name == "experiment" else ""
-        print(f"wrote {path}; run it with: worldflux-run{where} +experiment={path.stem}")
+        flags = (
+            ["--config-dir", f"{path.parent.parent}"] if path.parent.name == "experiment" else []
+        )
+        line = command("worldflux-run", *flags, f"+experiment={path.stem}")
+        print(f"wrote {path}; run it with: {line}")
     return 0
 
 
 def _to_toml(options: argparse.Namespace) -> int:
-    run = run_of(options.source)
-    text, lost = to_toml(run, options.source.resolve().stem)
+    text, lost = to_toml(run_of(options.source), options.source.resolve().stem)
     path = _write(text, options, Path(FILE))
     if path is not None:
         print(f"wrote {path}; run it with: worldflux train")
     for line in lost:
-        print(f"{PROGRAM}: worldflux.toml cannot say {line}", file=sys.stderr)
+        print(f"{PROGRAM}: worldflux.toml cannot hold {line}", file=sys.stderr)
     return int(bool(lost))
 
 
 def run_of(path: Path) -> RunConfig:
     """The configuration of a run folder, of its .hydra/config.yaml, or of an experiment."""
     schema.register()
-    saved = path / continuation.SAVED if path.is_dir() else path
+    saved = path / SAVED_CONFIG if path.is_dir() else path
     if not saved.is_file():
         raise ConfigurationError(f"{path} is neither an experiment nor a run folder")
     content = OmegaConf.load(saved)

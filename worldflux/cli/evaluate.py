@@ -11,6 +11,7 @@ import numpy as np
 
 from worldflux.cli.guarded import verb
 from worldflux.cli.parser import SEED, Parser, positive
+from worldflux.run_folder.names import VIDEOS
 
 if TYPE_CHECKING:
     from worldflux.runner.trained import SavedModel, TrainedRun
@@ -67,7 +68,7 @@ def _main(options: argparse.Namespace) -> int:
     agent = run.agent(options.device)
     video = None
     if options.video is not None:
-        video = Path(options.video or run.folder / "videos" / f"eval_{run.name}.gif")
+        video = Path(options.video or run.folder / VIDEOS / f"eval_{run.name}.gif")
         run.record(agent, options.seed, video)
     result = run.evaluator(options.episodes)(agent, options.seed)
     assert result is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worldflux.config.groups import CHOICES, EXPERIMENT
 from worldflux.config.presets import conf_dir, size_names
-from worldflux.models.families import OURS, conf_folders, model_types
+from worldflux.models.families import OURS, conf_folders, model_types, names
 
 _TEXT = """\
 worldflux-run trains a world-model agent in an environment.
@@ -57,12 +58,16 @@ Exit codes: 0 fine, 1 jobs of a sweep failed, 2 wrong input, 3 training stopped 
 def help_text(config_dir: str | None) -> str:
     """The help, with the options of `conf/` and of the user's own folder."""
     folders = [conf_dir(), *conf_folders().values(), *([Path(config_dir)] if config_dir else [])]
-    rows = {group: _options(folders, group) for group in ("model", "model/size")}
+    rows = {group: _options(folders, group) for group in CHOICES[:2]}  # model, model/size
     for kind, family in model_types().items():
-        sizes = rows[f"  {family}"] = size_names(kind)
+        if sizes := size_names(kind):
+            rows[f"  {family}"] = sizes
         rows["model/size"] = [name for name in rows["model/size"] if name not in sizes]
-    for group in ("env", "data", "training", "logger", "dashboard", "experiment"):
-        rows[f"+{group}" if group == "experiment" else group] = _options(folders, group)
+    for group in CHOICES[2:]:
+        rows[group] = _options(folders, group)
+    rows[f"+{EXPERIMENT}"] = _options(folders, EXPERIMENT)
+    for group in ("model", "data", "training"):  # a family without a file has a stated default
+        rows[group] = sorted({*rows[group], *names()})
     return _TEXT.format(
         groups="\n".join(_row(name, options) for name, options in rows.items()),
         other=OURS[-1].name,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from worldflux.cli.guarded import verb
 from worldflux.cli.parser import SEED, Parser, positive
 from worldflux.project.schema import FILE, load_config
+from worldflux.run_folder.checkpoints import checkpoint_at
+from worldflux.run_folder.names import REPORT
 
 if TYPE_CHECKING:
     from worldflux.runner.trained import TrainedRun
@@ -63,7 +65,7 @@ def _main(options: argparse.Namespace) -> int:
         horizon=horizon,
         episodes=options.episodes,
         seed=options.seed,
-        out=options.out or run.folder / "report",
+        out=options.out or run.folder / REPORT,
     ):
         print(line)
     return 0
@@ -71,13 +73,12 @@ def _main(options: argparse.Namespace) -> int:
 
 def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:
     """The run and the horizon: flags come first, then the project's file, then the default."""
-    from worldflux.run_folder.paths import find
     from worldflux.runner.trained import open_run
 
     if options.config is None and options.run is not None:
         return open_run(options.run), options.horizon or HORIZON
     config = load_config(options.config or FILE)
-    path = options.run or find(config.inference.checkpoint)
+    path = options.run or checkpoint_at(config.inference.checkpoint)
     return open_run(path), options.horizon or config.inference.horizon
 
 

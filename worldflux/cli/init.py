@@ -7,19 +7,20 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.parser import Parser
 from worldflux.config.fields import near_miss
+from worldflux.config.overrides import command
 from worldflux.errors import ConfigurationError
-from worldflux.models.families import DEFAULT
+from worldflux.models.families import DEFAULT, Family, families
 from worldflux.project.create import (
     ENVIRONMENTS,
-    Wish,
+    NewProject,
     configuration,
-    families_offered,
     files,
     write,
 )
@@ -34,7 +35,7 @@ DRAWN_BY_PYGAME = ("cartpole", "pendulum")
 def parser() -> Parser:
     made = Parser(
         prog=PROGRAM,
-        description="Makes a project. What no flag says is asked, or read from stdin line by line.",
+        description="Makes a project. Asks what no flag gives, or reads it from stdin line by line.",
         epilog="exit codes: 0 fine, 2 wrong input, 130 cancelled",
     )
     made.add_argument(
@@ -45,9 +46,7 @@ def parser() -> Parser:
         "--environment", choices=list(ENVIRONMENTS), help="what to learn (default: cartpole)"
     )
     made.add_argument("--env-id", metavar="ID", help="any Gymnasium id, or dmc/walker-walk")
-    made.add_argument(
-        "--model", choices=list(families_offered()), help=f"default: {DEFAULT.toml_name}"
-    )
+    made.add_argument("--model", choices=list(by_name()), help=f"default: {DEFAULT.toml_name}")
     made.add_argument("--obs-shape", metavar="N,N", help="without an environment: such as 3,64,64")
     made.add_argument("--action-dim", type=int, metavar="N", help="without an environment")
     made.add_argument("--steps", type=int, metavar="N", help="gradient updates")
@@ -63,66 +62,71 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    wish = wished(options)
-    folder = options.dir or Path(wish.project_name)
-    content = files(wish, configuration(wish))
+    new = requested(options)
+    folder = options.dir or Path(new.project_name)
+    content = files(new, configuration(new))
     write(folder, content, force=options.force)
     print(f"made {folder}: {', '.join(content)}")
-    for line in hints(wish):
+    for line in hints(new):
         print(line)
-    go = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    go = "" if folder.resolve() == Path.cwd() else f"{command('cd', str(folder))} && "
     print(f"next: {go}worldflux train")
     return 0
 
 
-def hints(wish: Wish) -> list[str]:
+def hints(new: NewProject) -> list[str]:
     """The lines that install what the project shows and this Python lacks."""
-    found = []
+    lines = []
     if importlib.util.find_spec("starlette") is None:
-        found.append("for the live dashboard: pip install 'worldflux[dashboard]'")
-    if wish.environment in DRAWN_BY_PYGAME and importlib.util.find_spec("pygame") is None:
-        found.append("for frames of the environment: pip install 'worldflux[render]'")
-    return found
+        lines.append("for the live dashboard: pip install 'worldflux[dashboard]'")
+    if new.environment in DRAWN_BY_PYGAME and importlib.util.find_spec("pygame") is None:
+        lines.append("for frames of the environment: pip install 'worldflux[render]'")
+    return lines
 
 
-def wished(options: argparse.Namespace) -> Wish:
-    """What the flags, and the answers to what they leave open, ask for."""
-    ask = Asking(silent=options.yes)
-    named = options.dir.resolve().name if options.dir else NAME
-    name = options.name or ask.text("project name", named, _name)
+def by_name() -> dict[str, Family]:
+    """Every family by its name in worldflux.toml."""
+    return {one.toml_name: one for one in families()}
+
+
+def requested(options: argparse.Namespace) -> NewProject:
+    """The project of the flags, and of the answers to what they leave open."""
+    prompt = Prompt(silent=options.yes)
+    default = options.dir.resolve().name if options.dir else NAME
+    name = options.name or prompt.text("project name", default, _name)
     environment = options.environment
-    if environment is None:
-        known = {env_id: kind for kind, env_id in ENVIRONMENTS.items() if env_id}
-        environment = known.get(options.env_id or "", "custom") if options.env_id else None
-    environment = environment or ask.choice("environment", ENVIRONMENTS, "cartpole")
+    if environment is None and options.env_id:
+        environment = {v: k for k, v in ENVIRONMENTS.items()}.get(options.env_id, "custom")
+    environment = environment or prompt.choice("environment", ENVIRONMENTS, "cartpole")
     env_id = options.env_id or ENVIRONMENTS[environment]
-    sizes_given = options.obs_shape is not None or options.action_dim is not None
-    if environment == "custom" and not env_id and not sizes_given:
-        env_id = ask.text("Gymnasium id (empty: none yet)", "", plain)
-    family = options.model or ask.choice("model", families_offered(), DEFAULT.toml_name)
-    wish = Wish(
+    sized = options.obs_shape is not None or options.action_dim is not None
+    if environment == "custom" and not env_id and not sized:
+        env_id = prompt.text("Gymnasium id (empty: none yet)", "", plain)
+    titles = {name: one.title for name, one in by_name().items()}
+    family = options.model or prompt.choice("model", titles, DEFAULT.toml_name)
+    steps = {} if options.steps is None else {"total_steps": options.steps}
+    Training(device=options.device, **steps)
+    new = NewProject(
         project_name=_name(name),
         environment=environment,
-        family=family,
+        family=by_name()[family],
         gym_env=plain(env_id),
         total_steps=options.steps,
         device=options.device,
     )
-    steps = {} if options.steps is None else {"total_steps": options.steps}
-    Training(device=options.device, **steps)
-    if wish.gym_env:
-        if sizes_given:
+    if new.gym_env:
+        if sized:
             text = "--obs-shape and --action-dim are read off the environment; leave them out"
             raise ConfigurationError(text)
-        return wish
-    given, width = options.obs_shape, options.action_dim
-    shape = ask.text("observation shape", "4", _shape) if given is None else _shape(given)
-    action = ask.text("action width", "2", _width) if width is None else width
-    Architecture(obs_shape=shape, action_dim=action)
-    return Wish(**{**vars(wish), "obs_shape": shape, "action_dim": action})
+        return new
+    shape, width = options.obs_shape, options.action_dim
+    shape = prompt.text("observation shape", "4", _shape) if shape is None else _shape(shape)
+    width = prompt.text("action width", "2", _width) if width is None else width
+    Architecture(obs_shape=shape, action_dim=width)
+    return replace(new, obs_shape=shape, action_dim=width)
 
 
-class Asking:
+class Prompt:
     """Questions on the terminal, or answers from stdin, one a line. An empty answer is the default.
 
     silent: everything takes its default.
@@ -132,7 +136,7 @@ class Asking:
         self.silent = silent
 
     def text(self, what: str, default: str, read: Callable[[str], T]) -> T:
-        """An answer that `read` takes; at a terminal it is asked for again until it does."""
+        """An answer that `read` takes; at a terminal the question is repeated until it does."""
         while True:
             answer = self._answer(f"{what} [{default}]: ") or default
             try:
@@ -164,7 +168,7 @@ class Asking:
             return ""
         try:
             return input(prompt).strip()
-        except EOFError:  # Ctrl-D, or no more lines: nobody wants this project
+        except EOFError:  # Ctrl-D, or no more lines: cancelled
             raise KeyboardInterrupt from None
 
 

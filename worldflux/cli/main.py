@@ -21,6 +21,7 @@ from worldflux.cli.help import help_text
 from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.composition import Composition
+from worldflux.config.overrides import parse_overrides
 from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
 from worldflux.runner import resume
@@ -48,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(words: Sequence[str], parts: Parts | None = None) -> int:
     """Checks and runs a command line of `worldflux-run`. parts: of its run, where they are not
     those of the configuration alone."""
-    schema.register()
     sweep, words = sweep_words.take(arguments.plain_paths(words))
     args = arguments.parse(words)
     if "hydra/sweeper=optuna" in args.overrides:
@@ -62,9 +62,10 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
     if args.version or args.help:
         print(help_text(args.config_dir) if args.help else f"worldflux {__version__}\n", end="")
         return 0
+    schema.register(*([Path(args.config_dir)] if args.config_dir else []))
     if args.shell_completion:
         return _hydra(words, CONFIG_NAME)
-    name, overrides = args.config_name or CONFIG_NAME, composition.parse_overrides(args.overrides)
+    name, overrides = args.config_name or CONFIG_NAME, parse_overrides(args.overrides)
     run = resume.requested(overrides)
     if run not in (None, AUTO):
         if args.multirun:
@@ -98,7 +99,7 @@ def _sweep(
     flags: Sequence[str],
     words: sweep_words.SweepWords,
 ) -> int:
-    expansion = composition.expand(source, overrides)
+    expansion = source.expand(overrides)
     if expansion.jobs is None:
         if words != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")

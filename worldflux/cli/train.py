@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.main import start
 from worldflux.cli.parser import Parser
-from worldflux.config.composition import Composition, composed, parse_overrides
-from worldflux.config.overrides import key_of, override
+from worldflux.config.composition import Composition, composed
+from worldflux.config.overrides import key_of, override, parse_overrides
 from worldflux.config.run import register
 from worldflux.errors import ConfigurationError
-from worldflux.project.convert import Setting, overrides, settings
+from worldflux.project.convert import overrides
+from worldflux.project.mapping import Setting, settings
 from worldflux.project.origins import origins, shown
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
-from worldflux.runner.continuation import changes, chosen, saved_config
+from worldflux.run_folder.checkpoints import run_at
+from worldflux.runner.continuation import changes, saved_config
 from worldflux.runner.job import Job
 
 if TYPE_CHECKING:
@@ -91,13 +92,13 @@ def _main(options: argparse.Namespace) -> int:
     extra = _extra(options)
     replaced = {key_of(word) for word in extra}
     if "resume" in replaced:
-        raise ConfigurationError("resume: --resume-from RUN continues a run")
+        raise ConfigurationError(": --resume-from RUN continues a run", key="resume")
     kept = {key: item for key, item in of_file.items() if key not in replaced}
     words = [*overrides(kept), *extra, "hydra.run.dir=${training.output_dir}"]
     with told_with_lines(config, of_file):
         register()
         parse_overrides(words)
-        job = Job.compose(Composition.of(), words)
+        job = Job.compose(Composition.of(None), words)
         sources = origins(job.config, config, kept, _flags(options))
         if options.show:
             print(shown(job.config, sources))
@@ -113,9 +114,7 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
     """Continues a run with the configuration it was started with; flags go before it."""
     if options.output_dir is not None:
         raise ConfigurationError("--output-dir: a run is resumed in its own folder; leave it out")
-    from worldflux.run_folder.paths import run_of
-
-    run = run_of(options.resume_from)
+    run = run_at(options.resume_from)
     words = [override("resume", str(run))]
     if options.steps is not None:
         words.append(override("training.total_steps", options.steps))
@@ -148,8 +147,7 @@ def with_flags(config: ProjectConfig, options: argparse.Namespace) -> ProjectCon
         try:
             replace(config.training, **{name: value})
         except ConfigurationError as error:
-            text = str(error).removeprefix(f"{name} ")
-            raise ConfigurationError(f"--{flag.replace('_', '-')} {text}") from None
+            raise error.about(f"--{flag.replace('_', '-')}", error.hint) from None
         changed[name] = value
     return replace(config, training=replace(config.training, **changed))
 
@@ -189,7 +187,7 @@ def _warn_of_ignored(config: ProjectConfig) -> None:
 
 def _warn_of_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
     """What the file says by now and a run that continues does not take over."""
-    now = chosen(composed(overrides(settings(config))))
+    now = composed(overrides(settings(config)))
     for key, (old, new) in changes(saved_config(run), now).items():
         if key not in flags and not key.startswith(("project", "data.on_env_failure")):
             text = f"{key} stays {old!r} in a run that continues ({config.path} makes it {new!r})"
@@ -202,11 +200,8 @@ def told_with_lines(config: ProjectConfig, of_file: dict[str, Setting]) -> Itera
     try:
         yield
     except ConfigurationError as error:
-        text = str(error)
-        key = re.match(r"([a-z]\w*\.\w+)([ :=])", text)
-        item = of_file.get(key.group(1)) if key else None
-        if key is None or item is None or item.source is None or item.source not in config.given:
+        item = of_file.get(error.key)
+        if item is None or item.source is None or item.source not in config.explicit:
             raise
-        rest = text[key.end(1) :].partition("; env.")[0]
-        line = f"{config.where(item.source)}: {item.source}{rest}"
-        raise type(error)(line) from error
+        mistake = error.about(item.source)
+        raise mistake.labelled(f"{config.where(item.source)}: ") from error

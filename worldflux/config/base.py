@@ -3,93 +3,85 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from worldflux.config.fields import (
-    check_names,
-    coerce_fields,
-    field_types,
-    json_schema,
-    near_miss,
-    plain,
-)
-from worldflux.errors import ConfigurationError
+from worldflux.config.fields import coerce, field_types, json_schema, near_miss, plain, shown
+from worldflux.config.options import check, limits_schema, rules
+from worldflux.errors import ConfigurationError, UnknownParameterError
 
 C = TypeVar("C", bound="CheckedConfig")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
 class CheckedConfig:
-    """A dataclass that checks its fields, and knows which of them were given.
+    """A dataclass that checks its fields, and knows which of them the caller named.
 
-    Unknown names raise UnknownParameterError with a near miss; values that are wrong, or that would
-    do nothing, raise ConfigurationError.
+    Fields are declared with `option`. Unknown names raise UnknownParameterError with a near miss;
+    values that are wrong, or that would do nothing, raise ConfigurationError. A frozen dataclass
+    stays so.
+
+    explicit: the fields that the caller named, so that others (an environment) may fill in the rest.
     """
 
     removed: ClassVar[dict[str, str]] = {}  # names that are no field, and why
     legacy: ClassVar[dict[str, Any]] = {}  # values that old files hold without having meant them
-    _given: frozenset[str]
+    quoted: ClassVar[bool] = False  # whether the file of such values has its texts in quotes
+    largest: ClassVar[float] = math.inf  # of whole numbers
+    explicit: frozenset[str]
 
-    def __new__(cls: type[C], *args: Any, **given: Any) -> C:
-        check_names(cls, given, cls.removed, cls._label(given))
+    def __new__(cls: type[C], *args: Any, **values: Any) -> C:
+        cls._check_names(values, cls._label(values))
         self = object.__new__(cls)
-        # What the caller named, so that others (an environment) may fill in the rest.
-        self._given = frozenset([*field_types(cls)][: len(args)]) | frozenset(given)
+        names = [*field_types(cls)][: len(args)]
+        object.__setattr__(self, "explicit", frozenset([*names, *values]))
         return self
 
     def __post_init__(self) -> None:
-        coerce_fields(self, self.refuse)
+        for name, hint in field_types(type(self)).items():
+            value, rule = getattr(self, name), rules(type(self))[name]
+            if isinstance(value, int) and abs(value) > self.largest:
+                raise self.refuse(name, f"must be within 2^53, got {shown(value)}")
+            value = coerce(value, hint, name, self.refuse)
+            if "strip" in rule:
+                value = value.strip() or self._default(name)
+            if "lower" in rule:
+                value = value.lower()
+            check(value, rule, name, self.refuse, self.quoted)
+            object.__setattr__(self, name, value)
         self._validate()
 
     def _validate(self) -> None:
-        """Checks all fields against each other; raises `refuse(text)`."""
+        """Checks fields against each other; raises what `refuse` makes."""
 
     @classmethod
     def _label(cls, values: Mapping[str, Any]) -> str:
         """What stands in front of every complaint."""
         return ""
 
-    def refuse(self, text: str) -> ConfigurationError:
-        """The error to raise for a wrong value."""
-        return ConfigurationError(self._label(vars(self)) + text)
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.__dataclass_fields__[name].default  # type: ignore[attr-defined]
 
-    def _at_least(self, least: float, *names: str) -> None:
+    @classmethod
+    def _check_names(cls, names: Iterable[str], label: str) -> None:
+        known = field_types(cls)
         for name in names:
-            if getattr(self, name) < least:
-                raise self.refuse(f"{name} must be >= {least:g}, got {getattr(self, name):g}")
+            if name in cls.removed:
+                text, hint = f"{cls.__name__} has no '{name}': {cls.removed[name]}.", ""
+            elif name not in known:
+                text = f"Unknown parameter '{name}' for {cls.__name__}."
+                hint = near_miss(name, known)
+            else:
+                continue
+            raise UnknownParameterError(text, hint=hint).labelled(label)
 
-    def _above(self, bound: float, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) <= bound:
-                raise self.refuse(f"{name} must be > {bound:g}, got {getattr(self, name):g}")
-
-    def _between(self, name: str, low: float, high: float, ends: str) -> None:
-        """The value must lie in the interval whose brackets are `ends`; None passes."""
-        value = getattr(self, name)
-        if value is None:
-            return
-        above = low <= value if ends[0] == "[" else low < value
-        below = value <= high if ends[1] == "]" else value < high
-        if not (above and below):
-            interval = f"{ends[0]}{low:g}, {high:g}{ends[1]}"
-            raise self.refuse(f"{name} must be in {interval}, got {value:g}")
-
-    def _one_of(self, name: str, options: Sequence[str]) -> None:
-        value = getattr(self, name)
-        if value not in options:
-            text = f"{name} must be one of {', '.join(options)}; got {value!r}."
-            raise self.refuse(text + near_miss(value, options))
-
-    def _check_device(self, name: str = "device") -> None:
-        value = getattr(self, name)
-        if not DEVICE.fullmatch(value):
-            text = f"{name} must be auto, cpu, cuda, cuda:N or mps; got {value!r}."
-            raise self.refuse(text + near_miss(value, DEVICES))
+    def refuse(self, key: str, reason: str, hint: str = "") -> ConfigurationError:
+        """The error to raise for a wrong field, or with an empty key for something else."""
+        error = ConfigurationError(reason, key=key, hint=hint)
+        return error.labelled(self._label(vars(self)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: enumerations as text, tuples as lists."""
@@ -132,12 +124,12 @@ class CheckedConfig:
         try:
             return cls.from_dict(data)
         except ConfigurationError as error:
-            raise type(error)(f"{where}: {error}") from None
+            raise error.labelled(f"{where}: ") from None
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema (Draft 2020-12) of this class's fields."""
-        return json_schema(cls, cls.__name__)
+        return json_schema(cls, {name: limits_schema(rule) for name, rule in rules(cls).items()})
 
 
 def read_json(path: Path) -> Any:

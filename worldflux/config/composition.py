@@ -12,46 +12,21 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from worldflux.config import run as schema
-from worldflux.config.hydra_errors import explain
-from worldflux.config.overrides import search_path
+from worldflux.config.hydra_errors import translated
+from worldflux.config.overrides import check_single, parse_overrides, search_path
 from worldflux.config.presets import conf_dir
-from worldflux.config.run import FREE, RunConfig, run_config
-from worldflux.errors import ConfigurationError
+from worldflux.config.run import RunConfig, run_config
+from worldflux.errors import ConfigurationError, WorldFluxError
 
-CHOICES = ("model", "model/size", "env", "data", "training", "logger", "dashboard")
 # 1.3 asks for this argument, later releases warn about it.
 VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__[:4] == "1.3." else {}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-
-
-def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
-    """The overrides of a command line. loader: finds the options that a glob() means.
-
-    ConfigurationError for what Hydra would take without a word, or answer with a traceback: a key
-    given twice, a group set to null, a key of the schema removed.
-    """
-    parsed = OverridesParser.create(loader).parse_overrides(overrides=list(words))
-    seen: dict[str, str] = {}
-    for override in parsed:
-        key, word = override.get_key_element(), str(override.input_line)
-        if key in seen:
-            raise ConfigurationError(f"{key} is given twice: {seen[key]} and {word}")
-        seen[key] = word
-        if override.is_delete() and not key.startswith(tuple(f"{name}." for name in FREE)):
-            raise ConfigurationError(f"{word}: what the schema has cannot be removed")
-        if key in CHOICES and not override.is_sweep_override() and override.value() is None:
-            raise ConfigurationError(
-                f"{key} must name an option, not null; see worldflux-run --help"
-            )
-    return parsed
 
 
 @dataclass(frozen=True)
@@ -65,14 +40,14 @@ class Composition:
 
     @classmethod
     def of(
-        cls, config_dir: str | None = None, config_path: str | None = None, name: str = "config"
+        cls, config_dir: str | None, config_path: str | None = None, config_name: str = "config"
     ) -> Composition:
-        """The one that a command line's flags ask for; ConfigurationError: there is no such folder."""
-        if config_dir is not None and not Path(config_dir).is_dir():
+        """The one that the command line's flags name."""
+        extra = [] if config_dir is None else [Path(config_dir)]
+        if extra and not extra[0].is_dir():
             raise ConfigurationError(f"--config-dir {config_dir} is no folder")
-        folders = [] if config_dir is None else [Path(config_dir)]
-        folder = conf_dir() if config_path is None else Path(config_path).resolve()
-        return cls(folder, name, search_path(folders))
+        folder = Path(config_path).resolve() if config_path else conf_dir()
+        return cls(folder, config_name, search_path(extra))
 
     @contextmanager
     def initialized(self) -> Iterator[None]:
@@ -86,6 +61,8 @@ class Composition:
             GlobalHydra.instance().hydra = outer
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """One job's configuration, with its `hydra` section, unchecked."""
+        check_single(overrides)
         with self.initialized():
             words = [*self.flags, *overrides]
             return compose(self.name, overrides=words, return_hydra_config=True)
@@ -94,9 +71,40 @@ class Composition:
         """The configuration of one job, checked; raises the first mistake."""
         return checked(self.compose(overrides))
 
+    def expand(self, words: Sequence[str]) -> Expansion:
+        """The jobs of a sweep with these overrides."""
+        with self.initialized():
+            overrides = parse_overrides(words, GlobalHydra.instance().config_loader())
+        first = [
+            next(_values(o)) if o.is_sweep_override() else str(o.input_line)
+            for o in overrides
+            if o.is_discrete_sweep() or not o.is_sweep_override()
+        ]
+        try:
+            base = self.compose(first)
+        except Exception:
+            if len(first) == len(overrides):
+                swept = [override.is_sweep_override() for override in overrides]
+                _check_jobs(self, list(_jobs_of(overrides)), swept)  # names the job
+            raise
+        for key, values in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items():
+            if key in {override.get_key_element() for override in overrides}:
+                text = "is swept by the configuration itself: leave it out, or set"
+                raise ConfigurationError(f"{text} hydra.sweeper.params instead", key=key)
+            overrides = [*parse_overrides([f"{key}={values}"]), *overrides]
+        basic = OmegaConf.select(base, "hydra.sweeper._target_") == BASIC_SWEEPER
+        return Expansion(self, base, overrides, list(_jobs_of(overrides)) if basic else None)
+
+
+def run_dir(cfg: DictConfig) -> Path | None:
+    """The folder that ``hydra.run.dir`` names, None where the clock is part of its name."""
+    if "${now:" in OmegaConf.to_container(cfg.hydra.run, resolve=False)["dir"]:  # type: ignore
+        return None
+    return Path(cfg.hydra.run.dir)
+
 
 def checked(cfg: DictConfig) -> RunConfig:
-    """The configuration of the job that `Composition.compose` gave; raises its first mistake.
+    """The run that a composition is; raises the first mistake.
 
     What Hydra knows only once a job runs is filled in, so that ${hydra:...} can be followed here;
     from now on the clock in the name of its folder stands still.
@@ -134,32 +142,6 @@ class Expansion:
         return _check_jobs(self.source, self.jobs if jobs is None else jobs, swept)
 
 
-def expand(source: Composition, words: Sequence[str]) -> Expansion:
-    """The jobs of a sweep over these overrides."""
-    with source.initialized():
-        overrides = parse_overrides(words, GlobalHydra.instance().config_loader())
-    first = [
-        next(_values(o)) if o.is_sweep_override() else str(o.input_line)
-        for o in overrides
-        if o.is_discrete_sweep() or not o.is_sweep_override()
-    ]
-    try:
-        base = source.compose(first)
-    except Exception:
-        if len(first) == len(overrides):
-            swept = [override.is_sweep_override() for override in overrides]
-            _check_jobs(source, list(_jobs_of(overrides)), swept)  # names the job
-        raise
-    for key, values in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items():
-        if key in {override.get_key_element() for override in overrides}:
-            text = f"{key} is swept by the configuration itself"
-            raise ConfigurationError(f"{text}: leave it out, or set hydra.sweeper.params instead")
-        overrides = [*parse_overrides([f"{key}={values}"]), *overrides]
-    if OmegaConf.select(base, "hydra.sweeper._target_") != BASIC_SWEEPER:
-        return Expansion(source, base, overrides, None)
-    return Expansion(source, base, overrides, list(_jobs_of(overrides)))
-
-
 def _jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep: every combination, the last key changing first."""
     choices = [
@@ -182,19 +164,21 @@ def _check_jobs(
         try:
             configs.append(source.check(job))
         except Exception as error:
-            line = explain(error)
-            if line is None or (job == jobs[0] and _mistake(source, jobs[-1]) == line):
-                raise  # a bug, or nothing that sets this job apart
+            mistake = translated(error)
+            if mistake is None:
+                raise
+            if job == jobs[0] and str(_mistake(source, jobs[-1])) == str(mistake):
+                raise  # nothing that sets this job apart
             which = " ".join(itertools.compress(job, swept))
-            raise ConfigurationError(f"job {which}: {line}") from None
+            raise mistake.labelled(f"job {which}: ") from None
     return configs
 
 
-def _mistake(source: Composition, job: list[str]) -> str | None:
+def _mistake(source: Composition, job: list[str]) -> WorldFluxError | None:
     try:
         source.check(job)
     except Exception as error:
-        return explain(error)
+        return translated(error)
     return None
 
 
@@ -203,5 +187,5 @@ def composed(overrides: Sequence[str], *folders: Path) -> RunConfig:
 
     folders: more places to look for options in, as with --config-dir.
     """
-    schema.register()
+    schema.register(*folders)
     return Composition(conf_dir(), "config", search_path(folders)).check(overrides)

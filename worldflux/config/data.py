@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldflux.config.base import CheckedConfig
+from worldflux.config.options import option
+
+# Name -> module that makes the source, see worldflux/data/sources.py.
+SOURCES = {"gym": "worldflux.data.gym_source", "random": "worldflux.data.random_source"}
 
 
 @dataclass
@@ -25,28 +29,20 @@ class DataConfig(CheckedConfig):
         noise if that is not enough for a batch, and says so.
     """
 
-    source: str = "gym"
-    capacity: int = 1_000_000
-    prefill_steps: int = 1_000
-    pretrain_updates: int = 0
-    collect_steps_per_update: float | None = None
-    train_ratio: float | None = None
+    source: str = option("gym", choices=tuple(SOURCES))
+    capacity: int = option(1_000_000, at_least=1)
+    prefill_steps: int = option(1_000, at_least=0)
+    pretrain_updates: int = option(0, at_least=0)
+    collect_steps_per_update: float | None = option(None, at_least=0)
+    train_ratio: float | None = option(None, above=0)
     online: bool = True
-    consec: int = 1
-    on_env_failure: str = "error"
+    consec: int = option(1, at_least=1)
+    on_env_failure: str = option("error", choices=("error", "degrade"), resumable=True)
 
     def _validate(self) -> None:
-        self._one_of("source", ("gym", "random"))
-        self._one_of("on_env_failure", ("error", "degrade"))
-        self._at_least(1, "capacity", "consec")
-        self._at_least(0, "prefill_steps", "pretrain_updates")
-        if self.collect_steps_per_update is not None:
-            self._at_least(0, "collect_steps_per_update")
-        if self.train_ratio is not None:
-            self._above(0, "train_ratio")
         if self.collect_steps_per_update == 0 and self.prefill_steps == 0 and self.source == "gym":
-            text = "prefill_steps must be above 0 with collect_steps_per_update 0"
-            raise self.refuse(f"{text}: nothing would be collected at all")
+            text = "must be above 0 with collect_steps_per_update 0"
+            raise self.refuse("prefill_steps", f"{text}: nothing would be collected at all")
         if self.collect_steps_per_update is not None and self.train_ratio is not None:
-            text = "collect_steps_per_update and train_ratio are both given"
-            raise self.refuse(f"{text}; set one of them to null")
+            text, hint = "and train_ratio are both given", "set one of them to null"
+            raise self.refuse("collect_steps_per_update", text, hint)

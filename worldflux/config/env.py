@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from worldflux.config.base import CheckedConfig
+from worldflux.config.options import USER, option
 
-SUITES = ("gym", "dmc", "none")
+
+@dataclass(frozen=True)
+class SuiteRow:
+    """module: what makes its environments, see worldflux/envs/suites.py; None: there are none.
+    unused: keys that have no meaning with it, as YAML spells them."""
+
+    module: str | None
+    unused: tuple[str, ...] = ()
+
+
+SUITES = {
+    "gym": SuiteRow("worldflux.envs.gym_suite"),
+    "dmc": SuiteRow("worldflux.envs.dmc", unused=("import", "noop_max")),
+    "none": SuiteRow(None),
+}
 
 
 @dataclass
@@ -39,56 +54,45 @@ class EnvConfig(CheckedConfig):
     solved_return: training ends when the mean return of an evaluation reaches this; None never.
     """
 
-    suite: str = "gym"
-    id: str = "CartPole-v1"
+    suite: str = option("gym", choices=tuple(SUITES))
+    id: str = option("CartPole-v1", follows=USER)
     tasks: tuple[str, ...] = ()
     import_module: str | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    obs: str = "state"
+    kwargs: dict[str, Any] = option(factory=dict)
+    obs: str = option("state", choices=("state", "pixels"))
     flatten: bool = False
-    frame_stack: int = 1
-    action_repeat: int = 1
-    time_limit: int | None = None
-    image_size: tuple[int, int] | None = None
+    frame_stack: int = option(1, at_least=1)
+    action_repeat: int = option(1, at_least=1)
+    time_limit: int | None = option(None, at_least=1)
+    image_size: tuple[int, int] | None = option(None, at_least=1)
     grayscale: bool = False
     clip_reward: bool = False
     rescale_actions: bool = True
     terminates: bool = False
-    solved_return: float | None = None
-    noop_max: int = 0
-    frame_pool: int = 1
+    solved_return: float | None = option(None, resumable=True)
+    noop_max: int = option(0, at_least=0)
+    frame_pool: int = option(1, at_least=1)
 
     def _validate(self) -> None:
-        self._one_of("suite", SUITES)
-        self._one_of("obs", ("state", "pixels"))
-        self._at_least(1, "action_repeat", "frame_pool", "frame_stack")
-        self._at_least(0, "noop_max")
         if self.frame_pool > self.action_repeat:
-            raise self.refuse(
-                f"frame_pool must be <= action_repeat ({self.action_repeat}), got {self.frame_pool}"
-            )
-        if self.time_limit is not None:
-            self._at_least(1, "time_limit")
-        if self.image_size is not None and min(self.image_size) < 1:
-            raise self.refuse(
-                f"image_size must be two whole numbers above 0, got {self.image_size}"
-            )
-        if self.suite == "dmc" and (self.import_module or self.noop_max):
-            # Spelled as in YAML, where `import` is the key.
-            name = "import" if self.import_module else "noop_max"
-            raise self.refuse(f"{name} has no meaning with suite dmc; leave it out")
+            text = f"must be <= action_repeat ({self.action_repeat}), got {self.frame_pool}"
+            raise self.refuse("frame_pool", text)
+        for name in SUITES[self.suite].unused:
+            if getattr(self, "import_module" if name == "import" else name):
+                raise self.refuse(name, f"has no meaning with suite {self.suite}", "leave it out")
         if self.tasks:
             self._check_tasks()
         if not self.id.strip():
-            raise self.refuse("id must name an environment, for example CartPole-v1")
+            raise self.refuse("id", "must name an environment, for example CartPole-v1")
 
     def _check_tasks(self) -> None:
         name = "+".join(self.tasks)
-        if "id" in self._given and self.id != name:
-            text = f"id is {self.id} and tasks are given too; choose env=gym or env=dmc"
-            raise self.refuse(f"{text}, which name no environment of their own")
+        if "id" in self.explicit and self.id != name:
+            hint = "choose env=gym or env=dmc, which name no environment of their own"
+            raise self.refuse("id", f"is {self.id} and tasks are given too", hint)
         if len(self.tasks) < 2 or len(set(self.tasks)) < len(self.tasks):
-            raise self.refuse(f"tasks must be two or more different ids, got {list(self.tasks)}")
+            text = f"must be two or more different ids, got {list(self.tasks)}"
+            raise self.refuse("tasks", text)
         if self.obs != "state":
-            raise self.refuse("obs must be state with tasks: their observations are vectors")
+            raise self.refuse("obs", "must be state with tasks: their observations are vectors")
         self.id = name

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from worldflux.errors import UnknownParameterError
-
 T = TypeVar("T")
-Refuse = Callable[[str], Exception]
+Refuse = Callable[[str, str, str], Exception]  # key, reason, hint
+LARGEST = 2**53  # whole numbers up to here are exact in JSON and in every reader of it
 
 
 def near_miss(name: str, options: Iterable[str]) -> str:
     """` Did you mean: 'a', 'b'?` for the options that look like `name`, else an empty text."""
-    scores = {option: _likeness(name.lower(), option.lower()) for option in options}
+    name = name[:40].lower()  # the time to compare is bounded
+    scores = {option: _likeness(name, option.lower()) for option in options}
     best = max(scores.values(), default=0.0)
     if best < 0.6:
         return ""
@@ -52,44 +52,35 @@ def _edits(a: str, b: str) -> int:
     return rows[-1][-1]
 
 
-def field_types(cls: type) -> dict[str, Any]:
+def per_class(make: Callable[[Any], T]) -> Callable[[type], T]:
+    """Keeps what a function makes of each class."""
+    return functools.cache(make)
+
+
+@per_class
+def field_types(cls: Any) -> dict[str, Any]:
     """Resolved type hint of every dataclass field of `cls`, in order of definition."""
-    return _field_types(cls)
-
-
-@functools.cache
-def _field_types(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {item.name: hints[item.name] for item in dataclasses.fields(cls)}
 
 
-def check_names(cls: type, names: Iterable[str], removed: Mapping[str, str], prefix: str) -> None:
-    """Raises UnknownParameterError for a name that is no field of `cls`.
-
-    removed: names that other versions of a config had, with the reason why there is none here.
-    """
-    known = field_types(cls)
-    for name in names:
-        if name in known:
-            continue
-        text = f"{prefix}Unknown parameter '{name}' for {cls.__name__}."
-        if name in removed:
-            raise UnknownParameterError(f"{prefix}{cls.__name__} has no '{name}': {removed[name]}.")
-        raise UnknownParameterError(text + near_miss(name, known))
+def shown(value: Any) -> str:
+    """A value as a line can hold it."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, list):
+        value = [value[0], ..., value[-1]] if len(value) > 20 else value
+        return f"[{', '.join(map(shown, value))}]"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def coerce_fields(config: Any, refuse: Refuse) -> None:
-    """Gives every field of a dataclass its declared type in place, or raises what `refuse` makes.
+def coerce(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
+    """`value` as the type `hint`; raises what `refuse` makes when that would lose something.
 
     Only lossless conversions are done: a whole number to float, a list to a tuple, the text of an
     enumeration's value to its member.
     """
-    for name, hint in field_types(type(config)).items():
-        setattr(config, name, coerce(getattr(config, name), hint, name, refuse))
-
-
-def coerce(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
-    """`value` as the type `hint`; raises `refuse(text)` when that would lose something."""
     origin = get_origin(hint)
     if hint is Any:
         return value
@@ -133,34 +124,32 @@ def _coerce_tuple(value: Any, hint: Any, name: str, refuse: Refuse) -> tuple[Any
 
 def _coerce_scalar(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
     if isinstance(hint, type) and issubclass(hint, Enum):
-        if isinstance(value, hint):
-            return value
-        try:
-            return hint(value)
-        except ValueError:
-            options = [member.value for member in hint]
+        options = [member.value for member in hint]
+        if not isinstance(value, hint) and value not in options:
             close = near_miss(str(value), options)
-            raise refuse(
-                f"{name} must be one of {', '.join(options)}; got {value!r}.{close}"
-            ) from None
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is str and isinstance(value, str):
+            raise refuse(name, f"must be one of {', '.join(options)}; got {value!r}.", close)
+        return hint(value)
+    if hint in (bool, str) and isinstance(value, hint):
         return value
     if hint is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        if not math.isfinite(float(value)):
-            raise refuse(f"{name} must be finite, got {value!r}")
+        try:
+            finite = math.isfinite(float(value))
+        except OverflowError:
+            finite = False
+        if not finite:
+            raise refuse(name, f"must be finite, got {shown(value)}", "")
         return float(value)
     raise _wrong(name, hint, value, refuse)
 
 
 def _wrong(name: str, hint: Any, value: Any, refuse: Refuse) -> Exception:
-    text = f"{name} must be {type_text(hint)}, got {value!r}"
+    text = f"must be {type_text(hint)}, got {shown(value)}"
     if hint is int and isinstance(value, float) and value.is_integer():
-        text += f" (write {int(value)})"
-    return refuse(text)
+        whole = int(value)
+        text += f" (write {whole:_})" if whole >= 1_000_000 else f" (write {whole})"
+    return refuse(name, text, "")
 
 
 def type_text(hint: Any) -> str:
@@ -189,11 +178,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def json_schema(cls: type, title: str) -> dict[str, Any]:
-    """JSON schema (Draft 2020-12) of the dataclass `cls`, defaults included."""
+def json_schema(cls: type, limits: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """JSON schema (Draft 2020-12) of the dataclass `cls`, defaults included.
+
+    limits: what holds for the numbers and texts of its fields.
+    """
     properties = {}
     for field in dataclasses.fields(cls):
         schema = _type_schema(field_types(cls)[field.name])
+        if schema.get("type") not in ("array", "object"):
+            schema.get("anyOf", [schema])[0].update(limits.get(field.name, {}))
         if field.default is not dataclasses.MISSING:
             schema["default"] = plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:
@@ -201,7 +195,7 @@ def json_schema(cls: type, title: str) -> dict[str, Any]:
         properties[field.name] = schema
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": title,
+        "title": cls.__name__,
         "type": "object",
         "properties": properties,
         "additionalProperties": False,

@@ -14,35 +14,32 @@ _DTYPE = {"image": "uint8", "discrete": "int64"}
 _KEYS = ("shape", "kind", "dtype", "classes")
 
 
-def _entry(name: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _entry(name: str, described: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A complete {shape, kind, dtype[, classes]} of one key; raises ConfigurationError."""
-    if not isinstance(given, Mapping):
-        raise ConfigurationError(f"{where}.{name} must be a mapping with a shape, got {given!r}")
-    for key in given:
-        if key not in _KEYS:
-            hint = near_miss(key, _KEYS)
-            raise ConfigurationError(f"{where}.{name} has an unknown key {key!r}.{hint}")
-    shape, classes = given.get("shape", None), given.get("classes", ())
+    key = f"{where}.{name}"
+    if not isinstance(described, Mapping):
+        raise ConfigurationError(f"must be a mapping with a shape, got {described!r}", key=key)
+    for word in described:
+        if word not in _KEYS:
+            text = f"has an unknown key {word!r}."
+            raise ConfigurationError(text, key=key, hint=near_miss(word, _KEYS))
+    shape, classes = described.get("shape", None), described.get("classes", ())
     if shape is None and not classes:
-        raise ConfigurationError(f"{where}.{name}.shape must be given")
+        raise ConfigurationError("must be given", key=f"{key}.shape")
     shape = tuple(shape) if shape is not None else (len(classes),)
     classes = (classes,) if isinstance(classes, int) else tuple(classes)
-    for text, numbers in (("shape", shape), ("classes", classes)):
-        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
-            raise ConfigurationError(
-                f"{where}.{name}.{text} must hold whole numbers above 0, got {numbers}"
-            )
+    for word, sizes in (("shape", shape), ("classes", classes)):
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+            text = f"must hold whole numbers above 0, got {sizes}"
+            raise ConfigurationError(text, key=f"{key}.{word}")
     kind = "discrete" if classes else _KINDS.get(len(shape), "other")
-    if given.get("kind", kind) != kind:
-        raise ConfigurationError(
-            f"{where}.{name}.kind is {given['kind']!r}, but shape {shape} is {kind!r}"
-        )
-    space = Space(shape, str(given.get("dtype", _DTYPE.get(kind, "float32"))), classes)
+    if described.get("kind", kind) != kind:
+        text = f"is {described['kind']!r}, but shape {shape} is {kind!r}"
+        raise ConfigurationError(text, key=f"{key}.kind")
+    space = Space(shape, str(described.get("dtype", _DTYPE.get(kind, "float32"))), classes)
     if classes and len(classes) != space.size:
-        text = (
-            f"{where}.{name}.classes must have {space.size} entries, one for each of shape {shape}"
-        )
-        raise ConfigurationError(f"{text}, got {len(classes)}")
+        text = f"must have {space.size} entries, one for each of shape {shape}, got {len(classes)}"
+        raise ConfigurationError(text, key=f"{key}.classes")
     return _describe(space)
 
 
@@ -57,9 +54,10 @@ def modalities_of(spaces: Mapping[str, Space]) -> dict[str, Any]:
     return {name: _describe(space) for name, space in spaces.items()}
 
 
-def complete_modalities(given: Mapping[str, Any]) -> dict[str, Any]:
+def complete_modalities(modalities: Mapping[str, Any]) -> dict[str, Any]:
     """``observation_modalities`` with every entry's shape, kind and dtype filled in."""
-    return {name: _entry(name, entry, "observation_modalities") for name, entry in given.items()}
+    where = "observation_modalities"
+    return {name: _entry(name, entry, where) for name, entry in modalities.items()}
 
 
 def spaces_of(modalities: Mapping[str, Any]) -> dict[str, Space]:
@@ -109,9 +107,8 @@ def action_spaces_from(spec: Mapping[str, Any]) -> dict[str, Space]:
     known = ("kind", "dim", "discrete", "num_actions", "keys")
     for key in spec:
         if key not in known:
-            raise ConfigurationError(
-                f"action_spec has an unknown key {key!r}.{near_miss(key, known)}"
-            )
+            text = f"has an unknown key {key!r}."
+            raise ConfigurationError(text, key="action_spec", hint=near_miss(key, known))
     if spec.get("keys"):
         entries = {name: _entry(name, e, "action_spec.keys") for name, e in spec["keys"].items()}
         spaces = spaces_of(entries)
@@ -119,15 +116,14 @@ def action_spaces_from(spec: Mapping[str, Any]) -> dict[str, Space]:
         kind = spec.get("kind", "discrete" if spec.get("discrete") else "continuous")
         dim = spec.get("dim", spec.get("num_actions"))
         if kind not in ("continuous", "discrete"):
-            raise ConfigurationError(
-                f"action_spec of kind {kind!r} needs keys, one description for each"
-            )
+            text = f"of kind {kind!r} needs keys, one description for each"
+            raise ConfigurationError(text, key="action_spec")
         if not isinstance(dim, int) or dim < 1:
-            raise ConfigurationError(f"action_spec.dim must be a whole number above 0, got {dim!r}")
+            text = f"must be a whole number above 0, got {dim!r}"
+            raise ConfigurationError(text, key="action_spec.dim")
         spaces = simple_action_spaces(kind, dim)
     for key, value in action_spec_of(spaces).items():
         if key != "keys" and spec.get(key, value) != value:
-            raise ConfigurationError(
-                f"action_spec.{key} is {spec[key]!r}, but its actions make it {value!r}"
-            )
+            text = f"is {spec[key]!r}, but its actions make it {value!r}"
+            raise ConfigurationError(text, key=f"action_spec.{key}")
     return spaces

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from worldflux.config.base import CheckedConfig, read_json, read_yaml
-from worldflux.config.fields import check_names, field_types, near_miss
+from worldflux.config.fields import field_types, near_miss
 from worldflux.config.modalities import (
     action_spaces_from,
     action_spec_of,
@@ -21,6 +21,7 @@ from worldflux.config.modalities import (
     simple_action_spaces,
     spaces_of,
 )
+from worldflux.config.options import DEVICE, ENVIRONMENT, option
 from worldflux.config.presets import size_fields
 from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.errors import ConfigurationError
@@ -29,7 +30,6 @@ from worldflux.models.families import families, family_of_type, is_model_type
 W = TypeVar("W", bound="WorldModelConfig")
 DTYPES = ("float32", "float16", "bfloat16")
 ACTION_TYPES = ("continuous", "discrete", "hybrid")
-_NOT_BUILT = ("none", "token", "latent", "text")  # accepted by other packages of this format
 
 
 class LatentType(str, Enum):
@@ -45,6 +45,12 @@ class DynamicsType(str, Enum):
     MLP = "mlp"
     TRANSFORMER = "transformer"
     SSM = "ssm"
+
+
+def _not_built(action_type: str) -> str | None:
+    if action_type not in ("none", "token", "latent", "text"):  # of other packages of this format
+        return None
+    return f"{action_type!r} is not built; there are {', '.join(ACTION_TYPES)}"
 
 
 @dataclass
@@ -67,8 +73,6 @@ class WorldModelConfig(CheckedConfig):
 
     # Whether the shape of an observation must be given where no environment tells it.
     needs_obs_shape: ClassVar[bool] = False
-    # Mappings whose keys are not the user's own, and the keys that they have.
-    mappings: ClassVar[dict[str, tuple[str, ...]]] = {}
     # Fields whose value follows from others unless it is given.
     derived: ClassVar[tuple[str, ...]] = ()
     # Fields of the common set that do nothing in a family, and why: other values are refused.
@@ -76,21 +80,23 @@ class WorldModelConfig(CheckedConfig):
 
     model_type: str = "base"
     model_name: str = "unnamed"
-    obs_shape: tuple[int, ...] = (3, 64, 64)
-    action_dim: int = 6
-    action_type: str = "continuous"
-    observation_modalities: dict[str, Any] = field(default_factory=dict)
-    action_spec: dict[str, Any] = field(default_factory=dict)
+    obs_shape: tuple[int, ...] = option((3, 64, 64), at_least=1, follows=ENVIRONMENT)
+    action_dim: int = option(6, at_least=1, follows=ENVIRONMENT)
+    action_type: str = option(
+        "continuous", check=_not_built, choices=ACTION_TYPES, follows=ENVIRONMENT
+    )
+    observation_modalities: dict[str, Any] = option(factory=dict)
+    action_spec: dict[str, Any] = option(factory=dict)
     latent_type: LatentType = LatentType.DETERMINISTIC
-    latent_dim: int = 256
-    deter_dim: int = 256
-    stoch_dim: int = 32
+    latent_dim: int = option(256, at_least=1)
+    deter_dim: int = option(256, at_least=1)
+    stoch_dim: int = option(32, at_least=1)
     dynamics_type: DynamicsType = DynamicsType.MLP
-    hidden_dim: int = 512
-    learning_rate: float = 3e-4
-    grad_clip: float = 100.0
-    device: str = "cuda"
-    dtype: str = "float32"
+    hidden_dim: int = option(512, at_least=1)
+    learning_rate: float = option(3e-4, above=0, follows="training.learning_rate")
+    grad_clip: float = option(100.0, at_least=0, follows="training.grad_clip")
+    device: str = option("cuda", pattern=DEVICE, follows="training.device")
+    dtype: str = option("float32", choices=DTYPES)
 
     @classmethod
     def from_size(cls: type[W], size: str, **overrides: Any) -> W:
@@ -120,33 +126,36 @@ class WorldModelConfig(CheckedConfig):
         tasks: those of a multi-task environment, for families that treat them in their own way; to
         others the task is one more observation.
         """
-        return self._with(self._spaces_found(obs_spaces, action_spaces), given=self._given)
+        return self._with(self._fields_of(obs_spaces, action_spaces), explicit=self.explicit)
 
-    def _spaces_found(
+    def _fields_of(
         self, obs_spaces: Mapping[str, Space], action_spaces: Mapping[str, Space]
     ) -> dict[str, Any]:
         """The fields that follow from spaces; ConfigurationError for a contradiction."""
         modalities = modalities_of(obs_spaces)
-        found = {
+        fields = {
             "obs_shape": primary_shape(modalities),
             "observation_modalities": modalities,
             "action_dim": flat_action_dim(action_spaces),
             "action_type": action_type_of(action_spaces),
             "action_spec": action_spec_of(action_spaces),
         }
-        for name, value in found.items():
-            mine = getattr(self, name)
-            if name in self._given and mine != value:
-                raise self.refuse(f"{name} is {mine!r}, but the environment has {value!r}")
-        return found
+        self._check_explicit(fields, "the environment has")
+        return fields
+
+    def _check_explicit(self, values: Mapping[str, Any], source: str) -> None:
+        """Refuses what the caller named and something else contradicts."""
+        for name, value in values.items():
+            if name in self.explicit and getattr(self, name) != value:
+                raise self.refuse(name, f"is {getattr(self, name)!r}, but {source} {value!r}")
 
     def with_overrides(self: W, **overrides: Any) -> W:
         """A checked copy with other values; None keeps the present one."""
-        check_names(type(self), overrides, self.removed, self._label(vars(self)))
+        self._check_names(overrides, self._label(vars(self)))
         changed = {name: value for name, value in overrides.items() if value is not None}
-        return self._with(changed, given=self._given | frozenset(changed))
+        return self._with(changed, explicit=self.explicit | frozenset(changed))
 
-    def _with(self: W, changed: Mapping[str, Any], given: frozenset[str]) -> W:
+    def _with(self: W, changed: Mapping[str, Any], explicit: frozenset[str]) -> W:
         stale = set(self.derived)
         if "obs_shape" in changed:
             stale.add("observation_modalities")
@@ -158,7 +167,7 @@ class WorldModelConfig(CheckedConfig):
             stale |= {"action_dim", "action_type"}
         kept = {n: getattr(self, n) for n in field_types(type(self)) if n not in stale}
         copy = type(self)(**{**kept, **changed})
-        copy._given = given
+        copy.explicit = explicit
         return copy
 
     @classmethod
@@ -198,7 +207,7 @@ class WorldModelConfig(CheckedConfig):
         else:
             options = [one.model_type for one in families()]
             text = f"{where} has the unknown model_type {kind!r}; there are {', '.join(options)}."
-            raise ConfigurationError(text + near_miss(kind, options))
+            raise ConfigurationError(text, hint=near_miss(kind, options))
         if not issubclass(family, cls):
             raise ConfigurationError(f"{where} is a {kind!r} configuration, not a {cls.__name__}")
         return super(WorldModelConfig, family)._from_file(data, where)
@@ -207,17 +216,8 @@ class WorldModelConfig(CheckedConfig):
     def _label(cls, values: Mapping[str, Any]) -> str:
         return f"[{values.get('model_name', 'unnamed')}] "
 
-    @classmethod
-    def _default(cls, name: str) -> Any:
-        return cls.__dataclass_fields__[name].default
-
     def _validate(self) -> None:
         self._check_family()
-        self._at_least(1, "action_dim", "hidden_dim", "latent_dim", "deter_dim", "stoch_dim")
-        self._above(0, "learning_rate")
-        self._at_least(0, "grad_clip")
-        self._one_of("dtype", DTYPES)
-        self._check_device()
         self._fill_observations()
         self._fill_actions()
 
@@ -228,39 +228,33 @@ class WorldModelConfig(CheckedConfig):
             value, fixed = getattr(self, name), self._default(name)
             if value != fixed:
                 value, fixed = getattr(value, "value", value), getattr(fixed, "value", fixed)
-                raise self.refuse(f"{name} of {type(self).__name__} is {fixed!r}, got {value!r}")
+                raise self.refuse(name, f"of {type(self).__name__} is {fixed!r}, got {value!r}")
         for name, reason in self.inert.items():
             if getattr(self, name) != self._default(name):
-                raise self.refuse(f"{name} does nothing in {type(self).__name__}: {reason}")
+                raise self.refuse(name, f"does nothing in {type(self).__name__}: {reason}")
 
     def _fill_observations(self) -> None:
         shape = self.obs_shape
-        if not shape or min(shape) < 1:
-            raise self.refuse(f"obs_shape must hold whole numbers above 0, got {shape}")
         if not self.observation_modalities:
-            self._given -= {"observation_modalities"}
+            self.explicit -= {"observation_modalities"}
         try:
-            given = self.observation_modalities or {"obs": {"shape": shape}}
-            self.observation_modalities = complete_modalities(given)
+            described = self.observation_modalities or {"obs": {"shape": shape}}
+            self.observation_modalities = complete_modalities(described)
         except ConfigurationError as error:
-            raise self.refuse(str(error)) from None
-        self.obs_shape = primary_shape(self.observation_modalities)
-        if "obs_shape" in self._given and shape != self.obs_shape:
-            text = f"obs_shape is {shape}, but observation_modalities make it {self.obs_shape}"
-            raise self.refuse(text)
+            raise error.labelled(self._label(vars(self))) from None
+        primary = primary_shape(self.observation_modalities)
+        self._check_explicit({"obs_shape": primary}, "observation_modalities make it")
+        self.obs_shape = primary
         if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
             text = f"obs_shape {shape} looks like (H, W, C), but images are (C, H, W)"
             warnings.warn(self._label(vars(self)) + text, stacklevel=2)
 
     def _fill_actions(self) -> None:
-        if self.action_type in _NOT_BUILT:
-            options = ", ".join(ACTION_TYPES)
-            raise self.refuse(f"action_type {self.action_type!r} is not built; there are {options}")
-        self._one_of("action_type", ACTION_TYPES)
         if not self.action_spec:
-            self._given -= {"action_spec"}
+            self.explicit -= {"action_spec"}
         if not self.action_spec and self.action_type == "hybrid":
-            raise self.refuse("action_type 'hybrid' needs action_spec.keys, one entry for each key")
+            text = "'hybrid' needs action_spec.keys, one entry for each key"
+            raise self.refuse("action_type", text)
         try:
             spaces = (
                 action_spaces_from(self.action_spec)
@@ -268,11 +262,8 @@ class WorldModelConfig(CheckedConfig):
                 else simple_action_spaces(self.action_type, self.action_dim)
             )
         except ConfigurationError as error:
-            raise self.refuse(str(error)) from None
-        found = {"action_dim": flat_action_dim(spaces), "action_type": action_type_of(spaces)}
-        for name, value in found.items():
-            mine = getattr(self, name)
-            if name in self._given and mine != value:
-                raise self.refuse(f"{name} is {mine!r}, but action_spec makes it {value!r}")
-            setattr(self, name, value)
+            raise error.labelled(self._label(vars(self))) from None
+        dim, kind = flat_action_dim(spaces), action_type_of(spaces)
+        self._check_explicit({"action_dim": dim, "action_type": kind}, "action_spec makes it")
+        self.action_dim, self.action_type = dim, kind
         self.action_spec = action_spec_of(spaces)

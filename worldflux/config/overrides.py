@@ -6,17 +6,29 @@ quotes, commas, equals signs and words such as `null` or `1` come back as they w
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from omegaconf import OmegaConf
+
+from worldflux.config.groups import CHOICES, free_mappings
+from worldflux.config.run import JSON
+from worldflux.errors import ConfigurationError
+
+# A key of a mapping that the grammar takes as it stands, and for a text.
+KEY = re.compile(r"(?!(null|true|false|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
 
 
 def spelled(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
+    """A value in the grammar of Hydra's overrides; ConfigurationError for the text ``???``."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -24,7 +36,11 @@ def spelled(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else f"{'-' if value < 0 else ''}inf"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_key(str(k))}:{spelled(v)}" for k, v in value.items()) + "}"
+        if not all(KEY.fullmatch(str(key)) for key in value):
+            # The grammar has no quotes for keys, and takes some of them for numbers.
+            encoded = urllib.parse.quote(json.dumps(value), safe="").replace("~", "%7E")
+            return _with_quotes(f"${{{JSON}:{encoded}}}")
+        return "{" + ",".join(f"{key}:{spelled(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(spelled, value)) + "]"
     return repr(value)
@@ -32,7 +48,22 @@ def spelled(value: Any) -> str:
 
 def quoted(text: str) -> str:
     """A text as the value of an override, whatever characters it has."""
+    if text == "???":
+        raise ConfigurationError(
+            "the text '???' cannot be a value: Hydra takes it for a missing one"
+        )
+    # An interpolation is text here; the backslashes in front of it escape each other.
+    return _with_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def _with_quotes(text: str) -> str:
     return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def value_of(override: Override) -> Any:
+    """The value of an override as a composition has it: the inverse of `spelled`."""
+    content: Any = OmegaConf.to_container(OmegaConf.create([override.value()]), resolve=True)
+    return content[0]
 
 
 def override(key: str, value: Any) -> str:
@@ -57,6 +88,31 @@ def search_path(folders: Sequence[Any]) -> tuple[str, ...]:
     return (override("hydra.searchpath", [f"file://{folder.resolve()}" for folder in folders]),)
 
 
-def _key(text: str) -> str:
-    """A key of a mapping, which Hydra's grammar does not let be quoted."""
-    return re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", text)
+def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """The overrides of a command line. loader: finds the options that a glob() means.
+
+    ConfigurationError for what Hydra would take without a word, or answer with a traceback: a key
+    given twice, a group set to null, a key of the schema removed.
+    """
+    parsed = OverridesParser.create(loader).parse_overrides(overrides=list(words))
+    seen: dict[str, str] = {}
+    free = tuple(f"{name}." for name in free_mappings())
+    for override in parsed:
+        key, word = override.get_key_element(), str(override.input_line)
+        if key in seen:
+            raise ConfigurationError(f"{key} is given twice: {seen[key]} and {word}")
+        seen[key] = word
+        if override.is_delete() and not key.startswith(free):
+            raise ConfigurationError(f"{word}: what the schema has cannot be removed")
+        if key in CHOICES and not override.is_sweep_override() and override.value() is None:
+            text = "must name an option, not null; see worldflux-run --help"
+            raise ConfigurationError(text, key=key)
+    return parsed
+
+
+def check_single(words: Sequence[str]) -> None:
+    """ConfigurationError for an override with several values, where one job is composed."""
+    for override in OverridesParser.create().parse_overrides(overrides=list(words)):
+        if override.is_sweep_override():
+            text = f"{override.input_line} has several values: add -m to sweep over them"
+            raise ConfigurationError(text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from worldflux.config.fields import near_miss
 from worldflux.errors import ConfigurationError, UnknownPresetError
-from worldflux.models.families import conf_folders, family_of_type
+from worldflux.models.families import conf_folders, model_types, warn_broken
 
 
 @functools.cache
@@ -32,37 +32,38 @@ def _read(path: Path) -> dict[str, Any]:
 @functools.cache
 def _presets() -> dict[tuple[str, str], dict[str, Any]]:
     """(model_type, size name) -> fields, aliases included."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    presets: dict[tuple[str, str], dict[str, Any]] = {}
     aliases: dict[str, str] = {}
-    for path in size_files():
-        content = _read(path)
-        if "defaults" not in content:
-            # A size that both families have is a folder with one file for each family.
-            name = path.stem if path.parent.name == "size" else path.parent.name
-            found[str(content["model_type"]), name] = content
-        elif isinstance(content["defaults"][0], str):
-            aliases[path.stem] = content["defaults"][0]
+    for owner, folder in {"": conf_dir(), **conf_folders()}.items():
+        for path in sorted((folder / "model/size").rglob("*.yaml")):
+            try:
+                content = _read(path)
+                if "defaults" not in content:
+                    # A size that both families have is a folder with one file for each family.
+                    name = path.stem if path.parent.name == "size" else path.parent.name
+                    presets[str(content["model_type"]), name] = {"model_name": name, **content}
+                elif isinstance(content["defaults"][0], str):
+                    aliases[path.stem] = content["defaults"][0]
+            except Exception as error:
+                if not owner:
+                    raise
+                warn_broken(f"{path} of the installed family {owner!r} is no size: {error!r}")
     for alias, target in aliases.items():
-        for (model_type, name), content in list(found.items()):
+        for (model_type, name), content in list(presets.items()):
             if name == target:
-                found[model_type, alias] = content
-    return found
-
-
-def size_files() -> list[Path]:
-    """The files of all sizes: ours, and those of installed families."""
-    folders = [conf_dir(), *conf_folders().values()]
-    return sorted(path for folder in folders for path in (folder / "model/size").rglob("*.yaml"))
+                presets[model_type, alias] = content
+    return presets
 
 
 def size_names(model_type: str, *, aliases: bool = True) -> list[str]:
     """Names of a family's sizes, smallest first; aliases last, or left out."""
-    own = {name: fields for (kind, name), fields in _presets().items() if kind == model_type}
-    names = [name for name in own if aliases or own[name]["model_name"] == name]
+    sizes = {name: fields for (kind, name), fields in _presets().items() if kind == model_type}
+    names = [name for name in sizes if aliases or sizes[name]["model_name"] == name]
 
     def order(name: str) -> tuple[bool, int, int, str]:
-        fields = own[name]
-        return fields["model_name"] != name, fields["hidden_dim"], fields.get("deter_dim", 0), name
+        fields = sizes[name]
+        widths = fields.get("hidden_dim", 0), fields.get("deter_dim", 0)
+        return fields["model_name"] != name, *widths, name
 
     return sorted(names, key=order)
 
@@ -71,16 +72,14 @@ def size_fields(model_type: str, size: str) -> dict[str, Any]:
     """Field values of a preset, without its ``model_type``; raises UnknownPresetError."""
     presets = _presets()
     if (model_type, size) not in presets:
-        raise UnknownPresetError(unknown_size_text(model_type, size))
+        raise unknown_size(model_type, size)
     return {k: v for k, v in presets[model_type, size].items() if k != "model_type"}
 
 
-def unknown_size_text(model_type: str, size: str) -> str:
-    """Why `size` is no size of this family, and which ones there are."""
-    family = family_of_type(model_type).name
-    options = size_names(model_type)
-    text = f"{family} takes the sizes {', '.join(options)}; got {size!r}."
-    owners = [family_of_type(kind).name for kind, name in _presets() if name == size]
-    if owners:
-        return text + f" {size!r} is a size of {owners[0]}."
-    return text + near_miss(size, options)
+def unknown_size(model_type: str, size: str) -> UnknownPresetError:
+    """The mistake of a size that this family does not have."""
+    types, options = model_types(), size_names(model_type)
+    owners = [types[kind] for kind, name in _presets() if name == size and kind in types]
+    hint = f"{size!r} is a size of {owners[0]}." if owners else near_miss(size, options)
+    text = f"{types[model_type]} takes the sizes {', '.join(options)}; got {size!r}."
+    return UnknownPresetError(text, hint=hint)

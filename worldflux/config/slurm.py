@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.base import CheckedConfig
+from worldflux.config.options import option
 from worldflux.errors import ConfigurationError
 
 # Options of sbatch that jobs need to be found, signalled and continued.
-OWN_OPTIONS = ("array", "comment", "error", "open-mode", "output", "requeue", "signal")
+RESERVED = ("array", "comment", "error", "open-mode", "output", "requeue", "signal")
 
 GROUP = "hydra.launcher"
 
@@ -45,62 +46,52 @@ class SlurmConfig(CheckedConfig):
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
-    timeout_min: int = 60
-    signal_delay_s: int = 120
-    max_num_timeout: int = 1000
-    nodes: int = 1
-    tasks_per_node: int = 1
-    cpus_per_task: int = 1
-    gpus_per_node: int | None = None
-    mem_gb: float | None = None
+    timeout_min: int = option(60, at_least=1)
+    signal_delay_s: int = option(120, above=0)
+    max_num_timeout: int = option(1000, at_least=0)
+    nodes: int = option(1, at_least=1)
+    tasks_per_node: int = option(1, at_least=1)
+    cpus_per_task: int = option(1, at_least=1)
+    gpus_per_node: int | None = option(None, at_least=0)
+    mem_gb: float | None = option(None, above=0)
     gres: str | None = None
-    array_parallelism: int = 256
-    setup: list[str] = field(default_factory=list)
-    srun_args: list[str] = field(default_factory=list)
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    poll_s: float = 15.0
+    array_parallelism: int = option(256, at_least=1)
+    setup: list[str] = option(factory=list)
+    srun_args: list[str] = option(factory=list)
+    additional_parameters: dict[str, Any] = option(factory=dict)
+    poll_s: float = option(15.0, above=0)
 
     def _validate(self) -> None:
-        self._at_least(
-            1, "timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"
-        )
-        self._at_least(0, "max_num_timeout")
-        self._above(0, "signal_delay_s", "poll_s")
-        if self.gpus_per_node is not None:
-            self._at_least(0, "gpus_per_node")
-        if self.mem_gb is not None:
-            self._above(0, "mem_gb")
         if self.signal_delay_s >= 60 * self.timeout_min:
-            text = f"signal_delay_s must be less than the time limit of {self.timeout_min} min"
-            raise self.refuse(f"{text}, got {self.signal_delay_s}")
+            text = f"must be less than the time limit of {self.timeout_min} min"
+            raise self.refuse("signal_delay_s", f"{text}, got {self.signal_delay_s}")
         names = {item.name.replace("_", "-") for item in dataclasses.fields(self)}
-        for option in self.additional_parameters:
-            spelled = str(option).lstrip("-").replace("_", "-")
-            if spelled in OWN_OPTIONS:
-                text = f"additional_parameters.{option} cannot be set"
-                raise self.refuse(f"{text}: jobs need it to be found and continued")
-            if spelled in names:
-                key = spelled.replace("-", "_")
-                raise self.refuse(f"additional_parameters.{option} has a key of its own: {key}")
+        for parameter in self.additional_parameters:
+            word = parameter.lstrip("-").replace("_", "-")
+            key = f"additional_parameters.{parameter}"
+            if word in RESERVED:
+                raise self.refuse(key, "cannot be set: jobs need it to be found and continued")
+            if word in names:
+                raise self.refuse(key, f"has a key of its own: {word.replace('-', '_')}")
 
     def sbatch(self) -> dict[str, Any]:
         """The same in the words of submitit's executor for Slurm."""
-        asked = self.to_dict()
+        options = self.to_dict()
         for name in ("max_num_timeout", "poll_s"):
-            del asked[name]
-        asked["time"] = asked.pop("timeout_min")
-        asked["ntasks_per_node"] = asked.pop("tasks_per_node")
-        if (gigabytes := asked.pop("mem_gb")) is not None:
-            asked["mem"] = f"{round(1024 * gigabytes)}M"
+            del options[name]
+        options["time"] = options.pop("timeout_min")
+        options["ntasks_per_node"] = options.pop("tasks_per_node")
+        if (gigabytes := options.pop("mem_gb")) is not None:
+            options["mem"] = f"{round(1024 * gigabytes)}M"
         # srun does not take this over from sbatch in every version of Slurm.
-        asked["srun_args"] = [f"--cpus-per-task={self.cpus_per_task}", *self.srun_args]
-        asked["setup"] = [
+        options["srun_args"] = [f"--cpus-per-task={self.cpus_per_task}", *self.srun_args]
+        options["setup"] = [
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
             *self.setup,
         ]
         # Clusters may forbid requeueing unless a job asks for it.
-        asked["additional_parameters"] = {"requeue": True, **self.additional_parameters}
-        return {name: value for name, value in asked.items() if value is not None}
+        options["additional_parameters"] = {"requeue": True, **self.additional_parameters}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 def slurm_config(values: Mapping[str, Any]) -> SlurmConfig:
@@ -108,4 +99,4 @@ def slurm_config(values: Mapping[str, Any]) -> SlurmConfig:
     try:
         return SlurmConfig(**values)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{GROUP}.{error}") from None
+        raise error.within(GROUP) from None

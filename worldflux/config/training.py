@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from worldflux.config.base import CheckedConfig
-from worldflux.config.fields import field_types
+from worldflux.config.options import DEVICE, option
 
 OPTIMIZERS = ("laprop", "adamw", "adam", "sgd")
 SCHEDULERS = ("none", "linear", "cosine", "constant")
-_SEVERAL = "nproc=N trains with several processes"
-_IN_MEMORY = "batches are sampled from memory in the training process"
+# Fields of other versions, by the reason why there are none here, with the values that did nothing.
+_RETIRED: dict[str, dict[str, Any]] = {
+    "set total_steps, batch_size and sequence_length": {
+        "instant_mode": False,
+        "instant_total_steps": 8,
+        "instant_batch_size": 8,
+        "instant_sequence_length": 10,
+    },
+    "nproc=N trains with several processes": {
+        "distributed_mode": "none",
+        "distributed_world_size": 1,
+        "use_ddp": False,
+        "ddp_backend": "nccl",
+        "ddp_find_unused_params": False,
+        "ddp_gradient_as_bucket_view": True,
+        "ddp_broadcast_buffers": True,
+        "rank": None,
+        "world_size": None,
+        "local_rank": None,
+    },
+    "batches are sampled from memory in the training process": {
+        "num_workers": 0,
+        "prefetch_factor": 2,
+        "pin_memory": True,
+        "persistent_workers": True,
+        "prefetch_batches": 2,
+    },
+    "activations are kept": {"use_gradient_checkpointing": False, "checkpoint_layers": []},
+    "runs are judged by evaluation in the environment": {"auto_quality_check": True},
+    "scripts/benchmark.py measures speed": {"profile": False},
+    "there is one backend, native_torch": {"backend_profile": ""},
+}
 
 
 @dataclass
@@ -36,88 +66,44 @@ class TrainingConfig(CheckedConfig):
     """
 
     removed: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(
-            ("instant_mode", "instant_total_steps", "instant_batch_size"),
-            "set total_steps, batch_size and sequence_length",
-        ),
-        "instant_sequence_length": "set total_steps, batch_size and sequence_length",
-        **dict.fromkeys(
-            ("distributed_mode", "distributed_world_size", "use_ddp", "ddp_backend"), _SEVERAL
-        ),
-        **dict.fromkeys(
-            ("ddp_find_unused_params", "ddp_gradient_as_bucket_view", "ddp_broadcast_buffers"),
-            _SEVERAL,
-        ),
-        **dict.fromkeys(("rank", "world_size", "local_rank"), _SEVERAL),
-        **dict.fromkeys(
-            ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers"), _IN_MEMORY
-        ),
-        "prefetch_batches": _IN_MEMORY,
-        "use_gradient_checkpointing": "activations are kept",
-        "checkpoint_layers": "activations are kept",
-        "auto_quality_check": "runs are judged by evaluation in the environment",
-        "profile": "scripts/benchmark.py measures speed",
-        "backend_profile": "there is one backend, native_torch",
+        name: reason for reason, fields in _RETIRED.items() for name in fields
     }
     legacy: ClassVar[dict[str, Any]] = {
-        "instant_mode": False,
-        "instant_total_steps": 8,
-        "instant_batch_size": 8,
-        "instant_sequence_length": 10,
-        "distributed_mode": "none",
-        "distributed_world_size": 1,
-        "use_ddp": False,
-        "ddp_backend": "nccl",
-        "ddp_find_unused_params": False,
-        "ddp_gradient_as_bucket_view": True,
-        "ddp_broadcast_buffers": True,
-        "rank": None,
-        "world_size": None,
-        "local_rank": None,
-        "num_workers": 0,
-        "prefetch_factor": 2,
-        "pin_memory": True,
-        "persistent_workers": True,
-        "prefetch_batches": 2,
-        "use_gradient_checkpointing": False,
-        "checkpoint_layers": [],
-        "auto_quality_check": True,
-        "profile": False,
-        "backend_profile": "",
+        name: value for fields in _RETIRED.values() for name, value in fields.items()
     }
 
-    total_steps: int = 100_000
-    env_steps: int | None = None
-    batch_size: int = 16
-    sequence_length: int = 50
-    learning_rate: float = 3e-4
-    optimizer: str = "adamw"
-    scheduler: str = "none"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    grad_clip: float = 100.0
-    agc: float = 0.0
-    optimizer_eps: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.999
-    gradient_accumulation_steps: int = 1
-    mixed_precision: bool = False
-    mixed_precision_dtype: str = "float16"
-    compile_model: bool = False
-    device: str = "auto"
-    seed: int = 42
-    nproc: int = 1
-    num_envs: int = 1
-    env_mode: str = "auto"
-    log_interval: int = 100
-    eval_interval: int = 1000
-    eval_episodes: int = 10
-    save_interval: int = 10_000
-    save_seconds: float = 300.0
-    output_dir: str = "./outputs"
-    ema_decay: float | None = None
-    model_overrides: dict[str, Any] = field(default_factory=dict)
-    backend: str = "native_torch"
+    total_steps: int = option(100_000, at_least=1, resumable=True)
+    env_steps: int | None = option(None, at_least=1, resumable=True)
+    batch_size: int = option(16, at_least=1)
+    sequence_length: int = option(50, at_least=1)
+    learning_rate: float = option(3e-4, above=0)
+    optimizer: str = option("adamw", choices=OPTIMIZERS)
+    scheduler: str = option("none", choices=SCHEDULERS)
+    warmup_steps: int = option(0, at_least=0)
+    weight_decay: float = option(0.0, at_least=0)
+    grad_clip: float = option(100.0, at_least=0)
+    agc: float = option(0.0, at_least=0)
+    optimizer_eps: float | None = option(None, above=0)
+    beta1: float = option(0.9, at_least=0, below=1)
+    beta2: float = option(0.999, at_least=0, below=1)
+    gradient_accumulation_steps: int = option(1, at_least=1)
+    mixed_precision: bool = option(False, resumable=True)
+    mixed_precision_dtype: str = option("float16", choices=("float16", "bfloat16"), resumable=True)
+    compile_model: bool = option(False, resumable=True)
+    device: str = option("auto", pattern=DEVICE, machine=True)
+    seed: int = option(42, at_least=0)
+    nproc: int = option(1, at_least=1)
+    num_envs: int = option(1, at_least=1)
+    env_mode: str = option("auto", choices=("auto", "sync", "async"), machine=True)
+    log_interval: int = option(100, at_least=1, machine=True)
+    eval_interval: int = option(1000, at_least=0, resumable=True)
+    eval_episodes: int = option(10, at_least=1, resumable=True)
+    save_interval: int = option(10_000, at_least=1, machine=True)
+    save_seconds: float = option(300.0, at_least=0, machine=True)
+    output_dir: str = option("./outputs", machine=True)
+    ema_decay: float | None = option(None, above=0, below=1)
+    model_overrides: dict[str, Any] = option(factory=dict)
+    backend: str = option("native_torch", choices=("native_torch",))
 
     def resolve_device(self) -> str:
         """`device`, with `auto` as `cuda` if CUDA is available, else `cpu`."""
@@ -141,56 +127,34 @@ class TrainingConfig(CheckedConfig):
 
     def with_updates(self, **updates: Any) -> TrainingConfig:
         """A checked copy with other values."""
-        values = {name: getattr(self, name) for name in field_types(type(self))}
-        return type(self)(**{**values, **updates})
+        return replace(self, **updates)
 
     def check_supported(self) -> None:
         """Raises ConfigurationError for fields that are part of the format but not built."""
         if self.ema_decay is not None:
-            raise self.refuse("ema_decay is not supported: no averaged copy of the model is kept")
+            raise self.refuse(
+                "ema_decay", "is not supported: no averaged copy of the model is kept"
+            )
         if self.model_overrides:
-            raise self.refuse("model_overrides is not supported: override the model's own fields")
+            text = "is not supported: override the model's own fields"
+            raise self.refuse("model_overrides", text)
 
     def _validate(self) -> None:
-        self._at_least(1, "total_steps", "batch_size", "sequence_length")
-        self._at_least(1, "gradient_accumulation_steps", "num_envs", "eval_episodes", "nproc")
-        self._at_least(1, "log_interval", "save_interval")
-        self._at_least(0, "eval_interval", "warmup_steps", "seed", "save_seconds")
-        if self.env_steps is not None:
-            self._at_least(1, "env_steps")
         for name in ("batch_size", "num_envs"):
             if getattr(self, name) % self.nproc:
-                text = f"{name} must be a multiple of nproc={self.nproc}, which share it"
-                raise self.refuse(f"{text}; got {getattr(self, name)}")
-        self._one_of("env_mode", ("auto", "sync", "async"))
-        self._one_of("backend", ("native_torch",))
-        self._check_device()
+                text = f"must be a multiple of nproc={self.nproc}, which share it"
+                raise self.refuse(name, f"{text}; got {getattr(self, name)}")
         if not self.output_dir.strip():
-            raise self.refuse("output_dir must name a folder, got an empty text")
-        self._check_optimizer()
-        self._check_precision()
-
-    def _check_optimizer(self) -> None:
-        self._above(0, "learning_rate")
-        self._at_least(0, "grad_clip", "weight_decay", "agc")
-        self._one_of("optimizer", OPTIMIZERS)
-        self._one_of("scheduler", SCHEDULERS)
-        self._between("beta1", 0, 1, "[)")
-        self._between("beta2", 0, 1, "[)")
-        self._between("ema_decay", 0, 1, "()")
+            raise self.refuse("output_dir", "must name a folder, got an empty text")
         if self.agc and self.optimizer != "laprop":
-            raise self.refuse(f"agc acts in optimizer laprop only, not in {self.optimizer}")
-        if self.optimizer_eps is not None:
-            self._above(0, "optimizer_eps")
+            raise self.refuse("agc", f"acts in optimizer laprop only, not in {self.optimizer}")
         if self.optimizer == "sgd" and (self.optimizer_eps is not None or self.beta2 != 0.999):
-            raise self.refuse("optimizer sgd has neither optimizer_eps nor beta2; leave them out")
-
-    def _check_precision(self) -> None:
-        self._one_of("mixed_precision_dtype", ("float16", "bfloat16"))
+            text, hint = "sgd has neither optimizer_eps nor beta2", "leave them out"
+            raise self.refuse("optimizer", text, hint)
         if self.mixed_precision and self.mixed_precision_dtype == "float16":
             if self.device in ("cpu", "mps"):
-                text = f"mixed_precision_dtype float16 needs CUDA, but device is {self.device}"
-                raise self.refuse(f"{text}; use bfloat16")
+                text = f"float16 needs CUDA, but device is {self.device}"
+                raise self.refuse("mixed_precision_dtype", text, "use bfloat16")
 
 
 @dataclass

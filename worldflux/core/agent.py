@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldflux.config.spaces import Space
 from worldflux.core.ranks import Ranks
 
-Carry = dict[str, Tensor]  # state between calls, leading dimension N environments
+Carry = dict[str, Tensor]  # state between calls, leading dimension N environments or B rows
 Entries = dict[str, np.ndarray]  # what the replay stores beside a step, leading dimension N
 
 
@@ -42,17 +42,24 @@ class Agent(Protocol):
         """
         ...
 
-    def update(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update(
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Carry]:
         """One gradient update on `[B, C+T, ...]` step sequences.
 
         batch: observation keys, `action [B, C+T, A]`, `reward`, `is_first`, `is_last`,
-        `is_terminal` `[B, C+T]` and the entry keys. Returns scalar metrics (tensors, not synced)
-        and fresh entries `[B, T, ...]` to write back to the replay.
+        `is_terminal` `[B, C+T]`, the entry keys and, where sequences are trained in chunks, which
+        chunk this is (`consec [B, C+T]`). carry: what the update before it returned, of the same
+        rows; nothing of it is kept. Returns scalar metrics (tensors, not synced), fresh entries
+        `[B, T, ...]` to write back to the replay, and the carry `[B, ...]` of the next update.
         """
         ...
 
-    def report(self, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Pictures: videos `[B, T, H, W, 3]` or images `[H, W, 3]`, uint8, by name."""
+    def report(
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None
+    ) -> dict[str, np.ndarray]:
+        """Pictures: videos `[B, T, H, W, 3]` or images `[H, W, 3]`, uint8, by name; arguments as
+        those of `update`."""
         ...
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:

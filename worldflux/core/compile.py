@@ -8,23 +8,37 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
 from worldflux.errors import ConfigurationError
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def compiler(enabled: bool, device: torch.device) -> Callable[[Any], Any] | None:
-    """What compiles a function of tensors, or None to run eagerly.
 
-    Shapes are taken as fixed, so that each section is compiled once. Raises ConfigurationError if
-    compilation is asked for and no C++ compiler can be found for the CPU.
-    """
-    if not enabled:
-        return None
-    check_compiler(device)
-    return lambda function: torch.compile(function, dynamic=False, fullgraph=True)
+class Compiler(Protocol):
+    """Gives a function of tensors in the form in which it is to run."""
+
+    def __call__(self, function: Function, /) -> Function: ...
+
+
+def eager(function: Function, /) -> Function:
+    """The function itself."""
+    return function
+
+
+def compiled(function: Function, /) -> Function:
+    """The function compiled; shapes are taken as fixed, so that it is compiled once."""
+    return cast(Function, torch.compile(function, dynamic=False, fullgraph=True))
+
+
+def compiler(enabled: bool, device: torch.device) -> Compiler:
+    """`compiled` or `eager`. Raises ConfigurationError if the CPU has no C++ compiler to compile
+    with."""
+    if enabled:
+        check_compiler(device)
+    return compiled if enabled else eager
 
 
 def check_compiler(device: torch.device) -> None:

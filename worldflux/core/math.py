@@ -1,11 +1,14 @@
 """Every scalar formula of both families, as pure functions of tensors and numbers.
 
-Letters for shapes: B batch, T time, K bins, `...` any leading dimensions.
+Letters: T time, K bins, C the sum of all class counts, `...` any leading dimensions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,9 +27,9 @@ def symexp_bins(count: int, high: float = 20.0) -> Tensor:
 
     An odd count has one exact zero in the middle, an even count two.
     """
-    half = symexp(torch.linspace(-high, 0.0, (count + 1) // 2, dtype=torch.float32))
-    mirrored = -half.flip(0)
-    return torch.cat([half, mirrored[1:] if count % 2 else mirrored])
+    half = symexp(torch.linspace(-high, 0.0, (count + 1) // 2, dtype=torch.float32))  # [(K+1)//2]
+    mirrored = -half.flip(0)  # [(K+1)//2]
+    return torch.cat([half, mirrored[1:] if count % 2 else mirrored])  # [K]
 
 
 def two_hot(x: Tensor, bins: Tensor) -> Tensor:
@@ -36,15 +39,15 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     end alone.
     """
     x = x.to(bins.dtype)
-    index = torch.searchsorted(bins, x.contiguous(), right=True)
+    index = torch.searchsorted(bins, x.contiguous(), right=True)  # [...], as all up to weight
     below = (index - 1).clamp(min=0)
     above = index.clamp(max=len(bins) - 1)
     distance = torch.abs(x - bins[below])
     total = distance + torch.abs(bins[above] - x)
-    weight = torch.where(below == above, torch.ones_like(x), distance / total)
-    code = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)
+    weight = torch.where(below == above, torch.ones_like(x), distance / total)  # [...]
+    code = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)  # [..., K]
     code.scatter_(-1, below[..., None], (1 - weight)[..., None])
-    return code.scatter_(-1, above[..., None], weight[..., None])
+    return code.scatter_(-1, above[..., None], weight[..., None])  # [..., K]
 
 
 def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
@@ -56,17 +59,15 @@ def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
     half = len(bins) // 2
     upper = len(bins) - half
     # A sum and no matrix product: autocast would take the product in half precision.
-    return ((probs[..., upper:] - probs[..., :half].flip(-1)) * bins[upper:]).sum(-1)
+    return ((probs[..., upper:] - probs[..., :half].flip(-1)) * bins[upper:]).sum(-1)  # [...]
 
 
 def symlog_two_hot(x: Tensor, bins: Tensor) -> Tensor:
     """The two-hot code `[..., K]` of symlog(x) over equally spaced bins (TD-MPC2, eq. 3)."""
     width = (bins[-1] - bins[0]) / (len(bins) - 1)
-    place = (symlog(x.to(bins.dtype)) - bins[0]) / width
-    distance = (
-        torch.arange(len(bins), device=bins.device) - place.clamp(0, len(bins) - 1)[..., None]
-    )
-    return (1 - distance.abs()).clamp(min=0)
+    place = ((symlog(x.to(bins.dtype)) - bins[0]) / width).clamp(0, len(bins) - 1)  # [...]
+    distance = torch.arange(len(bins), device=bins.device) - place[..., None]  # [..., K]
+    return (1 - distance.abs()).clamp(min=0)  # [..., K]
 
 
 def episode_discount(length: float, denominator: float, low: float, high: float) -> float:
@@ -85,15 +86,15 @@ def lambda_return(
     ``R[T-1] = boot[..., T-1]``. live: discount, zero after a terminal step. keep: lambda, zero
     where the sequence is cut and the value must be bootstrapped.
     """
-    reward, live, keep, value = (x[..., 1:] for x in (reward, live, keep, value))
-    step = reward + live * (1 - keep) * value
-    decay = live * keep
+    reward, live, keep, value = (x[..., 1:] for x in (reward, live, keep, value))  # [..., T-1]
+    step = reward + live * (1 - keep) * value  # [..., T-1]
+    decay = live * keep  # [..., T-1]
     returns = []
-    current = boot[..., -1]
+    current = boot[..., -1]  # [...]
     for t in reversed(range(step.shape[-1])):
-        current = step[..., t] + decay[..., t] * current
+        current = step[..., t] + decay[..., t] * current  # [...]
         returns.append(current)
-    return torch.stack(returns[::-1], -1)
+    return torch.stack(returns[::-1], -1)  # [..., T-1]
 
 
 def linear_warmup(step: int, warmup: int) -> float:
@@ -103,7 +104,7 @@ def linear_warmup(step: int, warmup: int) -> float:
 
 def percentile(x: Tensor, q: float) -> Tensor:
     """The q-th percentile (0..100) of all elements, interpolated linearly. Works at any size."""
-    flat = x.flatten()
+    flat = x.flatten()  # [...] -> [M], M elements
     position = (flat.numel() - 1) * q / 100
     below = int(position)
     above = min(below + 1, flat.numel() - 1)
@@ -111,3 +112,9 @@ def percentile(x: Tensor, q: float) -> Tensor:
     low = flat.kthvalue(below + 1).values
     high = flat.kthvalue(above + 1).values
     return low + (high - low) * (position - below)
+
+
+def one_hot_flat(x: Tensor, classes: Sequence[int]) -> Tensor:
+    """Class indices `[..., len(classes)]` as concatenated one-hots `[..., C]`, float32."""
+    columns = [F.one_hot(x[..., i].long(), k) for i, k in enumerate(classes)]  # each [..., K]
+    return torch.cat(columns, -1).float()  # [..., C]

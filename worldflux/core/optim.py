@@ -1,14 +1,15 @@
-"""Optimizers and learning-rate schedules."""
+"""Optimizers, what a checkpoint holds of them, and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from worldflux.config.training import TrainingConfig
 from worldflux.core.math import linear_warmup
 from worldflux.errors import ConfigurationError
 
@@ -83,23 +84,25 @@ def adaptive_clip_(params: list[Tensor], grads: list[Tensor], limit: float) -> N
     torch._foreach_mul_(grads, list(factors.unbind()))
 
 
-def make_optimizer(params: Iterable[Any], training: Any) -> torch.optim.Optimizer:
+def make_optimizer(
+    params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], training: TrainingConfig
+) -> torch.optim.Optimizer:
     """The optimizer that a TrainingConfig names, for parameters or groups of them."""
     name, lr, decay = training.optimizer, training.learning_rate, training.weight_decay
     betas, eps = (training.beta1, training.beta2), training.optimizer_eps
-    params = list(params)
-    groups = [p["params"] if isinstance(p, dict) else [p] for p in params]
-    # On the CPU torch's Adam steps tensor by tensor unless told, ten times as slow.
+    items: list[Any] = list(params)
+    groups = [p["params"] if isinstance(p, dict) else [p] for p in items]
+    # On the CPU torch's Adam steps tensor by tensor by default, ten times as slow.
     fused = True if all(p.device.type == "cpu" for group in groups for p in group) else None
     if name == "laprop":
         eps = 1e-20 if eps is None else eps
-        return LaProp(params, lr, betas=betas, eps=eps, agc=training.agc, weight_decay=decay)
+        return LaProp(items, lr, betas=betas, eps=eps, agc=training.agc, weight_decay=decay)
     if name in ("adam", "adamw"):
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
         eps = 1e-8 if eps is None else eps
-        return kind(params, lr, betas, eps=eps, weight_decay=decay, fused=fused)
+        return kind(items, lr, betas, eps=eps, weight_decay=decay, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(params, lr, momentum=training.beta1, weight_decay=decay)
+        return torch.optim.SGD(items, lr, momentum=training.beta1, weight_decay=decay)
     raise ConfigurationError(f"training.optimizer: {name!r} is not laprop, adamw, adam or sgd")
 
 
@@ -126,3 +129,51 @@ def schedule_factor(name: str, step: int, total: int, warmup: int, final: float 
     if name in ("none", "constant"):
         return factor
     raise ConfigurationError(f"training.scheduler: {name!r} is not none, linear, cosine, constant")
+
+
+def learning_rate(training: TrainingConfig, update: int) -> float:
+    """Learning rate of an update (from 0), by the TrainingConfig's schedule."""
+    total, warmup = training.total_steps, training.warmup_steps
+    return training.learning_rate * schedule_factor(training.scheduler, update, total, warmup)
+
+
+def optimizer_state(
+    optimizers: Sequence[torch.optim.Optimizer], model: nn.Module, updates: int, mark: str
+) -> dict[str, Tensor]:
+    """Flat tensors of optimizers: `<parameter><mark><entry>`, and `count`, the updates and the steps
+    of every group."""
+    names: dict[Any, str] = {param: name for name, param in model.named_parameters()}
+    state = {
+        f"{names[param]}{mark}{entry}": torch.as_tensor(value)
+        for optimizer in optimizers
+        for param, values in optimizer.state.items()
+        for entry, value in values.items()
+        if value is not None
+    }
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return state | {"count": torch.tensor([updates, *(g.get("count", 0) for g in groups)])}
+
+
+def load_optimizer_state(
+    optimizers: Sequence[torch.optim.Optimizer],
+    model: nn.Module,
+    saved: Mapping[str, Tensor],
+    mark: str,
+) -> int:
+    """Restores `optimizer_state` in place; returns the updates."""
+    params = dict(model.named_parameters())
+    groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+    holder = {param: optimizer for optimizer, group in groups for param in group["params"]}
+    for optimizer in optimizers:
+        optimizer.state.clear()
+    for key, value in saved.items():
+        name, _, entry = key.rpartition(mark)
+        if name in params:
+            param = params[name]
+            place = param.device if value.ndim else "cpu"
+            holder[param].state[param][entry] = value.clone().to(place)
+    updates, *counts = (int(value) for value in saved["count"])
+    for (_, group), count in zip(groups, counts, strict=False):
+        if "count" in group or count:
+            group["count"] = count
+    return updates

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from worldflux.config.training import TrainingConfig
 from worldflux.errors import ConfigurationError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def computing_in(dtype: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def computing_in(dtype: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """The context in which matrix products compute in ``float16`` or ``bfloat16``; for
     ``float32`` the one that changes nothing."""
     if dtype not in DTYPES:
@@ -35,8 +36,8 @@ class Precision:
     scaler: torch.amp.GradScaler | None = None
 
     @staticmethod
-    def of(training: Any, device: torch.device) -> Precision:
-        """The precision that a TrainingConfig asks for on a device."""
+    def of(training: TrainingConfig, device: torch.device) -> Precision:
+        """The precision that a TrainingConfig names, on a device."""
         if not training.mixed_precision:
             return Precision(device)
         dtype = DTYPES[training.mixed_precision_dtype]
@@ -49,7 +50,7 @@ class Precision:
             )
         return Precision(device, dtype, torch.amp.GradScaler("cuda"))
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which the forward pass runs."""
         if self.dtype is None:
             return contextlib.nullcontext()
@@ -77,7 +78,7 @@ class Precision:
         state = self.scaler.state_dict()
         return {"scaler": torch.tensor([state["scale"], state["_growth_tracker"]])}
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if self.scaler and "scaler" in state:
             scale, tracker = state["scaler"].tolist()
             full = self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)}

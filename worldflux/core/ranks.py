@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they tell each other.
+"""The processes that train one model together, and what they exchange.
 
 Gradients are averaged and statistics are taken over the rows of all of them, so that an update of
 several processes is the update of one process on the joined batch.
@@ -22,7 +22,7 @@ CONTROL_TIMEOUT = timedelta(days=30)
 
 class RankLost(RuntimeError):
     """Another process of the run ended, or cannot be reached any more. No error of the user's or of
-    this process: whoever started the processes tells why."""
+    this process: whoever started the processes reports why."""
 
 
 class Ranks:
@@ -139,10 +139,10 @@ class ProcessGroup(Ranks):
     def gather_objects(self, value: Any) -> list[Any]:
         import torch.distributed as dist
 
-        found: list[Any] | None = [None] * self.size if self.first else None
+        values: list[Any] | None = [None] * self.size if self.first else None
         with _losses():
-            dist.gather_object(value, found, dst=0, group=self._control)
-        return found or []
+            dist.gather_object(value, values, dst=0, group=self._control)
+        return values or []
 
     def share_object(self, value: Any) -> Any:
         import torch.distributed as dist
@@ -162,7 +162,7 @@ class ProcessGroup(Ranks):
 
 @contextmanager
 def _losses() -> Iterator[None]:
-    """torch.distributed tells every broken connection and every timeout as a RuntimeError."""
+    """torch.distributed raises RuntimeError for every broken connection and every timeout."""
     try:
         yield
     except RuntimeError as error:

@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldflux.dashboard.callback import DashboardCallback
-    from worldflux.dashboard.frames import FrameTap
-    from worldflux.dashboard.gameplay import GameplayBuffer
-    from worldflux.dashboard.metrics import MetricBuffer
-    from worldflux.dashboard.server import MetricsDashboardServer
+    from worldflux.dashboard.callback import DashboardCallback as DashboardCallback
+    from worldflux.dashboard.frames import FrameTap as FrameTap
+    from worldflux.dashboard.gameplay import GameplayBuffer as GameplayBuffer
+    from worldflux.dashboard.metrics import MetricBuffer as MetricBuffer
+    from worldflux.dashboard.server import MetricsDashboardServer as MetricsDashboardServer
 
 _MODULE_OF = {
     "DashboardCallback": "callback",
@@ -25,13 +25,7 @@ _MODULE_OF = {
     "MetricsDashboardServer": "server",
 }
 
-__all__ = [
-    "DashboardCallback",
-    "FrameTap",
-    "GameplayBuffer",
-    "MetricBuffer",
-    "MetricsDashboardServer",
-]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worldflux.dashboard.board import Board
 from worldflux.dashboard.server import STATIC
@@ -28,29 +29,33 @@ HEADERS = {
 
 
 class Guard:
-    """Answers GET and HEAD for names of this machine only.
+    """Answers GET and HEAD for names of this machine only, and adds HEADERS.
 
-    A page of another site can make a browser ask 127.0.0.1 under a name of its own (DNS
-    rebinding); the Host header gives it away and gets 421. Other methods get 405.
+    A page of another site can make a browser ask 127.0.0.1 under that site's name (DNS rebinding);
+    the Host header gives it away and gets 421. Other methods get 405.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self.app = app
         self.names = {"localhost", host.strip("[]").lower()}
-        if not ipaddress_of(host) or not ipaddress.ip_address(host).is_loopback:
+        if not is_address(host) or not ipaddress.ip_address(host).is_loopback:
             self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
-        refusal: Response | None = None
-        if not self.allowed(headers.get(b"host", "")):
-            refusal = PlainTextResponse("this dashboard answers to its own address only", 421)
-        elif scope["method"] not in ("GET", "HEAD"):
-            refusal = PlainTextResponse("read only", 405, {"Allow": "GET, HEAD"})
-        await (refusal or self.app)(scope, receive, send)
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        answer = self.app
+        if scope["type"] == "http":
+            headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+            if not self.allowed(headers.get(b"host", "")):
+                answer = PlainTextResponse("this dashboard answers to its own address only", 421)
+            elif scope["method"] not in ("GET", "HEAD"):
+                answer = PlainTextResponse("read only", 405, {"Allow": "GET, HEAD"})
+        await answer(scope, receive, send_with_headers)
 
     def allowed(self, host: str) -> bool:
         """Whether a Host header is ours: an address, or a name of this machine."""
@@ -59,10 +64,10 @@ class Guard:
             name = name[1:].partition("]")[0]
         elif name.count(":") == 1:
             name = name.partition(":")[0]
-        return name in self.names or ipaddress_of(name)
+        return name in self.names or is_address(name)
 
 
-def ipaddress_of(name: str) -> bool:
+def is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -78,6 +83,15 @@ def number(request: Request, name: str) -> int:
         return -1
 
 
+def json(content: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that answers with JSON."""
+
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(content(request), headers=FRESH)
+
+    return endpoint
+
+
 def make_app(board: Board) -> ASGIApp:
     """The application over what a `Board` holds."""
 
@@ -87,55 +101,33 @@ def make_app(board: Board) -> ASGIApp:
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok", headers=FRESH)
 
-    async def summary(request: Request) -> Response:
-        return _json(board.summary())
-
-    async def metrics(request: Request) -> Response:
-        since = number(request, "since_step"), number(request, "since_seq")
-        return _json(board.metrics.points(*since))
-
-    async def gameplay(request: Request) -> Response:
-        board.watch()
-        jpeg = request.query_params.get("encoding") == "jpeg"
-        return _json(board.frames(number(request, "since_seq"), jpeg=jpeg))
-
-    async def imagination(request: Request) -> Response:
-        return _json(board.pictures.index())
+    async def not_found(request: Request, error: Exception | None = None) -> Response:
+        return PlainTextResponse("not found", 404)
 
     async def picture(request: Request) -> Response:
         content = board.pictures.content(request.path_params["name"])
         if content is None:
-            return PlainTextResponse("not found", 404)
+            return await not_found(request)
         kind = "image/png" if content[:4] == b"\x89PNG" else "image/jpeg"
         return Response(content, media_type=kind, headers=FRESH)
 
-    async def not_found(request: Request, error: Exception) -> Response:
-        return PlainTextResponse("not found", 404)
+    def metrics(request: Request) -> Any:
+        return board.metrics.points(number(request, "since_step"), number(request, "since_seq"))
+
+    def gameplay(request: Request) -> Any:
+        jpeg = request.query_params.get("encoding") == "jpeg"
+        return board.frames(number(request, "since_seq"), jpeg=jpeg)
 
     routes = [
         Route("/", page),
         Route("/index.html", page),
         Route("/healthz", healthz),
-        Route("/api/summary", summary),
-        Route("/api/metrics", metrics),
-        Route("/api/gameplay", gameplay),
-        Route("/api/imagination", imagination),
+        Route("/api/summary", json(lambda request: board.summary())),
+        Route("/api/metrics", json(metrics)),
+        Route("/api/gameplay", json(gameplay)),
+        Route("/api/imagination", json(lambda request: board.pictures.index())),
         Route("/api/imagination/{name:path}", picture),
         Mount("/assets", StaticFiles(directory=STATIC)),
     ]
     app = Starlette(routes=routes, exception_handlers={404: not_found})
-
-    async def with_headers(scope: Scope, receive: Receive, send: Send) -> None:
-        async def start(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
-
-        await app(scope, receive, start)
-
-    return Guard(with_headers, board.settings["host"])
-
-
-def _json(content: Any) -> Response:
-    return JSONResponse(content, headers=FRESH)
+    return Guard(app, board.settings["host"])

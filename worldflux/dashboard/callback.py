@@ -1,4 +1,4 @@
-"""Tells a dashboard what a training does."""
+"""Passes what a training does on to a dashboard."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from worldflux.dashboard.metrics import MetricBuffer
 from worldflux.run_folder.manifest import plain
-from worldflux.training.callbacks import Callback
-from worldflux.training.logger import read_metrics, video_frames
-
-if TYPE_CHECKING:
-    from worldflux.training.trainer import Trainer
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.training.logger import video_frames
+from worldflux.training.session import Callback, TrainingSession
 
 STATUS_SECONDS = 0.5
 
@@ -35,7 +33,7 @@ class DashboardCallback(Callback):
         self._next = 0.0
         self._phase = ""
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: TrainingSession) -> None:
         logger = trainer.folder.logger
         for record in read_metrics(trainer.folder.path):
             self._append(record)
@@ -44,23 +42,22 @@ class DashboardCallback(Callback):
             self._file = open(self.jsonl_path, "a", encoding="utf-8")
         logger.listeners.append(self)
         self.buffer.set(**run_facts(trainer))
-        self._tell(trainer)
-        self._enter(
-            "collecting" if trainer.source and not trainer.state.global_step else "training"
-        )
+        self._send_progress(trainer)
+        collects = trainer.source and not trainer.state.global_step
+        self._enter("collecting" if collects else "training")
 
-    def on_step_begin(self, trainer: Trainer) -> None:
+    def on_step_begin(self, trainer: TrainingSession) -> None:
         if self._phase == "evaluating":
             self._enter("training")
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainingSession) -> None:
         if self._phase != "training":
             self._enter("training")
         if time.perf_counter() >= self._next:
-            self._tell(trainer)
+            self._send_progress(trainer)
 
-    def on_train_end(self, trainer: Trainer) -> None:
-        self._tell(trainer)
+    def on_train_end(self, trainer: TrainingSession) -> None:
+        self._send_progress(trainer)
         if trainer.status == "failed":
             self._enter("error")
             self.buffer.set_status("error", str(trainer.error))
@@ -71,7 +68,7 @@ class DashboardCallback(Callback):
             self._file.close()
             self._file = None
 
-    # What the run's logger passes on
+    # From the run's logger
 
     def scalars(self, record: Mapping[str, Any]) -> None:
         self._append(record)
@@ -88,57 +85,46 @@ class DashboardCallback(Callback):
             self.buffer.picture(name, frames, step=step, env_steps=env_steps)
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        self.buffer.append(
-            record["step"],
-            record["metrics"],
-            env_steps=record["env_steps"],
-            speed=record["speed"],
-            timestamp=record["timestamp"],
-        )
+        at = {key: record[key] for key in ("env_steps", "speed", "timestamp")}
+        self.buffer.append(record["step"], record["metrics"], **at)
 
     def _enter(self, phase: str) -> None:
         self._phase = phase
         self.buffer.set_phase(phase)
 
-    def _tell(self, trainer: Trainer) -> None:
+    def _send_progress(self, trainer: TrainingSession) -> None:
         self._next = time.perf_counter() + STATUS_SECONDS
         status, state = trainer.progress(), trainer.state
-        self.buffer.set(
-            **plain(
-                {
-                    "latest_step": status.step,
-                    "target_steps": status.total_steps,
-                    "env_steps": status.env_steps,
-                    "target_env_steps": status.total_env_steps,
-                    "fraction": status.fraction,
-                    "eta_seconds": status.eta,
-                    "latest_speed": status.rate,
-                    "episodes": state.episodes,
-                    "mean_return": state.mean_return,
-                    "best_return": state.best_score,
-                    "best_step": state.best_step,
-                    "degraded_modes": trainer.all_degraded_modes(),
-                }
-            )
-        )
-
-
-def run_facts(trainer: Trainer) -> dict[str, Any]:
-    """What the page's head says about a run."""
-    facts, model = trainer.facts, trainer.facts.get("model_config", {})
-    config = getattr(trainer.model, "config", None)
-    own = {"model_type": getattr(config, "model_type", None)} if not model else model
-    return plain(
-        {
-            "run": str(trainer.folder.path.resolve()),
-            "env_id": facts.get("env", {}).get("id"),
-            "model_type": own.get("model_type"),
-            "model_name": own.get("model_name") or getattr(config, "model_name", None),
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "seed": trainer.config.seed,
-            "device": str(trainer.device),
-            "eval_interval": trainer.config.eval_interval if trainer.evaluator else None,
-            "solved_return": trainer.solved_return,
-            "version": facts.get("versions", {}).get("worldflux"),
+        facts = {
+            "latest_step": status.step,
+            "target_steps": status.total_steps,
+            "env_steps": status.env_steps,
+            "target_env_steps": status.total_env_steps,
+            "fraction": status.fraction,
+            "eta_seconds": status.eta,
+            "latest_speed": status.rate,
+            "episodes": state.episodes,
+            "mean_return": state.mean_return,
+            "best_return": state.best_score,
+            "best_step": state.best_step,
+            "degraded_modes": trainer.all_degraded_modes(),
         }
-    )
+        self.buffer.set(**plain(facts))
+
+
+def run_facts(trainer: TrainingSession) -> dict[str, Any]:
+    """What the page's head shows of a run."""
+    facts, config = trainer.facts, getattr(trainer.model, "config", None)
+    model = facts.get("model_config", {})
+    head = {
+        "run": str(trainer.folder.path.resolve()),
+        "env_id": facts.get("env", {}).get("id"),
+        **{k: model.get(k) or getattr(config, k, None) for k in ("model_type", "model_name")},
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "seed": trainer.config.seed,
+        "device": str(trainer.device),
+        "eval_interval": trainer.config.eval_interval if trainer.evaluator else None,
+        "solved_return": trainer.solved_return,
+        "version": facts.get("versions", {}).get("worldflux"),
+    }
+    return plain(head)

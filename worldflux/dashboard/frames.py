@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worldflux.config.env import EnvConfig
 from worldflux.errors import WorldFluxError
+from worldflux.report.video import rgb
 
 if TYPE_CHECKING:
     from worldflux.envs.vector import VectorEnv
@@ -19,37 +21,33 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.008  # of the training time that drawing frames may take
 MOST_CREDIT = 0.02  # seconds of drawing that a pause may save up
-UNWATCHED_SECONDS = 2.0  # between frames while nobody looks
+UNWATCHED_SECONDS = 2.0  # between frames while no page is open
 GAMEPLAY_UNAVAILABLE = "gameplay_unavailable"
 
 # (frame [H, W, 3] uint8, *, episode, episode_step, reward, done)
 FrameCallback = Callable[..., None]
 
 
+@dataclass
 class FrameTap:
     """Called after each step of a vector environment; passes on frames of its environment 0.
 
     fps: at most so many per second, and so few that drawing takes no more than SHARE of the time.
-    wanted: whether somebody looks; if not, a frame comes only now and then. What an agent that
-    sees pictures is shown costs nothing; otherwise the environment draws. An environment that
-    cannot stops the frames, not the training: `on_failure` gets the reason.
+    watched: whether a page is open; if not, a frame comes only now and then. The pictures that an
+    agent observes cost nothing; otherwise the environment draws. An environment that cannot stops
+    the frames, not the training: `on_failure` gets the reason.
     """
 
-    def __init__(
-        self,
-        frame_callback: FrameCallback,
-        *,
-        fps: int,
-        wanted: Callable[[], bool] = lambda: True,
-        on_failure: Callable[[str], None] = lambda reason: None,
-    ) -> None:
-        self.frame_callback = frame_callback
-        self.interval = 1.0 / fps
-        self.wanted = wanted
-        self.on_failure = on_failure
+    frame_callback: FrameCallback
+    _: KW_ONLY
+    fps: int
+    watched: Callable[[], bool] = lambda: True
+    on_failure: Callable[[str], None] = lambda reason: None
+
+    def __post_init__(self) -> None:
         self._next = 0.0
         self._credit = 0.0  # seconds that may be spent on drawing
-        self._asked = time.perf_counter()
+        self._credited = time.perf_counter()
         self._drawn = 0
         self._failed = False
 
@@ -59,8 +57,8 @@ class FrameTap:
         now = time.perf_counter()
         if now < self._next or self._failed:
             return
-        self._credit = min(self._credit + SHARE * (now - self._asked), MOST_CREDIT)
-        self._asked = now
+        self._credit = min(self._credit + SHARE * (now - self._credited), MOST_CREDIT)
+        self._credited = now
         if self._credit < 0:
             return
         try:
@@ -82,7 +80,7 @@ class FrameTap:
         self._drawn += 1
         if self._drawn > 1:  # the first one starts the renderer
             self._credit -= time.perf_counter() - now
-        self._next = now + (self.interval if self.wanted() else UNWATCHED_SECONDS)
+        self._next = now + (1.0 / self.fps if self.watched() else UNWATCHED_SECONDS)
 
     def _fail(self, reason: str) -> None:
         self._failed = True
@@ -91,17 +89,13 @@ class FrameTap:
 
 def observed_frame(envs: VectorEnv, row: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """The newest picture `[H, W, 3]` that environment 0's agent sees, None if it sees none."""
-    for key, space in envs.obs_spaces.items():
-        if space.image:
-            stack: np.ndarray = row[key][0]  # [C, H, W], of a frame stack the newest last
-            newest = stack[-3:] if stack.shape[0] % 3 == 0 else stack[-1:].repeat(3, 0)
-            return np.ascontiguousarray(newest.transpose(1, 2, 0))
-    return None
+    key = next((key for key, space in envs.obs_spaces.items() if space.image), None)
+    return None if key is None else rgb(row[key][0])
 
 
 def why_no_frames(config: EnvConfig, seed: int) -> str | None:
-    """None if the environment draws, else the reason. Tries it once in an environment of its own,
-    so that the ones trained in never meet a renderer that fails."""
+    """None if the environment draws, else the reason. Tries it once in a fresh environment,
+    so that those of the training never meet a renderer that fails."""
     from worldflux.envs.make import make_envs
 
     try:

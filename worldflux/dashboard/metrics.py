@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-# (what happened as JSON content, raw bytes that belong to it)
-Sink = Callable[[Mapping[str, Any], Any], None]
+from worldflux.dashboard.events import Buffer, Event, Payload
+
+if TYPE_CHECKING:
+    import numpy as np
+
 ENDS = ("finished", "error")
 
 
@@ -21,36 +23,31 @@ def kind_of(metrics: Mapping[str, Any]) -> str:
     return "train"
 
 
-class MetricBuffer:
-    """Curves and state of one run, safe to use from several threads.
+class MetricBuffer(Buffer):
+    """Curves and state of one run.
 
     max_points: points kept over all curves. When there are more, the longest curve loses every
     second point but its newest, so that a long run keeps its beginning at a coarser grain.
-
-    Once a server has attached itself, everything new goes to its process instead of being kept.
     """
 
+    state_event = "state"
+
     def __init__(self, max_points: int = 2000) -> None:
+        super().__init__(
+            phase_message="",
+            gameplay_available=False,
+            started_at=time.time(),
+            ended_at=None,
+            latest_step=0,
+            target_steps=None,
+            latest_speed=None,
+            error=None,
+        )
         self.max_points = max(2, max_points)
-        self._lock = threading.Lock()
-        self._sink: Sink | None = None
-        self._seq = 0
         self._curves: dict[str, list[dict[str, Any]]] = {}
         self._latest: dict[str, float | None] = {}
-        self._state: dict[str, Any] = {
-            "status": "running",
-            "phase": "starting",
-            "phase_message": "",
-            "gameplay_available": False,
-            "started_at": time.time(),
-            "ended_at": None,
-            "latest_step": 0,
-            "target_steps": None,
-            "latest_speed": None,
-            "error": None,
-        }
 
-    # What the training tells
+    # Written by the training
 
     def append(
         self,
@@ -89,55 +86,26 @@ class MetricBuffer:
 
     def set_status(self, status: str, error: str | None = None) -> None:
         """``running``, ``finished`` or ``error`` with its text."""
-        self.set(status=status, error=error)
+        ended = {"ended_at": time.time()} if status in ENDS else {}
+        self.set(status=status, error=error, **ended)
 
-    def set(self, **values: Any) -> None:
-        """Any other fact that the page shows (see `summary`)."""
-        self.note({"event": "state", "values": values})
-
-    def picture(self, name: str, frames: Any, *, step: int, env_steps: int) -> None:
+    def picture(self, name: str, frames: np.ndarray, *, step: int, env_steps: int) -> None:
         """Frames `[T, H, W, 3]` uint8 of what the model imagines; without a server they are not
         kept."""
-        count, height, width, _ = frames.shape
-        facts = {
-            "event": "picture",
-            "name": name,
-            "step": step,
-            "env_steps": env_steps,
-            "frames": count,
-            "height": height,
-            "width": width,
-        }
-        with self._lock:
-            sink = self._sink
-        if sink is not None:
-            sink(facts, memoryview(frames).cast("B"))
+        facts = {"event": "picture", "name": name, "step": step, "env_steps": env_steps}
+        shape = dict(zip(("frames", "height", "width"), frames.shape, strict=False))
+        self.note({**facts, **shape}, frames.data.cast("B"))
 
-    # How it is kept, or passed on
+    def _events(self) -> Iterator[Event]:
+        yield from super()._events()
+        for point in self._merged():
+            yield {"event": "point", "point": point}
 
-    def attach(self, sink: Sink) -> None:
-        """Hands over what is held, and from now on everything new."""
-        with self._lock:
-            sink({"event": "state", "values": dict(self._state)}, b"")
-            for point in self._merged():
-                sink({"event": "point", "point": point}, b"")
-            self._sink = sink
-
-    def note(self, event: Mapping[str, Any]) -> None:
-        """Keeps an event, or passes it on to the attached server."""
-        with self._lock:
-            if self._sink is not None:
-                self._sink(event, b"")
-            elif event["event"] == "point":
-                self._keep(dict(event["point"]))
-            else:
-                self._state.update(event["values"])
-                if self._state["status"] in ENDS and self._state["ended_at"] is None:
-                    self._state["ended_at"] = time.time()
-
-    def _keep(self, point: dict[str, Any]) -> None:
+    def _keep(self, event: Event, payload: Payload) -> None:
+        if event["event"] != "point":
+            return
         self._seq += 1
-        point["seq"] = self._seq
+        point = {**event["point"], "seq": self._seq}
         self._curves.setdefault(kind_of(point["metrics"]), []).append(point)
         self._latest.update(point["metrics"])
         self._state["latest_step"] = max(self._state["latest_step"], point["step"])
@@ -147,7 +115,7 @@ class MetricBuffer:
             longest = max(self._curves.values(), key=len)
             del longest[1:-1:2]
 
-    # What the page asks for
+    # Read by the page
 
     def summary(self) -> dict[str, Any]:
         """State, counters and the newest value of every metric."""
@@ -156,27 +124,23 @@ class MetricBuffer:
             state["latest_metrics"] = dict(self._latest)
             state["total_points"] = sum(map(len, self._curves.values()))
             state["latest_seq"] = self._seq
-        target, step = state["target_steps"], state["latest_step"]
-        fraction = state.pop("fraction", None)
+        target, fraction = state["target_steps"], state.pop("fraction", None)
         if fraction is None:
-            fraction = min(step / target, 1.0) if target else 0.0
+            fraction = min(state["latest_step"] / target, 1.0) if target else 0.0
         state["progress_percent"] = 100.0 * fraction
         state["now"] = time.time()
         state["elapsed_seconds"] = (state["ended_at"] or state["now"]) - state["started_at"]
         return state
 
     def points(self, since_step: int = -1, since_seq: int = -1) -> dict[str, Any]:
-        """Points after an update, or after a point: the sequence number ``seq`` tells apart those
+        """Points after an update, or after a point: the sequence number ``seq`` sets apart those
         of one update, which may come at different times."""
         with self._lock:
+            points = self._merged()
             return {
-                "status": self._state["status"],
-                "phase": self._state["phase"],
-                "latest_step": self._state["latest_step"],
+                **{key: self._state[key] for key in ("status", "phase", "latest_step")},
                 "latest_seq": self._seq,
-                "points": [
-                    p for p in self._merged() if p["step"] > since_step and p["seq"] > since_seq
-                ],
+                "points": [p for p in points if p["step"] > since_step and p["seq"] > since_seq],
             }
 
     def _merged(self) -> list[dict[str, Any]]:

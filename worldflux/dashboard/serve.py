@@ -1,7 +1,7 @@
 """The dashboard's own process: ``python -m worldflux.dashboard.serve FD``.
 
-FD is a listening socket that it inherits; messages (worldflux/dashboard/wire.py) come from standard
-input, the first one being the settings; whether somebody looks goes to standard output.
+FD is a listening socket that it inherits; messages (worldflux/dashboard/events.py) come from standard
+input, the first one being the settings; whether a page watches goes to standard output.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
-from worldflux.dashboard import wire
 from worldflux.dashboard.app import make_app
-from worldflux.dashboard.board import GONE, Board
+from worldflux.dashboard.board import Board
+from worldflux.dashboard.events import read
 
 KILLED_LINGER_SECONDS = 60.0  # how long a page can still learn that the training was killed
 NICE = 5
@@ -28,11 +29,11 @@ NICE = 5
 def main() -> int:
     os.nice(NICE)  # the training's threads come first
     listener = socket.socket(fileno=int(sys.argv[1]))
-    messages = wire.read(sys.stdin.buffer)
+    messages = read(sys.stdin.buffer)
     first = next(messages, None)
     if first is None:
         return 0
-    board = Board(first[0], _tell_watched)
+    board = Board(first[0], _write_watched)
     config = uvicorn.Config(
         make_app(board),
         log_level="error",
@@ -64,13 +65,11 @@ def _receive(
     for message, payload in messages:
         board.note(message, payload)
     board.ended()
-    killed = board.metrics.summary()["error"] == GONE
-    seconds = KILLED_LINGER_SECONDS if killed else board.settings["linger_seconds"]
-    threading.Event().wait(seconds)
+    time.sleep(KILLED_LINGER_SECONDS if board.killed else board.settings["linger_seconds"])
     server.should_exit = True
 
 
-def _tell_watched(watched: bool) -> None:
+def _write_watched(watched: bool) -> None:
     try:
         print(json.dumps({"watched": watched}), flush=True)
     except OSError:  # the training is gone

@@ -15,11 +15,10 @@ import subprocess
 import sys
 import threading
 import webbrowser
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from worldflux.dashboard import wire
+from worldflux.dashboard.events import Event, Payload, write
 from worldflux.dashboard.gameplay import GameplayBuffer
 from worldflux.dashboard.metrics import MetricBuffer
 from worldflux.errors import ConfigurationError, MissingDependencyError
@@ -42,7 +41,7 @@ class MetricsDashboardServer:
     dashboard_root: folder with the ``index.html`` to serve instead of the package's own.
     linger_seconds: for how long the page still answers after `stop`.
 
-    degraded_modes names what is not as asked: ``dashboard_port_taken``, ``dashboard_unavailable``.
+    degraded_modes names what is not as configured: ``dashboard_port_taken``, ``dashboard_unavailable``.
     """
 
     def __init__(
@@ -75,9 +74,7 @@ class MetricsDashboardServer:
             "linger_seconds": linger_seconds,
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting: queue.Queue[tuple[Mapping[str, Any], Any] | None] = queue.Queue(
-            WAITING_MESSAGES
-        )
+        self._waiting: queue.Queue[tuple[Event, Payload] | None] = queue.Queue(WAITING_MESSAGES)
         self._free_frames = threading.Semaphore(WAITING_FRAMES)
         self._sender: threading.Thread | None = None
         self._stopping = False
@@ -88,11 +85,6 @@ class MetricsDashboardServer:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         return f"http://{host}:{self.port}/"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the serving process runs."""
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Takes a port and starts the serving process. Raises MissingDependencyError without the
@@ -112,22 +104,22 @@ class MetricsDashboardServer:
                 stdout=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the training, which tells how it ended
+                start_new_session=True,  # Ctrl-C is for the training, which reports how it ended
             )
         widen(self._process.stdin)
         self.send({"event": "settings", **self._settings, "port": self.port})
         self._sender = threading.Thread(target=self._pump, name="dashboard", daemon=True)
         self._sender.start()
-        threading.Thread(target=self._listen_back, name="dashboard-back", daemon=True).start()
-        self.metric_buffer.attach(self.send)
-        if self.gameplay_buffer is not None:
-            self.gameplay_buffer.attach(self.send)
+        threading.Thread(target=self._read_back, name="dashboard-back", daemon=True).start()
+        for buffer in (self.metric_buffer, self.gameplay_buffer):
+            if buffer is not None:
+                buffer.attach(self.send)
 
     def open_browser(self) -> None:
         """Opens the page in the user's browser, if there is one."""
         threading.Thread(target=webbrowser.open, args=(self.url,), daemon=True).start()
 
-    def send(self, message: Mapping[str, Any], payload: Any = b"") -> None:
+    def send(self, message: Event, payload: Payload = b"") -> None:
         """Queues a message for the serving process; never waits. What it cannot take is dropped:
         frames when it lags behind, everything once it is gone."""
         if self._stopping or DIED in self.degraded_modes:
@@ -148,10 +140,8 @@ class MetricsDashboardServer:
             return
         self.send({"event": "end"})
         self._stopping = True
-        try:
+        with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=STOP_SECONDS)
-        except queue.Full:
-            pass
         assert self._sender is not None
         self._sender.join(STOP_SECONDS)
         if not linger or self._sender.is_alive():
@@ -161,23 +151,22 @@ class MetricsDashboardServer:
     def _listen(self) -> socket.socket:
         """A listening socket on the first free port."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        last = self.start_port + (self.max_port_tries if self.start_port else 1)
-        for port in range(self.start_port, min(last, 65536)):
-            made = socket.socket(family, socket.SOCK_STREAM)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        end = min(self.start_port + (self.max_port_tries if self.start_port else 1), 65536)
+        for port in range(self.start_port, end):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                made.bind((self.host, port))
-                made.listen(64)
-                return made
+                listener.bind((self.host, port))
+                listener.listen(64)
+                return listener
             except OSError as error:
-                made.close()
+                listener.close()
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    raise ConfigurationError(
-                        f"dashboard.host={self.host}: {error.strerror or error}"
-                    ) from error
+                    reason = error.strerror or error
+                    raise ConfigurationError(f"dashboard.host={self.host}: {reason}") from error
+        ports = f"{self.start_port} to {end - 1}"
         raise ConfigurationError(
-            f"dashboard.port={self.start_port}: none of the ports {self.start_port} to "
-            f"{min(last, 65536) - 1} is free"
+            f"dashboard.port={self.start_port}: none of the ports {ports} is free"
         )
 
     def _pump(self) -> None:
@@ -187,15 +176,15 @@ class MetricsDashboardServer:
         try:
             while (item := self._waiting.get()) is not None:
                 message, payload = item
-                wire.write(pipe, message, payload)
+                write(pipe, message, payload)
                 if message["event"] == "frame":
                     self._free_frames.release()
             pipe.close()
         except OSError:  # the other side is gone
             self._lost()
 
-    def _listen_back(self) -> None:
-        """Hears from the serving process whether somebody looks, and that it is gone."""
+    def _read_back(self) -> None:
+        """Reads from the serving process whether a page watches, and notices that it is gone."""
         assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
             self.watched = bool(json.loads(line)["watched"])

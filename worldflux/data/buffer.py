@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from worldflux.data import buffer_file
 from worldflux.data.recording import (
     AFTER_ACTION,
     ARRIVAL,
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
 
     from worldflux.core.state import Batch
 
+TAIL = ("tail_rewards", "tail_terminations")
 LAYOUT = {"obs": "BT...", "actions": "BTA", "rewards": "BT", "terminations": "BT"}
 
 
 class ReplayBuffer:
-    """The newest `capacity` steps of whole episodes, for training from recorded data.
+    """Recorded episodes: the newest `capacity` steps of them, to train from without environments.
 
     obs_shape: shape of one observation, images channels first `(C, H, W)`. action_dim: width of
     the flat action (one-hot for discrete ones). Element t holds obs t, the action taken after
@@ -46,11 +49,9 @@ class ReplayBuffer:
         capacity: int,
         obs_shape: tuple[int, ...],
         action_dim: int,
-        obs_dtype: Any = np.float32,
+        obs_dtype: DTypeLike = np.float32,
     ) -> None:
-        for name, value in (("capacity", capacity), ("action_dim", action_dim)):
-            if not _positive(value):
-                raise ConfigurationError(f"{name}={value!r}: expected a whole number above 0")
+        _check_positive(capacity=capacity, action_dim=action_dim)
         shape = obs_shape if isinstance(obs_shape, tuple | list) else ()
         if not shape or not all(map(_positive, shape)):
             raise ConfigurationError(f"obs_shape={obs_shape!r}: expected whole numbers above 0")
@@ -213,9 +214,7 @@ class ReplayBuffer:
 
     def save(self, path: str | Path) -> None:
         """Writes one compressed .npz (no pickle); a crash leaves the file of before."""
-        from worldflux.data.buffer_file import save
-
-        save(self, Path(path))
+        buffer_file.write_npz(self._arrays(), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> ReplayBuffer:
@@ -223,22 +222,65 @@ class ReplayBuffer:
 
         Raises BufferError where the file is missing, damaged or contradicts itself.
         """
-        from worldflux.data.buffer_file import load
-
-        return load(cls, Path(path))
+        return cls._of(buffer_file.read_npz(Path(path)))
 
     def to_parquet(self, path: str | Path, *, compression: str = "zstd") -> None:
         """Writes one Parquet file, a row per step. Needs pyarrow."""
-        from worldflux.data.buffer_file import save_parquet
-
-        save_parquet(self, Path(path), compression)
+        buffer_file.write_parquet(self._arrays(), Path(path), compression)
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> ReplayBuffer:
         """Reads `to_parquet`'s file. Needs pyarrow."""
-        from worldflux.data.buffer_file import load_parquet
+        return cls._of(buffer_file.read_parquet(Path(path)))
 
-        return load_parquet(cls, Path(path))
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """All there is to store, see data/buffer_file.py."""
+        tails = [episode.tail or (0.0, False) for episode in self.episodes]
+        none = {
+            "obs": np.zeros((0, *self.obs_shape), self.obs_dtype),
+            "actions": np.zeros((0, self.action_dim), np.float32),
+            "rewards": np.zeros(0, np.float32),
+            "dones": np.zeros(0, np.float32),
+            "truncations": np.zeros(0, bool),
+        }
+        steps = {
+            name: np.concatenate([empty, *(getattr(episode, name) for episode in self.episodes)])
+            for name, empty in none.items()
+        }
+        return {
+            **steps,
+            "obs_shape": np.array(self.obs_shape, np.int64),
+            "action_dim": np.array(self.action_dim),
+            "capacity": np.array(self.capacity),
+            "reward_convention": np.array(ARRIVAL),
+            "episode_starts": np.cumsum([0, *map(len, self.episodes)])[:-1].astype(np.int64),
+            "episode_whole": np.array([e.whole for e in self.episodes], bool),
+            "has_tail": np.array([e.tail is not None for e in self.episodes], bool),
+            "tail_rewards": np.array([reward for reward, _ in tails], np.float32),
+            "tail_terminations": np.array([terminal for _, terminal in tails], bool),
+        }
+
+    @classmethod
+    def _of(cls, arrays: Mapping[str, np.ndarray]) -> ReplayBuffer:
+        obs_shape = tuple(int(n) for n in np.atleast_1d(arrays["obs_shape"]))
+        sizes = int(arrays["capacity"]), obs_shape, int(arrays["action_dim"])
+        buffer = cls(*sizes, arrays["obs"].dtype)
+        ends = [*arrays["episode_starts"][1:], len(arrays["rewards"])]
+        for number, (start, end) in enumerate(zip(arrays["episode_starts"], ends, strict=True)):
+            part = slice(int(start), int(end))
+            truncations = arrays.get("truncations")
+            buffer.add_episode(
+                *(arrays[key][part] for key in buffer_file.STEPS),
+                truncations=None if truncations is None else truncations[part],
+                reward_convention=str(arrays["reward_convention"]),
+            )
+            if "has_tail" in arrays:
+                episode = buffer.episodes[-1]
+                episode.whole = bool(arrays["episode_whole"][number])
+                if arrays["has_tail"][number]:
+                    reward, terminal = (arrays[key][number] for key in TAIL)
+                    episode.tail = (float(reward), bool(terminal))
+        return buffer
 
     @classmethod
     def from_trajectories(
@@ -288,9 +330,7 @@ class TrajectoryDataset:
     """
 
     def __init__(self, buffer: ReplayBuffer, seq_len: int, samples_per_epoch: int = 1000) -> None:
-        for name, value in (("seq_len", seq_len), ("samples_per_epoch", samples_per_epoch)):
-            if not _positive(value):
-                raise ConfigurationError(f"{name}={value!r}: expected a whole number above 0")
+        _check_positive(seq_len=seq_len, samples_per_epoch=samples_per_epoch)
         self.buffer = buffer
         self.seq_len = seq_len
         self.samples_per_epoch = samples_per_epoch
@@ -334,5 +374,11 @@ def create_random_buffer(
     return buffer
 
 
-def _positive(value: Any) -> bool:
+def _check_positive(**values: object) -> None:
+    for name, value in values.items():
+        if not _positive(value):
+            raise ConfigurationError(f"{name}={value!r}: expected a whole number above 0")
+
+
+def _positive(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)

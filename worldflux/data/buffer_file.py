@@ -1,4 +1,4 @@
-"""ReplayBuffer on disk: .npz and Parquet.
+"""The arrays of recorded episodes on disk: .npz and Parquet.
 
 Arrays: obs `[N, ...]`, actions `[N, A]`, rewards, dones `[N]`; obs_shape, action_dim, capacity.
 Files of ours also hold truncations `[N]`, the episode table (episode_starts, episode_whole,
@@ -11,43 +11,34 @@ import importlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from worldflux.data.recording import AFTER_ACTION, CONVENTIONS
 from worldflux.errors import BufferError, MissingDependencyError
 
-if TYPE_CHECKING:
-    from worldflux.data.buffer import ReplayBuffer
-    from worldflux.data.recording import Recording
+Arrays = dict[str, np.ndarray]
 
 STEPS = ("obs", "actions", "rewards", "dones")
 REQUIRED = (*STEPS, "obs_shape", "action_dim", "capacity")
 TABLE = ("episode_starts", "episode_whole", "has_tail", "tail_rewards", "tail_terminations")
 
 
-def save(buffer: ReplayBuffer, path: Path) -> None:
+def write_npz(arrays: Arrays, path: Path) -> None:
     path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            arrays: dict[str, Any] = _arrays(buffer)
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise BufferError(f"{path} cannot be written: {error.strerror}") from error
+    stored: dict[str, Any] = arrays
+    with _replaced(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **stored)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def load(cls: type[ReplayBuffer], path: Path) -> ReplayBuffer:
+def read_npz(path: Path) -> Arrays:
     if not path.exists() and path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     try:
@@ -57,96 +48,11 @@ def load(cls: type[ReplayBuffer], path: Path) -> ReplayBuffer:
         raise BufferError(f"replay file {path} does not exist") from error
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise BufferError(f"replay file {path} is damaged or no .npz: {error}") from error
-    return _rebuild(cls, arrays, path)
+    return _checked(arrays, path)
 
 
-def _arrays(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    episodes = buffer.episodes
-    lengths = [len(episode) for episode in episodes]
-
-    def rows(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        empty = np.zeros((0, *shape), dtype)
-        return np.concatenate([empty, *(getattr(e, name).astype(dtype) for e in episodes)])
-
-    return {
-        "obs": rows("obs", buffer.obs_shape, buffer.obs_dtype),
-        "actions": rows("actions", (buffer.action_dim,), np.float32),
-        "rewards": rows("rewards", (), np.float32),
-        "dones": rows("dones", (), np.float32),
-        "truncations": rows("truncations", (), bool),
-        "obs_shape": np.array(buffer.obs_shape, np.int64),
-        "action_dim": np.array(buffer.action_dim),
-        "capacity": np.array(buffer.capacity),
-        "reward_convention": np.array("arrival"),
-        "episode_starts": np.cumsum([0, *lengths])[:-1].astype(np.int64),
-        "episode_whole": np.array([e.whole for e in episodes], bool),
-        "has_tail": np.array([e.tail is not None for e in episodes], bool),
-        "tail_rewards": np.array([e.tail[0] if e.tail else 0.0 for e in episodes], np.float32),
-        "tail_terminations": np.array([bool(e.tail and e.tail[1]) for e in episodes], bool),
-    }
-
-
-def _rebuild(cls: type[ReplayBuffer], arrays: Mapping[str, np.ndarray], path: Path) -> ReplayBuffer:
-    _check(arrays, path)
-    obs_shape = tuple(int(n) for n in np.atleast_1d(arrays["obs_shape"]))
-    buffer = cls(int(arrays["capacity"]), obs_shape, int(arrays["action_dim"]), arrays["obs"].dtype)
-    convention = str(arrays.get("reward_convention", "after_action"))
-    if convention not in ("arrival", "after_action"):
-        raise BufferError(
-            f"replay file {path}: reward_convention {convention!r}, expected 'arrival' or "
-            "'after_action'"
-        )
-    rows = len(arrays["rewards"])
-    starts = arrays.get("episode_starts")
-    if starts is None:
-        ends = np.flatnonzero(arrays["dones"])
-        starts = np.unique(np.concatenate([[0], ends + 1]))
-        starts = starts[starts < rows]
-    elif rows and (starts.ndim != 1 or starts[0] != 0 or (np.diff(starts, append=rows) < 1).any()):
-        raise BufferError(f"replay file {path}: episode_starts do not cut {rows} rows in episodes")
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], rows], strict=True)):
-        part = slice(int(start), int(end))
-        truncations = arrays.get("truncations")
-        buffer.add_episode(
-            *(arrays[key][part] for key in STEPS),
-            truncations=None if truncations is None else truncations[part],
-            reward_convention=convention,
-        )
-        if "has_tail" in arrays:
-            _mark(buffer.episodes[-1], arrays, number)
-    return buffer
-
-
-def _mark(episode: Recording, arrays: Mapping[str, np.ndarray], number: int) -> None:
-    episode.whole = bool(arrays["episode_whole"][number])
-    if arrays["has_tail"][number]:
-        tail = arrays["tail_rewards"][number], arrays["tail_terminations"][number]
-        episode.tail = (float(tail[0]), bool(tail[1]))
-
-
-def _check(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    missing = [key for key in REQUIRED if key not in arrays]
-    if "has_tail" in arrays:
-        missing += [key for key in TABLE if key not in arrays]
-    if missing:
-        raise BufferError(f"replay file {path}: missing keys {missing}")
-    rows = {key: len(np.atleast_1d(arrays[key])) for key in STEPS}
-    if len(set(rows.values())) > 1:
-        raise BufferError(f"replay file {path}: lengths differ: {rows}")
-    count, capacity = rows["rewards"], int(arrays["capacity"])
-    if count > capacity:
-        raise BufferError(f"replay file {path}: {count} rows are more than its capacity {capacity}")
-    stated = (tuple(np.atleast_1d(arrays["obs_shape"]).tolist()), int(arrays["action_dim"]))
-    found = (arrays["obs"].shape[1:], arrays["actions"].shape[-1])
-    if stated != found:
-        raise BufferError(
-            f"replay file {path}: metadata says obs_shape and action_dim {stated}, arrays {found}"
-        )
-
-
-def save_parquet(buffer: ReplayBuffer, path: Path, compression: str) -> None:
+def write_parquet(arrays: Arrays, path: Path, compression: str) -> None:
     pa, pq = _arrow()
-    arrays = _arrays(buffer)
     count = len(arrays["rewards"])
     columns, layout = {}, {}
     for key in (*STEPS, "truncations"):
@@ -157,12 +63,11 @@ def save_parquet(buffer: ReplayBuffer, path: Path, compression: str) -> None:
     rest = {key: value.tolist() for key, value in arrays.items() if key not in columns}
     note = json.dumps({"layout": layout, "rest": rest})
     table = pa.table(columns).replace_schema_metadata({"worldflux": note})
-    temporary = path.with_name(f".tmp-{path.name}")
-    pq.write_table(table, temporary, compression=compression)
-    os.replace(temporary, path)
+    with _replaced(path) as temporary:
+        pq.write_table(table, temporary, compression=compression)
 
 
-def load_parquet(cls: type[ReplayBuffer], path: Path) -> ReplayBuffer:
+def read_parquet(path: Path) -> Arrays:
     pa, pq = _arrow()
     try:
         table = pq.read_table(path)
@@ -174,7 +79,55 @@ def load_parquet(cls: type[ReplayBuffer], path: Path) -> ReplayBuffer:
         column = table.column(key).combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False)
         arrays[key] = values.astype(dtype).reshape(len(table), *shape)
-    return _rebuild(cls, arrays, path)
+    return _checked(arrays, path)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A name to write to, which replaces `path` at the end; a crash leaves the file of before."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise BufferError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _checked(arrays: Arrays, path: Path) -> Arrays:
+    """The arrays with episode_starts and reward_convention, where files of others lack them."""
+    missing = [key for key in REQUIRED if key not in arrays]
+    if "has_tail" in arrays:
+        missing += [key for key in TABLE if key not in arrays]
+    if missing:
+        raise BufferError(f"replay file {path}: missing keys {missing}")
+    lengths = {key: len(np.atleast_1d(arrays[key])) for key in STEPS}
+    if len(set(lengths.values())) > 1:
+        raise BufferError(f"replay file {path}: lengths differ: {lengths}")
+    rows, capacity = lengths["rewards"], int(arrays["capacity"])
+    if rows > capacity:
+        raise BufferError(f"replay file {path}: {rows} rows are more than its capacity {capacity}")
+    stated = (tuple(np.atleast_1d(arrays["obs_shape"]).tolist()), int(arrays["action_dim"]))
+    actual = (arrays["obs"].shape[1:], arrays["actions"].shape[-1])
+    if stated != actual:
+        raise BufferError(
+            f"replay file {path}: metadata says obs_shape and action_dim {stated}, arrays {actual}"
+        )
+    convention = str(arrays.setdefault("reward_convention", np.array(AFTER_ACTION)))
+    if convention not in CONVENTIONS:
+        raise BufferError(
+            f"replay file {path}: reward_convention {convention!r}, expected 'arrival' or "
+            "'after_action'"
+        )
+    starts = arrays.get("episode_starts")
+    if starts is None:
+        starts = np.unique(np.concatenate([[0], np.flatnonzero(arrays["dones"]) + 1]))
+        arrays["episode_starts"] = starts[starts < rows]
+    elif rows and (starts.ndim != 1 or starts[0] != 0 or (np.diff(starts, append=rows) < 1).any()):
+        raise BufferError(f"replay file {path}: episode_starts do not cut {rows} rows in episodes")
+    return arrays
 
 
 def _arrow() -> tuple[ModuleType, ModuleType]:

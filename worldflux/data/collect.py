@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldflux.config.spaces import Space
 from worldflux.data.replay import SequenceReplay
+from worldflux.envs.vector import VectorEnv
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent, Carry
-    from worldflux.envs.vector import VectorEnv
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,9 @@ class Episode:
     task: str | None = None
 
 
-class Watcher(Protocol):
-    """Looks on after each step; it must not change anything."""
-
-    def __call__(
-        self, envs: VectorEnv, row: Mapping[str, np.ndarray], episode: int, episode_step: int, /
-    ) -> None:
-        """row: the newest `[N, ...]`. episode: episodes that have ended. episode_step: steps that
-        environment 0 has taken in its present one."""
-        ...
+# Called after each step with the environments, their newest row `[N, ...]`, how many episodes have
+# ended, and how many steps environment 0 has taken in its present one. It must change nothing.
+Watcher = Callable[[VectorEnv, Mapping[str, np.ndarray], int, int], None]
 
 
 def random_actions(
@@ -65,7 +59,7 @@ class Collector:
     Each step goes into the replay together with the action taken after it and the agent's
     entries; on an episode's last step, after which nothing is taken, the action is zero.
     env_steps counts executed environment steps (an autoreset row is none), action repeat once.
-    watcher: somebody who looks on.
+    watcher: is called after each step.
     """
 
     def __init__(self, envs: VectorEnv, replay: SequenceReplay, *, seed: int = 0) -> None:

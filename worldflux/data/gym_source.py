@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,42 +17,60 @@ from worldflux.config.spaces import Space
 from worldflux.data.collect import Collector, Episode
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
-from worldflux.data.replay import SequenceReplay, consecutive_chunks
+from worldflux.data.replay import SequenceReplay
+from worldflux.data.replay_files import keep_saves
+from worldflux.data.sources import (
+    ENV_RESET,
+    ENV_UNAVAILABLE,
+    RANDOM_FALLBACK,
+    Sequences,
+    Source,
+)
+from worldflux.envs.vector import VectorEnv
 from worldflux.errors import ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
-    from worldflux.envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
 
-# Names that a source may put into `degraded_modes`.
-ENV_UNAVAILABLE = "env_collection_unavailable"
-RANDOM_FALLBACK = "random_replay_fallback"
-ENV_RESET = "env_restore_reset"
+
+def make(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
+    """Random noise, which says so, where there are no environments."""
+    if envs is None:
+        return RandomSource(sequences, fallback=True)
+    return GymSource(envs, data, sequences)
 
 
 class ConsecutiveChunks:
-    """Batches from a replay: each sampled sequence makes `consec` of them, one after another.
+    """Batches of sampled sequences: each of them makes `consec`, one after another.
 
-    With consec above 1 a key ``consec`` `[B, C+T]` counts them, see `consecutive_chunks`.
+    With consec above 1 a key ``consec`` `[B, C+T]` counts them from 0. An agent that is updated on
+    them in this order goes on, from the second one, with its latest state instead of the replayed.
     """
 
-    def __init__(self, replay: SequenceReplay, context: int, length: int, consec: int) -> None:
-        self._replay = replay
-        self._context, self._length, self._consec = context, length, consec
+    def __init__(
+        self,
+        sample: Callable[[int], dict[str, np.ndarray]],
+        context: int,
+        length: int,
+        consec: int,
+    ) -> None:
+        self._sample = sample
+        self._extent, self._length, self._consec = context + length, length, consec
         self._whole: dict[str, np.ndarray] = {}  # the sequences being cut
         self._next = 0
 
     def batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """The next chunk `[B, C+T, ...]` of sequences `[B, C+consec*T, ...]`."""
         if self._consec == 1:
-            return self._replay.sample(batch_size)
+            return self._sample(batch_size)
         if self._next == 0:
-            self._whole = self._replay.sample(batch_size)
-        chunks = consecutive_chunks(self._whole, self._length, self._context)
-        chunk = next(islice(chunks, self._next, None))
-        batch = {key: np.ascontiguousarray(value) for key, value in chunk.items()}
+            self._whole = self._sample(batch_size)
+        begin = self._next * self._length
+        part = slice(begin, begin + self._extent)
+        batch = {key: np.ascontiguousarray(value[:, part]) for key, value in self._whole.items()}
+        batch["consec"] = np.full((batch_size, self._extent), self._next, np.int32)
         self._next = (self._next + 1) % self._consec
         return batch
 
@@ -64,58 +82,47 @@ class ConsecutiveChunks:
         self._whole = {key: np.asarray(value).copy() for key, value in state["whole"].items()}
 
 
-class GymSource:
+class GymSource(Source):
     """Collects from environments into a sequence replay at a fixed ratio to the updates.
 
     Before the first update it takes `data.prefill_steps` random steps, and more where that is not
     yet enough for one batch; `data.pretrain_updates` are made on them before the ratio counts.
     With `data.collect_steps_per_update=0` nothing is collected after that (data_mode ``offline``).
-    batch_size: sequences of one update. replay_context: extra steps in front of the
-    `sequence_length` trained ones. ranks: how many processes, this one among them, share the steps
-    that `data` counts; envs and batch_size are this one's share. When an environment fails,
-    `data.on_env_failure` decides: ``error`` raises TrainingError; ``degrade`` goes on with what was
-    collected (random noise where that is not enough for a batch) and says so.
+    When an environment fails, `data.on_env_failure` decides: ``error`` raises TrainingError;
+    ``degrade`` goes on with what was collected (random noise where that is not enough for a batch)
+    and says so.
     """
 
-    def __init__(
-        self,
-        envs: VectorEnv,
-        data: DataConfig,
-        *,
-        batch_size: int,
-        sequence_length: int,
-        replay_context: int = 0,
-        entry_spaces: Mapping[str, Space] | None = None,
-        seed: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        entry_spaces = entry_spaces or {}
+    def __init__(self, envs: VectorEnv, data: DataConfig, sequences: Sequences) -> None:
+        entry_spaces, ranks = sequences.entry_spaces, sequences.ranks
         clash = set(entry_spaces) & set(envs.obs_spaces)
         if clash:
             raise ConfigurationError(f"observation keys {sorted(clash)} are the agent's own")
         self.degraded_modes: list[str] = []
-        updates = updates_per_step(data, batch_size * ranks, sequence_length)
-        # Of one update this process collects a share: so many more updates per own step.
+        trained, context = sequences.sequence_length, sequences.replay_context
+        updates = updates_per_step(data, sequences.batch_size * ranks, trained)
+        # Of one update this process collects a share: so many more updates per step of it.
         self.ratio = UpdateRatio(None if updates is None else updates * ranks)
         self.data_mode = "offline" if updates is None else "online"
-        seeds = np.random.SeedSequence([seed, 1]).generate_state(3).tolist()
+        seeds = np.random.SeedSequence([sequences.seed, 1]).generate_state(3).tolist()
         self.replay = SequenceReplay(
             spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},
             entries=entry_spaces,
             capacity=data.capacity // ranks,
-            length=replay_context + data.consec * sequence_length,
+            length=context + data.consec * trained,
             num_envs=envs.num_envs,
             online=data.online,
             seed=seeds[0],
         )
         _state_memory(self.replay)
         self.collector = Collector(envs, self.replay, seed=seeds[1])
-        self._chunks = ConsecutiveChunks(self.replay, replay_context, sequence_length, data.consec)
-        self._length = replay_context + sequence_length
-        self._noise_seed = seeds[2]
+        self._chunks = ConsecutiveChunks(self.replay.sample, context, trained, data.consec)
+        self._noise_like = replace(
+            sequences, obs_spaces=envs.obs_spaces, action_spaces=envs.action_spaces, seed=seeds[2]
+        )
         self._data = data
         self._prefill = ceil(data.prefill_steps / ranks)
-        self._batch_size = batch_size
+        self._batch_size = sequences.batch_size
         self._first_update: int | None = None  # environment steps when the first update came
         self._noise: RandomSource | None = None
         self._saved: str | None = None  # name of the replay save that state_dict belongs to
@@ -158,14 +165,7 @@ class GymSource:
         log.warning("%s; data.on_env_failure=degrade: training goes on with %s", reason, rest)
 
     def _make_noise(self) -> RandomSource:
-        envs = self.collector.envs
-        self._noise = RandomSource(
-            envs.obs_spaces,
-            envs.action_spaces,
-            {key: self.replay.spaces[key] for key in self.replay.entries},
-            length=self._length,
-            seed=self._noise_seed,
-        )
+        self._noise = RandomSource(self._noise_like)
         self.data_mode = self._noise.data_mode
         return self._noise
 
@@ -212,7 +212,7 @@ class GymSource:
         self._saved = self.replay.save(folder)
 
     def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
-        self.replay.keep_saves(folder, {state["replay"] for state in states})
+        keep_saves(folder, {state["replay"] for state in states})
 
     def load(self, folder: Path) -> None:
         # Not the newest save: it may be damaged, or newer than the state that comes next.

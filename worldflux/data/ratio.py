@@ -25,11 +25,6 @@ class UpdateRatio:
             return 0
         return ceil((update - 1) / self.updates_per_step)
 
-    def updates_at(self, steps: int) -> int:
-        """Updates that are due in all, `steps` environment steps after the first one."""
-        assert self.updates_per_step is not None, "all updates are due at once"
-        return 1 + int(steps * self.updates_per_step)
-
 
 def updates_per_step(data: DataConfig, batch_size: int, sequence_length: int) -> Fraction | None:
     """Updates per environment step that the config asks for, exactly; None: nothing is collected
@@ -39,4 +34,4 @@ def updates_per_step(data: DataConfig, batch_size: int, sequence_length: int) ->
     if data.collect_steps_per_update is not None:
         steps = Fraction(str(data.collect_steps_per_update))
         return 1 / steps if steps else None
-    raise data.refuse("collect_steps_per_update or train_ratio must be given")
+    raise data.refuse("collect_steps_per_update", "or train_ratio must be given")

@@ -1,4 +1,4 @@
-"""One recorded episode, and the house's time convention."""
+"""One recorded episode, and the time convention of rewards."""
 
 from __future__ import annotations
 
@@ -34,15 +34,9 @@ class Recording:
 
     def without_oldest(self, rows: int) -> Recording:
         """The episode without its first `rows` rows."""
-        return Recording(
-            self.obs[rows:].copy(),
-            self.actions[rows:].copy(),
-            self.rewards[rows:].copy(),
-            self.dones[rows:].copy(),
-            self.truncations[rows:].copy(),
-            whole=False,
-            tail=self.tail,
-        )
+        names = ("obs", "actions", "rewards", "dones", "truncations")
+        newer = {name: getattr(self, name)[rows:].copy() for name in names}
+        return Recording(**newer, whole=False, tail=self.tail)
 
 
 def arrivals(
@@ -56,16 +50,17 @@ def arrivals(
     """An episode whose reward t followed action t, with rewards where they arrived."""
     end = (float(rewards[-1]), bool(dones[-1] and not truncations[-1]))
     shifted = np.concatenate([[0], rewards[:-1]])
-    last = np.arange(len(rewards)) == len(rewards) - 1
     if final_obs is None:
         # The recording ends before the state that ended the episode.
+        last = np.arange(len(rewards)) == len(rewards) - 1
         return Recording(obs, actions, shifted, last, last, tail=end)
+    before = np.zeros(len(rewards), bool)
     return Recording(
         np.concatenate([obs, final_obs[None]]),
         np.concatenate([actions, np.zeros_like(actions[:1])]),
         np.concatenate([shifted, rewards[-1:]]),
-        np.concatenate([np.zeros(len(last), bool), [True]]),
-        np.concatenate([np.zeros(len(last), bool), [not end[1]]]),
+        np.append(before, True),
+        np.append(before, not end[1]),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldflux.config.spaces import Space
-from worldflux.data.replay_files import ReplayFiles, keep_saves
+from worldflux.data.replay_files import ReplayFiles
 from worldflux.errors import BufferError, ConfigurationError
 
 SEGMENT_BYTES = 16 * 2**20
@@ -23,7 +23,7 @@ STEP_SPACES = {
 
 
 class SequenceReplay:
-    """Keeps the newest `capacity` steps and samples windows of `length` of them.
+    """The replay of a run: keeps its newest `capacity` steps and samples windows of `length`.
 
     Each environment has a ring of ``capacity // num_envs`` steps. Every window of `length`
     consecutive steps of one environment can be sampled, also across episode borders, which the
@@ -74,7 +74,16 @@ class SequenceReplay:
         self.segment_rows = min(self.rows, max(rows, length))
         self.segments: list[dict[str, np.ndarray]] = []  # key -> [N, rows of this segment, ...]
         self.versions: list[list[int]] = []  # of each segment: rows written, windows written back
-        self._files = ReplayFiles()
+        layout = {
+            "num_envs": num_envs,
+            "steps per environment (data.capacity / training.num_envs)": self.rows,
+            "segment rows": self.segment_rows,
+            "spaces": {key: [list(s.shape), s.dtype] for key, s in sorted(self.spaces.items())},
+        }
+        groups = {"steps": [key for key in self.spaces if key not in self.entries]}
+        if self.entries:
+            groups["entries"] = sorted(self.entries)
+        self._files = ReplayFiles(layout, groups)
 
     def __len__(self) -> int:
         """Steps held, over all environments."""
@@ -173,22 +182,24 @@ class SequenceReplay:
         """Writes contents, sampler and online queue; only what changed since the last save.
 
         The save is complete or absent: its files get new names, and its index, renamed into place
-        last, says which belong together. Saves before it stay until `keep_saves`. No pickle.
+        last, says which belong together. Saves before it stay until `replay_files.keep_saves`. No pickle.
         Returns the name by which `load` finds this save.
         """
-        return self._files.save(self, folder)
-
-    @staticmethod
-    def keep_saves(folder: Path, tags: set[str]) -> None:
-        """Removes all saves of the folder but these, and what interrupted ones left."""
-        keep_saves(folder, tags)
+        return self._files.save(folder, self.segments, self.versions, self.sampler_state())
 
     def load(self, folder: Path, tag: str | None = None) -> str:
         """Restores a save exactly (None: the newest) and returns its name.
 
         Raises BufferError where it is damaged or was made for other spaces or another capacity.
         """
-        return self._files.load(self, folder, tag)
+        save = self._files.load(folder, tag, self._new_segment)
+        self.segments, self.versions = save.segments, save.versions
+        self.added = int(save.sampler["added"])
+        self._rng.bit_generator.state = save.sampler["rng"]
+        # Online windows of another length are dropped.
+        same = save.sampler["length"] == self.length
+        self._queue = deque((env, first) for env, first in save.sampler["queue"] if same)
+        return save.tag
 
     def sampler_state(self) -> dict[str, Any]:
         """Counters, random stream and online queue, as JSON values."""
@@ -199,16 +210,9 @@ class SequenceReplay:
             "queue": [list(window) for window in self._queue],
         }
 
-    def load_sampler_state(self, state: Mapping[str, Any]) -> None:
-        """Restores `sampler_state`; online windows of another length are dropped."""
-        self.added = int(state["added"])
-        self._rng.bit_generator.state = state["rng"]
-        same = state["length"] == self.length
-        self._queue = deque((env, first) for env, first in state["queue"] if same)
-
-    def new_segment(self) -> dict[str, np.ndarray]:
-        """Memory for the next segment: each key `[N, rows, ...]`."""
-        rows = min(self.segment_rows, self.rows - len(self.segments) * self.segment_rows)
+    def _new_segment(self, index: int) -> dict[str, np.ndarray]:
+        """Memory for one segment: each key `[N, rows, ...]`."""
+        rows = min(self.segment_rows, self.rows - index * self.segment_rows)
         return {
             key: np.zeros((self.num_envs, rows, *space.shape), space.dtype)
             for key, space in self.spaces.items()
@@ -216,7 +220,7 @@ class SequenceReplay:
 
     def _grow(self) -> None:
         try:
-            self.segments.append(self.new_segment())
+            self.segments.append(self._new_segment(len(self.segments)))
         except MemoryError as error:
             raise BufferError(
                 f"no memory for more than {len(self)} replay steps ({self.nbytes / 2**30:.1f} "
@@ -252,18 +256,3 @@ class SequenceReplay:
 
 def _step_bytes(space: Space) -> int:
     return max(1, space.size) * np.dtype(space.dtype).itemsize
-
-
-def consecutive_chunks(
-    batch: Mapping[str, np.ndarray], length: int, context: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Cuts windows `[B, C + n * T, ...]` into n batches `[B, C + T, ...]` that follow one another.
-
-    `consec` `[B, C + T]` counts them from 0. An agent that is updated on them in this order goes
-    on, from the second one, with its own latest state instead of the replayed one.
-    """
-    total = next(iter(batch.values())).shape[1]
-    for index, start in enumerate(range(0, total - context - length + 1, length)):
-        chunk = {key: value[:, start : start + context + length] for key, value in batch.items()}
-        shape = (next(iter(chunk.values())).shape[0], context + length)
-        yield {**chunk, "consec": np.full(shape, index, np.int32)}

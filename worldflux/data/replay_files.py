@@ -4,36 +4,59 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from worldflux.errors import BufferError
 from worldflux.run_folder.disk import disk_errors, file_facts, read_sealed, seal, write_atomic
 
-if TYPE_CHECKING:
-    from worldflux.data.replay import SequenceReplay
-
 SCHEMA = "worldflux.replay.v2"
 
 
+Segment = dict[str, np.ndarray]  # key -> [N, rows, ...]
+File = dict[str, Any]  # name, checksum and size of a file, as the index states them
+
+
+@dataclass(frozen=True)
+class Save:
+    """What one save holds; its sampler as JSON values, and the tag that names it."""
+
+    segments: list[Segment]
+    versions: list[list[int]]
+    sampler: dict[str, Any]
+    tag: str
+
+
 class ReplayFiles:
-    """Saves and loads a SequenceReplay, remembering which segments are already on disk.
+    """Saves and loads the segments of a replay, remembering which are already on disk.
 
     Files: ``steps-<segment>-<serial>.npz`` (what never changes once a segment is full),
     ``entries-<segment>-<serial>.npz`` (what training writes back) and ``replay-<serial>.json``, the
     index of one save with the checksums of its files. Serials grow, so that no save touches a file
     of an earlier one.
+
+    layout: sizes that must be the same where a save is loaded. groups: the keys of a segment that
+    share a file. A version counts what was written to a segment: its rows, and its entries.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Mapping[str, Any], groups: Mapping[str, list[str]]) -> None:
+        self._layout = layout
+        self._groups = groups
         self._folder: Path | None = None
         # (group, segment) -> the version that is on disk, and its file
-        self._written: dict[tuple[str, int], tuple[tuple[int, ...], dict[str, Any]]] = {}
+        self._written: dict[tuple[str, int], tuple[tuple[int, ...], File]] = {}
 
-    def save(self, replay: SequenceReplay, folder: Path) -> str:
+    def save(
+        self,
+        folder: Path,
+        segments: Sequence[Segment],
+        versions: Sequence[Sequence[int]],
+        sampler: Mapping[str, Any],
+    ) -> str:
         folder = folder.resolve()
         with disk_errors("replay", folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -42,51 +65,59 @@ class ReplayFiles:
                 self._written.clear()
             serial = 1 + max((_serial(path) for path in folder.iterdir()), default=0)
             tag = f"{serial:06d}"
-            segments = [
+            files = [
                 {
-                    group: self._write(replay, index, group, keys, serial)
-                    for group, keys in _groups(replay).items()
+                    group: self._write(folder, index, segment, version, group, tag)
+                    for group in self._groups
                 }
-                for index in range(len(replay.segments))
+                for index, (segment, version) in enumerate(zip(segments, versions, strict=True))
             ]
-            write_atomic(folder / f"replay-{tag}.json", seal(_index(replay, segments)))
+            index = {
+                "schema": SCHEMA,
+                "layout": self._layout,
+                "sampler": sampler,
+                "versions": versions,
+                "segments": files,
+            }
+            write_atomic(folder / f"replay-{tag}.json", seal(index))
             return tag
 
-    def load(self, replay: SequenceReplay, folder: Path, tag: str | None) -> str:
+    def load(self, folder: Path, tag: str | None, new_segment: Callable[[int], Segment]) -> Save:
+        """The save with this tag, in memory that `new_segment` gives; tag None: the newest."""
         folder = folder.resolve()
         path = _newest(folder) if tag is None else folder / f"replay-{tag}.json"
         try:
             index = read_sealed(path)
         except (OSError, ValueError) as error:
             raise BufferError(f"replay {path} is missing or damaged: {error}") from error
-        _check(replay, index, path)
-        replay.load_sampler_state(index["sampler"])
-        replay.segments, replay.versions = [], []
+        self._check(index, path)
+        segments = []
         self._written.clear()
         for number, files in enumerate(index["segments"]):
-            segment = replay.new_segment()
+            segment = new_segment(number)
             for group, file in files.items():
-                keys = _groups(replay)[group]
-                _read(folder, file, {key: segment[key] for key in keys})
+                _read(folder, file, {key: segment[key] for key in self._groups[group]})
                 self._written[group, number] = (tuple(index["versions"][number]), file)
-            replay.segments.append(segment)
-            replay.versions.append(list(index["versions"][number]))
+            segments.append(segment)
         self._folder = folder
-        return f"{_serial(path):06d}"
+        return Save(segments, index["versions"], index["sampler"], f"{_serial(path):06d}")
 
     def _write(
-        self, replay: SequenceReplay, index: int, group: str, keys: list[str], serial: int
-    ) -> dict[str, Any]:
-        version = tuple(replay.versions[index][: 1 if group == "steps" else 2])
+        self,
+        folder: Path,
+        index: int,
+        segment: Segment,
+        versions: Sequence[int],
+        group: str,
+        tag: str,
+    ) -> File:
+        version = tuple(versions[: 1 if group == "steps" else 2])
         known = self._written.get((group, index))
         if known is not None and known[0][: len(version)] == version:
             return known[1]
-        assert self._folder is not None
-        name = f"{group}-{index:05d}-{serial:06d}.npz"
-        segment = replay.segments[index]
+        path = folder / f"{group}-{index:05d}-{tag}.npz"
         rows = min(version[0], next(iter(segment.values())).shape[1])
-        path = self._folder / name
-        arrays: dict[str, Any] = {key: segment[key][:, :rows] for key in keys}
+        arrays: dict[str, Any] = {key: segment[key][:, :rows] for key in self._groups[group]}
         try:
             with open(path, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
@@ -95,8 +126,17 @@ class ReplayFiles:
         except OSError:
             path.unlink(missing_ok=True)  # what is left of it would fill the disk further
             raise
-        self._written[group, index] = (version, {"name": name, **file_facts(path)})
-        return self._written[group, index][1]
+        facts = {"name": path.name, **file_facts(path)}
+        self._written[group, index] = (version, facts)
+        return facts
+
+    def _check(self, index: Mapping[str, Any], path: Path) -> None:
+        if index.get("schema") != SCHEMA:
+            raise BufferError(f"{path} is not a replay index of schema {SCHEMA}")
+        for name, here in self._layout.items():
+            stored = index["layout"].get(name)
+            if stored != here:
+                raise BufferError(f"replay {path} does not fit: its {name} is {stored}, not {here}")
 
 
 def keep_saves(folder: Path, tags: set[str]) -> None:
@@ -115,43 +155,6 @@ def keep_saves(folder: Path, tags: set[str]) -> None:
         for path in [*folder.glob("*-*-*.npz"), *folder.glob(".tmp-*")]:
             if path.name not in named:
                 path.unlink()
-
-
-def _groups(replay: SequenceReplay) -> dict[str, list[str]]:
-    groups = {"steps": [key for key in replay.spaces if key not in replay.entries]}
-    if replay.entries:
-        groups["entries"] = sorted(replay.entries)
-    return groups
-
-
-def _layout(replay: SequenceReplay) -> dict[str, Any]:
-    return {
-        "num_envs": replay.num_envs,
-        "steps per environment (data.capacity / training.num_envs)": replay.rows,
-        "segment rows": replay.segment_rows,
-        "spaces": {
-            key: [list(space.shape), space.dtype] for key, space in sorted(replay.spaces.items())
-        },
-    }
-
-
-def _index(replay: SequenceReplay, segments: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "layout": _layout(replay),
-        "sampler": replay.sampler_state(),
-        "versions": replay.versions,
-        "segments": segments,
-    }
-
-
-def _check(replay: SequenceReplay, index: Mapping[str, Any], path: Path) -> None:
-    if index.get("schema") != SCHEMA:
-        raise BufferError(f"{path} is not a replay index of schema {SCHEMA}")
-    for name, here in _layout(replay).items():
-        stored = index["layout"].get(name)
-        if stored != here:
-            raise BufferError(f"replay {path} does not fit: its {name} is {stored}, not {here}")
 
 
 def _read(folder: Path, file: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,48 +1,68 @@
-"""Where the trainer's batches come from: environments or random noise.
+"""Where the trainer's batches come from: the interface of a source, and how one is made.
 
-Recorded data (`ReplayBuffer`) reaches the trainer through worldflux/training/feeds.py.
+A source is one file of this folder and one row of `worldflux.config.data.SOURCES`. Recorded data
+(`ReplayBuffer`) reaches the trainer through worldflux/training/feeds.py.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from worldflux.config.data import DataConfig
+from worldflux.config.data import SOURCES, DataConfig
 from worldflux.config.spaces import Space
 from worldflux.data.collect import Episode
-from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK, GymSource
-from worldflux.data.random_source import RandomSource
-from worldflux.data.ratio import UpdateRatio, updates_per_step
-from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
+from worldflux.envs.vector import VectorEnv
+from worldflux.errors import MissingDependencyError, TrainingError
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
-    from worldflux.envs.vector import VectorEnv
-
-__all__ = [
-    "GymSource",
-    "RandomSource",
-    "Source",
-    "UpdateRatio",
-    "make_source",
-    "try_envs",
-    "updates_per_step",
-]
 
 log = logging.getLogger(__name__)
+
+# Names that a source may put into `degraded_modes`.
+ENV_UNAVAILABLE = "env_collection_unavailable"
+RANDOM_FALLBACK = "random_replay_fallback"
+ENV_RESET = "env_restore_reset"
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The sequences that an agent trains on.
+
+    entry_spaces: what the agent stores beside each step. batch_size: sequences of one update, and
+    replay_context extra steps in front of the sequence_length trained ones. ranks: processes that
+    share what `data` counts; environments, batch_size and seed are those of this process.
+    """
+
+    obs_spaces: Mapping[str, Space]
+    action_spaces: Mapping[str, Space]
+    entry_spaces: Mapping[str, Space]
+    batch_size: int
+    sequence_length: int
+    replay_context: int = 0
+    seed: int = 0
+    ranks: int = 1
+
+    @property
+    def length(self) -> int:
+        """Steps of one sequence, C + T."""
+        return self.replay_context + self.sequence_length
 
 
 class Source(Protocol):
     """What the trainer sees of data.
 
     data_mode: ``online`` (environments), ``offline`` (recorded) or ``random`` (noise).
-    degraded_modes: names of what is not as it was asked for; empty when all is well.
+    degraded_modes: names of what differs from the configuration; empty when all is well.
     env_steps: environment steps taken so far.
+    A source that inherits from this class records nothing and holds nothing open, unless it says.
     """
 
     data_mode: str
@@ -64,7 +84,7 @@ class Source(Protocol):
 
     def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
         """Stores fresh entries `[B, T, ...]` of the steps `stepid [B, T]`."""
-        ...
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of JSON values, arrays and tensors: all but the recorded steps."""
@@ -76,24 +96,38 @@ class Source(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes the recorded steps. Call it before `state_dict`, which names this save."""
-        ...
+        return None
 
     def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
         """Removes the saves that belong to none of these `state_dict`s."""
-        ...
+        return None
 
     def load(self, folder: Path) -> None:
         """Where the recorded steps are; `load_state_dict`, called next, reads the save it names."""
-        ...
+        return None
 
     def close(self) -> None:
         """Ends environments and their processes."""
+        return None
+
+
+class SourceModule(Protocol):
+    """What the file of a source offers."""
+
+    def make(self, data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
+        """envs None: they could not be made and `data.on_env_failure=degrade`."""
         ...
+
+
+def make_source(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
+    """The source that `data.source` names; envs as for `SourceModule.make`."""
+    module: SourceModule = importlib.import_module(SOURCES[data.source])
+    return module.make(data, envs, sequences)
 
 
 def try_envs(make: Callable[[], VectorEnv], data: DataConfig) -> VectorEnv | None:
     """Calls `make()`. With `data.on_env_failure=degrade` an environment whose package is missing,
-    or which refuses to start, is told and gives None; a wrong id or argument stays an error."""
+    or which refuses to start, is logged and gives None; a wrong id or argument stays an error."""
     try:
         return make()
     except (MissingDependencyError, TrainingError) as error:
@@ -101,44 +135,3 @@ def try_envs(make: Callable[[], VectorEnv], data: DataConfig) -> VectorEnv | Non
             raise
         log.warning("%s; data.on_env_failure=degrade: training goes on with RANDOM NOISE", error)
         return None
-
-
-def make_source(
-    data: DataConfig,
-    envs: VectorEnv | None,
-    *,
-    obs_spaces: Mapping[str, Space],
-    action_spaces: Mapping[str, Space],
-    entry_spaces: Mapping[str, Space],
-    batch_size: int,
-    sequence_length: int,
-    replay_context: int = 0,
-    seed: int = 0,
-    ranks: int = 1,
-) -> Source:
-    """The source that `data.source` names (``gym`` or ``random``).
-
-    ranks: processes that share what `data` counts; envs, batch_size and seed are this one's own.
-    envs None with ``gym``: they could not be made and `data.on_env_failure=degrade`.
-    """
-    if data.source == "gym" and envs is not None:
-        return GymSource(
-            envs,
-            data,
-            batch_size=batch_size,
-            sequence_length=sequence_length,
-            replay_context=replay_context,
-            entry_spaces=entry_spaces,
-            seed=seed,
-            ranks=ranks,
-        )
-    if data.source not in ("gym", "random"):
-        raise ConfigurationError(f"data.source={data.source!r}: expected 'gym' or 'random'")
-    return RandomSource(
-        obs_spaces,
-        action_spaces,
-        entry_spaces,
-        length=replay_context + sequence_length,
-        seed=seed,
-        degraded_modes=(ENV_UNAVAILABLE, RANDOM_FALLBACK) if data.source == "gym" else (),
-    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from types import ModuleType
@@ -17,7 +15,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces as gs
 
+from worldflux.config.env import EnvConfig
 from worldflux.envs.failures import missing
+from worldflux.envs.suites import choose_renderer
 from worldflux.errors import ConfigurationError, MissingDependencyError
 
 # Short names of domains in published task lists.
@@ -25,45 +25,46 @@ SHORT = {"cup": "ball_in_cup", "pointmass": "point_mass"}
 # Domains whose camera 0 does not follow the body.
 CAMERAS = {"quadruped": 2}
 VIDEO_SIZE = (240, 320)
+EPISODE_STEPS = 1_000  # control steps of every task
+
+Observation = dict[str, Any]  # of arrays, as gymnasium types a Dict space
 
 
-def make(
-    env_id: str,
-    kwargs: Mapping[str, Any],
-    *,
-    size: tuple[int, int] | None = None,
-    render: bool = False,
-) -> DeepMindControl:
+def make(config: EnvConfig, render: bool) -> DeepMindControl:
     """The task `domain-task` (``walker-walk``, ``cup-catch``; underscores do as well).
 
-    kwargs: DeepMindControl's keywords. size: height and width of its frames. render: frames will
-    be drawn. Raises MissingDependencyError without dm_control or with a MuJoCo that it does not
-    work with, ConfigurationError for a task that the suite lacks.
+    env.kwargs are DeepMindControl's keywords. Raises MissingDependencyError without dm_control or
+    with a MuJoCo that it does not work with, ConfigurationError for a task that the suite lacks.
     """
-    suite = _suite(env_id)
-    domain, task = find_task(env_id, suite.ALL_TASKS)
-    return DeepMindControl(suite, domain, task, size=size or VIDEO_SIZE, render=render, **kwargs)
+    suite = _suite(config.id)
+    domain, task = find_task(config.id, suite.ALL_TASKS)
+    pixels = config.obs == "pixels"
+    size = (config.image_size if pixels else None) or VIDEO_SIZE
+    return DeepMindControl(suite, domain, task, size=size, render=render or pixels, **config.kwargs)
+
+
+def episode_steps(config: EnvConfig) -> int:
+    """The same for every task."""
+    return EPISODE_STEPS
 
 
 def find_task(env_id: str, tasks: tuple[tuple[str, str], ...]) -> tuple[str, str]:
     """(domain, task) that an id such as ``walker-walk`` names; tasks: all (domain, task)."""
     known = {_plain(f"{domain}_{task}"): (domain, task) for domain, task in tasks}
-    wanted = _plain(env_id)
-    first, _, rest = wanted.partition("_")
-    wanted = f"{SHORT.get(first, first)}_{rest}" if rest else wanted
-    if wanted in known:
-        return known[wanted]
-    said = f"env.id={env_id}: no such DeepMind Control task"
-    of_domain = [f"{domain}-{task}" for domain, task in tasks if _plain(domain) == wanted]
-    if of_domain:
-        raise ConfigurationError(f"{said}; there are {', '.join(of_domain)}")
-    close = difflib.get_close_matches(wanted, known, n=1)
-    if close:
-        raise ConfigurationError(f"{said}; did you mean {'-'.join(known[close[0]])!r}?")
-    raise ConfigurationError(f"{said}; expected domain-task, for example walker-walk")
+    first, _, rest = _plain(env_id).partition("_")
+    name = f"{SHORT.get(first, first)}_{rest}" if rest else first
+    if name in known:
+        return known[name]
+    if of_domain := [f"{domain}-{task}" for domain, task in tasks if _plain(domain) == name]:
+        reason = f"; there are {', '.join(of_domain)}"
+    elif close := difflib.get_close_matches(name, known, n=1):
+        reason = f"; did you mean {'-'.join(known[close[0]])!r}?"
+    else:
+        reason = "; expected domain-task, for example walker-walk"
+    raise ConfigurationError(f"env.id={env_id}: no such DeepMind Control task{reason}")
 
 
-class DeepMindControl(gym.Env[Any, np.ndarray]):
+class DeepMindControl(gym.Env[Observation, np.ndarray]):
     """One task of the suite; one step is one control step, 1,000 make an episode.
 
     Observations are a Dict of the task's own arrays in its own order (empty ones are left out, a
@@ -99,18 +100,11 @@ class DeepMindControl(gym.Env[Any, np.ndarray]):
             raise ConfigurationError(
                 f"env.kwargs.camera must be -1 (free) to {cameras - 1} in {domain}, got {camera}"
             )
-        self._flags: dict[str, bool] = {}
-        if not shadows:
-            self._flags = {"shadow": False, "reflection": False}
-        self._shadows = shadows
-        self._names = {
-            key: key.replace("/", "_")
-            for key, spec in self._env.observation_spec().items()
-            if np.prod(spec.shape)
-        }
+        self._flags = {} if shadows else {"shadow": False, "reflection": False}
+        specs = self._env.observation_spec()
+        self._names = {key: key.replace("/", "_") for key in specs if np.prod(specs[key].shape)}
         if "reward" in self._names:
             self._names["reward"] = "obs_reward"
-        specs = self._env.observation_spec()
         self.observation_space = gs.Dict(
             [
                 (name, gs.Box(-np.inf, np.inf, specs[key].shape, np.float32))
@@ -118,39 +112,36 @@ class DeepMindControl(gym.Env[Any, np.ndarray]):
             ]
         )
         action = self._env.action_spec()
-        shape = action.shape
-        self.action_space = gs.Box(
-            np.broadcast_to(action.minimum, shape),
-            np.broadcast_to(action.maximum, shape),
-            shape,
-            np.float64,
-        )
+        low, high = (np.broadcast_to(x, action.shape) for x in (action.minimum, action.maximum))
+        self.action_space = gs.Box(low, high, action.shape, np.float64)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             # The task draws from this stream when an episode begins; it has no public setter.
             self._env.task._random = np.random.RandomState(seed)
         return self._observe(self._env.reset().observation), {}
 
-    def step(self, action: np.ndarray) -> Any:
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         now = self._env.step(action)
         over = now.last()
         terminated = over and now.discount == 0
         obs = self._observe(now.observation)
         return obs, float(now.reward), terminated, over and not terminated, {}
 
-    def render(self) -> Any:
+    def render(self) -> np.ndarray:
         """Frame `[H, W, 3]` uint8."""
         physics = self._env.physics
-        if not self._shadows:
+        if self._flags:
             physics.model.vis.quality.offsamples = 0  # read when the first frame is drawn
         return physics.render(*self._size, self._camera, render_flag_overrides=self._flags)
 
     def close(self) -> None:
         self._env.close()
 
-    def _observe(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _observe(self, observation: Mapping[str, Any]) -> Observation:
         return {name: np.asarray(observation[key], np.float32) for key, name in self._names.items()}
 
 
@@ -179,17 +170,6 @@ def _load(suite: ModuleType, domain: str, task: str) -> Any:
         raise MissingDependencyError(f"{pair}; run: pip install 'worldflux[dmc]'") from error
     finally:
         absl.setLevel(level)
-
-
-def choose_renderer() -> None:
-    """Has MuJoCo draw through EGL where there is no screen; it reads this when imported first."""
-    if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-        return
-    try:
-        ctypes.CDLL("libEGL.so.1")
-    except OSError:
-        return  # tasks run without; only pictures do not
-    os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _plain(name: str) -> str:

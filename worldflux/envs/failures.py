@@ -1,4 +1,4 @@
-"""What goes wrong with environments, told as one line."""
+"""What goes wrong with environments, as one line each."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class EnvironmentFailed(RuntimeError):
     @classmethod
     def of(cls, error: Exception) -> EnvironmentFailed:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split())
-        return cls(f"{type(error).__name__}: {said} ({where.filename}:{where.lineno})")
+        return cls(f"{_described(error)} ({where.filename}:{where.lineno})")
 
 
 def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
@@ -37,29 +36,37 @@ def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
 
 def dependency_error(env_id: str, error: Exception) -> MissingDependencyError:
     """For gymnasium's own complaint about a package that is not installed."""
-    said = " ".join(str(error).split())
+    text = _one_line(error)
     for word, extra in NEEDS.items():
-        if word in said.lower():
+        if word in text.lower():
             return missing(env_id, word, extra)
-    return MissingDependencyError(f"env.id={env_id}: {said}")
+    return MissingDependencyError(f"env.id={env_id}: {text}")
 
 
 def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFluxError:
     """For what gymnasium, or the environment itself, raised while being made."""
-    said = " ".join(str(error).split())
     if isinstance(error, gym.error.DependencyNotInstalled):
         return dependency_error(env_id, error)
     if isinstance(error, gym.error.UnregisteredEnv):
-        return ConfigurationError(f"env.id={env_id}: no such environment{_near(env_id)}")
+        text = f"={env_id}: no such environment{_near(env_id)}"
+        return ConfigurationError(text, key="env.id")
     if isinstance(error, ModuleNotFoundError) and ":" in env_id:
         module = env_id.partition(":")[0]
-        return ConfigurationError(f"env.id={env_id}: cannot import module {module!r}")
+        return ConfigurationError(f"={env_id}: cannot import module {module!r}", key="env.id")
     if isinstance(error, ModuleNotFoundError) and (extra := _extra(env_id)):
         return missing(env_id, str(error.name), extra)
     if isinstance(error, TypeError) and kwargs:
-        return ConfigurationError(f"env.kwargs={kwargs}: {said}")
-    text = f"env.id={env_id} cannot be made: {type(error).__name__}: {said}"
-    return EnvironmentUnavailableError(text)
+        return ConfigurationError(f"={kwargs}: {_one_line(error)}", key="env.kwargs")
+    text = f"={env_id} cannot be made: {_described(error)}"
+    return EnvironmentUnavailableError(text, key="env.id")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _extra(env_id: str) -> str | None:

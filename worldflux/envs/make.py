@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs import dmc
-from worldflux.envs.failures import make_error, missing
+from worldflux.envs.failures import make_error
 from worldflux.envs.spaces import ImageFormat, is_picture
+from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
 from worldflux.envs.vector import VectorEnv
 from worldflux.envs.wrappers import (
     ActionRepeat,
+    EncodedStep,
     FlattenVectors,
-    HouseStep,
     NoopStart,
     RenderObservation,
     ResumableEpisodes,
-    StepLimit,
 )
 from worldflux.errors import ConfigurationError, WorldFluxError
 
@@ -37,13 +33,6 @@ log = logging.getLogger(__name__)
 
 MODES = ("auto", "sync", "async")
 Place = tuple[int, TaskLayout]  # which of several tasks
-
-# Packages whose environments register on import: id prefix -> (module, extra of ours).
-REGISTERED_BY = {
-    "ALE/": ("ale_py", "atari"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-}
 
 
 def make_envs(
@@ -75,23 +64,20 @@ def make_envs(
     task_numbers: list[int] = []
     if config.tasks or layout is not None:
         layout, task_numbers = _lay_out(configs, layout)
+    places = [(number, layout) if layout else None for number in task_numbers] or [None]
     makers = [
-        functools.partial(make, one, index, place=_place(task_numbers, number, layout))
-        for index, (number, one) in enumerate(list(enumerate(configs)) * num_envs)
+        functools.partial(make, *member, index)
+        for index, member in enumerate([*zip(configs, places, strict=True)] * num_envs)
     ]
-    with _told_in_one_line(config):
+    with _one_line_errors(config):
         first = makers[0]()
-        house = _find(first, HouseStep)
-        obs_spaces, action_spaces = house.obs_spaces, house.decode.spaces
-        if layout is not None:
-            obs_spaces, action_spaces = layout.obs_spaces, layout.action_spaces
-        if house.encode.left_out:
-            _tell_left_out(config.id, ", ".join(house.encode.left_out))
+        if left_out := first.get_wrapper_attr("encode").left_out:
+            _warn_left_out(config.id, ", ".join(left_out))
         envs = _vectorize(first, makers, mode)
     return VectorEnv(
         envs,
-        obs_spaces,
-        action_spaces,
+        first.get_wrapper_attr("obs_spaces"),
+        first.get_wrapper_attr("action_spaces"),
         name=config.id,
         seed=seed,
         clip_reward=config.clip_reward,
@@ -106,7 +92,7 @@ def _lay_out(
     """The layout (None: that of the configs) and the number in it of each config's task."""
     tasks = []
     for config in configs:
-        with _told_in_one_line(config):
+        with _one_line_errors(config):
             env = _prepared(config, render=False)
             try:
                 tasks.append(task_of(config, env))
@@ -116,12 +102,8 @@ def _lay_out(
     return layout, [layout.index(task) for task in tasks]
 
 
-def _place(numbers: Sequence[int], number: int, layout: TaskLayout | None) -> Place | None:
-    return None if layout is None else (numbers[number], layout)
-
-
 @contextmanager
-def _told_in_one_line(config: EnvConfig) -> Iterator[None]:
+def _one_line_errors(config: EnvConfig) -> Iterator[None]:
     try:
         yield
     except WorldFluxError:
@@ -131,16 +113,16 @@ def _told_in_one_line(config: EnvConfig) -> Iterator[None]:
 
 
 @functools.cache  # once, not for every evaluation
-def _tell_left_out(env_id: str, keys: str) -> None:
+def _warn_left_out(env_id: str, keys: str) -> None:
     log.warning("env.id=%s: not observed: %s", env_id, keys)
 
 
 def _vectorize(
-    first: gym.Env[Any, Any], makers: Sequence[Callable[[], gym.Env[Any, Any]]], mode: str
+    first: GymEnv, makers: Sequence[Callable[[], GymEnv]], mode: str
 ) -> SyncVectorEnv | AsyncVectorEnv:
     if mode == "async":
         first.close()
-        # What a worker raised is told by VectorEnv in one line; gymnasium would also warn thrice.
+        # VectorEnv reports what a worker raised in one line; gymnasium would also warn thrice.
         warnings.filterwarnings("ignore", module=r"gymnasium\.vector\.async_vector_env")
         return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
     made = [lambda: first, *makers[1:]]
@@ -149,25 +131,25 @@ def _vectorize(
 
 def _make_one(
     config: EnvConfig,
+    place: Place | None,
     index: int,
     *,
-    place: Place | None,
     seed: int,
     render: bool,
     main_process: int,
-) -> gym.Env[Any, Any]:
+) -> ResumableEpisodes:
     if os.getpid() != main_process:
         # A stop signal goes to the whole process group. The trainer answers it by finishing its
         # update, for which it needs these processes; they end when their pipe closes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-    house = _prepared(config, render)
-    return ResumableEpisodes(house if place is None else OneOfTasks(house, *place), seed, index)
+    env = _prepared(config, render)
+    return ResumableEpisodes(env if place is None else OneOfTasks(env, *place), seed, index)
 
 
-def _prepared(config: EnvConfig, render: bool) -> HouseStep:
+def _prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
-    env = _suite_make(config, render)
+    env = suite(config).make(config, render)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
     if frames and config.frame_pool > 1:
         env = RenderObservation(env)
@@ -180,65 +162,6 @@ def _prepared(config: EnvConfig, render: bool) -> HouseStep:
     if frames and config.frame_pool == 1:
         env = RenderObservation(env)  # only the last frame of a repeat is drawn
     if config.time_limit is not None:
-        env = StepLimit(env, config.time_limit)
-    return HouseStep(
-        env,
-        ImageFormat(_size(config), config.grayscale),
-        config.rescale_actions,
-        frame_stack=config.frame_stack,
-    )
-
-
-def _size(config: EnvConfig) -> tuple[int, int] | None:
-    return None if config.image_size is None else (config.image_size[0], config.image_size[1])
-
-
-def _suite_make(config: EnvConfig, render: bool) -> gym.Env[Any, Any]:
-    if config.suite == "dmc":
-        pixels = config.obs == "pixels"
-        size = _size(config) if pixels else None
-        return dmc.make(config.id, config.kwargs, size=size, render=render or pixels)
-    return _gym_make(config, render)
-
-
-def _gym_make(config: EnvConfig, render: bool) -> gym.Env[Any, Any]:
-    if config.import_module:
-        _import(config.import_module, f"env.import={config.import_module}")
-    for prefix, (module, extra) in REGISTERED_BY.items():
-        if config.id.startswith(prefix):
-            _import_extra(module, extra, config.id)
-    kwargs = dict(config.kwargs)
-    if config.time_limit is not None:
-        kwargs.setdefault("max_episode_steps", -1)
-    if render or config.obs == "pixels":
-        kwargs.setdefault("render_mode", "rgb_array")
-        _render_without_a_screen()
-    if config.id.startswith("ALE/") and config.action_repeat > 1:
-        kwargs.setdefault("frameskip", 1)
-    return gym.make(config.id, **kwargs)
-
-
-def _render_without_a_screen() -> None:
-    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        os.environ.setdefault("MUJOCO_GL", "egl")
-
-
-def _import(module: str, key: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(f"{key}: {error}") from error
-
-
-def _import_extra(module: str, extra: str, env_id: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise missing(env_id, module, extra) from error
-
-
-def _find(env: gym.Env[Any, Any], kind: type[HouseStep]) -> HouseStep:
-    while not isinstance(env, kind):
-        env = env.env  # type: ignore[attr-defined]
-    return env
+        env = TimeLimit(env, config.time_limit)
+    image = ImageFormat(config.image_size, config.grayscale)
+    return EncodedStep(env, image, config.rescale_actions, config.frame_stack)

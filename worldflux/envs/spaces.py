@@ -1,4 +1,4 @@
-"""Gymnasium spaces to the house's: named observation arrays in, one flat action out."""
+"""Gymnasium spaces to those of the step dict: named observation arrays in, one flat action out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 from gymnasium import spaces as gs
 from PIL import Image
 
-from worldflux.config.spaces import Space
+from worldflux.config.spaces import STEP_KEYS, Space
 from worldflux.errors import ConfigurationError
 
-STEP_KEYS = ("action", "reward", "is_first", "is_last", "is_terminal", "stepid", "consec")
 SINGLE_KEY = "obs"  # name of an observation that is not a Dict
 SMALLEST_IMAGE = 16  # uint8 grids below this are symbols (MiniGrid's 7x7x3), not pictures
 
@@ -61,7 +60,7 @@ class ImageFormat:
 
 
 class ObservationEncoder:
-    """Turns one environment's observation into named arrays of the house.
+    """Turns one environment's observation into the named arrays of the step dict.
 
     Pictures (uint8, or float with bounds 0..1 or 0..255, at least 16 pixels a side) become
     ``(C, H, W)`` uint8; discrete spaces int64 counted from 0; everything else a flat float32
@@ -112,38 +111,31 @@ def _plain_box(space: Space) -> gs.Box:
 def _observation(
     leaf: Leaf, image: ImageFormat
 ) -> tuple[Space, Callable[[Any], np.ndarray]] | None:
-    """House space and conversion of one array, None where it has none."""
+    """The step dict's space of one array and its conversion; None where it has none."""
     space = leaf.space
+    if (entries := _entries(space)) is not None:
+        coded, start = entries
+        return coded, lambda x: (np.asarray(x).reshape(coded.shape) - start).astype(np.int64)
+    if not isinstance(space, gs.Box):
+        return None
+    if is_picture(space):
+        encoder = PictureEncoder(space, image, leaf.name)
+        return encoder.space, encoder
+    size = int(np.prod(space.shape))
+    return Space((size,), "float32"), lambda x: np.asarray(x, np.float32).reshape(size)
+
+
+def _entries(space: gs.Space[Any]) -> tuple[Space, np.ndarray] | None:
+    """The step dict's space of a discrete one, and what its entries count from; None: it is none."""
     if isinstance(space, gs.Discrete):
-        start = int(space.start)
-        return Space((), "int64", (int(space.n),)), lambda x: np.asarray(x - start, np.int64)
+        return Space((), "int64", (int(space.n),)), np.asarray(space.start)
     if isinstance(space, gs.MultiDiscrete):
-        classes, start_each = _multi_discrete(space)
-        return (
-            Space((len(classes),), "int64", classes),
-            lambda x: (np.asarray(x).reshape(-1) - start_each).astype(np.int64),
-        )
+        classes = tuple(int(n) for n in np.asarray(space.nvec).reshape(-1))
+        return Space((len(classes),), "int64", classes), np.asarray(space.start).reshape(-1)
     if isinstance(space, gs.MultiBinary):
         size = int(np.prod(space.shape))
-        return (
-            Space((size,), "int64", (2,) * size),
-            lambda x: np.asarray(x).reshape(-1).astype(np.int64),
-        )
-    if isinstance(space, gs.Box):
-        if is_picture(space):
-            encoder = PictureEncoder(space, image, leaf.name)
-            return encoder.space, encoder
-        size = int(np.prod(space.shape))
-        return (
-            Space((size,), "float32"),
-            lambda x: np.asarray(x, np.float32).reshape(size),
-        )
+        return Space((size,), "int64", (2,) * size), np.zeros(size, np.int64)
     return None
-
-
-def _multi_discrete(space: gs.MultiDiscrete) -> tuple[tuple[int, ...], np.ndarray]:
-    classes = tuple(int(n) for n in np.asarray(space.nvec).reshape(-1))
-    return classes, np.asarray(space.start).reshape(-1)
 
 
 def is_picture(space: gs.Space[Any]) -> bool:
@@ -199,17 +191,14 @@ class PictureEncoder:
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Picture `[H, W, C]` uint8 resized to `[size[0], size[1], C]`."""
-    width_height = (size[1], size[0])
-    x = np.ascontiguousarray(picture)
-    if x.shape[2] == 3:
-        return np.asarray(Image.fromarray(x).resize(width_height, Image.Resampling.BILINEAR))
-    planes = [
-        Image.fromarray(np.ascontiguousarray(x[:, :, c])).resize(
-            width_height, Image.Resampling.BILINEAR
-        )
-        for c in range(x.shape[2])
-    ]
-    return np.stack([np.asarray(plane) for plane in planes], axis=2)
+
+    def resized(x: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(np.ascontiguousarray(x))
+        return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+    if picture.shape[2] == 3:
+        return resized(picture)
+    return np.stack([resized(plane) for plane in np.moveaxis(picture, 2, 0)], axis=2)
 
 
 class ActionDecoder:
@@ -251,47 +240,28 @@ def _nest(
 
 
 def _action_space(leaf: Leaf) -> Space:
-    space = leaf.space
-    if isinstance(space, gs.Discrete):
-        return Space((), "int64", (int(space.n),))
-    if isinstance(space, gs.MultiDiscrete):
-        classes, _ = _multi_discrete(space)
-        return Space((len(classes),), "int64", classes)
-    if isinstance(space, gs.MultiBinary):
-        size = int(np.prod(space.shape))
-        return Space((size,), "int64", (2,) * size)
-    if isinstance(space, gs.Box):
-        return Space((int(np.prod(space.shape)),), "float32")
+    if (entries := _entries(leaf.space)) is not None:
+        return entries[0]
+    if isinstance(leaf.space, gs.Box):
+        return Space((int(np.prod(leaf.space.shape)),), "float32")
     raise ConfigurationError(
-        f"action key {leaf.name!r} is a {type(space).__name__} space; Box, Discrete, "
+        f"action key {leaf.name!r} is a {type(leaf.space).__name__} space; Box, Discrete, "
         "MultiDiscrete, MultiBinary and Dict/Tuple of them can be acted in"
     )
 
 
 def _decoder(space: gs.Space[Any], rescale: bool) -> Callable[[np.ndarray], Any]:
-    if isinstance(space, gs.Discrete):
-        start = int(space.start)
-        return lambda x: int(np.argmax(x)) + start
-    if isinstance(space, gs.MultiDiscrete):
-        classes, start_each = _multi_discrete(space)
-        return _entry_decoder(classes, start_each, space)
-    if isinstance(space, gs.MultiBinary):
-        size = int(np.prod(space.shape))
-        return _entry_decoder((2,) * size, np.zeros(size, np.int64), space)
-    assert isinstance(space, gs.Box)
-    return _box_decoder(space, rescale)
+    if isinstance(space, gs.Box):
+        return _box_decoder(space, rescale)
+    entries = _entries(space)
+    assert entries is not None
+    coded, start = entries
+    parts = [slice(a, b) for a, b in pairwise(np.cumsum([0, *coded.classes]))]
 
-
-def _entry_decoder(
-    classes: tuple[int, ...], start: np.ndarray, space: gs.Space[Any]
-) -> Callable[[np.ndarray], Any]:
-    edges = np.concatenate([[0], np.cumsum(classes)])
-    parts = [slice(a, b) for a, b in pairwise(edges)]
-    shape, dtype = space.shape, space.dtype
-
-    def decode(x: np.ndarray) -> np.ndarray:
-        entries = np.array([np.argmax(x[part]) for part in parts]) + start
-        return entries.astype(dtype).reshape(shape)
+    def decode(x: np.ndarray) -> Any:
+        values = np.array([np.argmax(x[part]) for part in parts]) + start
+        scalar = isinstance(space, gs.Discrete)
+        return int(values[0]) if scalar else values.astype(space.dtype).reshape(space.shape)
 
     return decode
 

@@ -6,16 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces as gs
 
 from worldflux.config.env import EnvConfig
 from worldflux.config.fields import near_miss
 from worldflux.config.spaces import TASK_KEY, Space, Task
-from worldflux.envs.length import episode_length
 from worldflux.envs.spaces import SINGLE_KEY, gym_space
-from worldflux.envs.wrappers import HouseStep
+from worldflux.envs.suites import episode_length
+from worldflux.envs.wrappers import EncodedStep, Start, Step, Wrapper
 from worldflux.errors import ConfigurationError
 
 
@@ -64,7 +63,7 @@ def task_configs(config: EnvConfig) -> list[EnvConfig]:
     return [dataclasses.replace(config, id=name, tasks=(), flatten=True) for name in config.tasks]
 
 
-def task_of(config: EnvConfig, env: HouseStep) -> Task:
+def task_of(config: EnvConfig, env: EncodedStep) -> Task:
     """What one task's environment says of itself.
 
     Raises ConfigurationError unless it has a vector to observe and a vector to act with.
@@ -79,24 +78,25 @@ def task_of(config: EnvConfig, env: HouseStep) -> Task:
     return Task(config.id, obs[0].size, env.decode.flat_dim, episode_length(config))
 
 
-class OneOfTasks(gym.Wrapper[Any, Any, Any, Any]):
+class OneOfTasks(Wrapper):
     """One task in the spaces of all: its vector is followed by zeros, it acts in its first
     dimensions, and the key ``task`` says which it is."""
 
-    def __init__(self, env: HouseStep, index: int, layout: TaskLayout) -> None:
+    def __init__(self, env: EncodedStep, index: int, layout: TaskLayout) -> None:
         super().__init__(env)
         (self._key,) = env.obs_spaces
         self._width = env.decode.flat_dim
         self._task = np.asarray(index, np.int64)
         self._padding = np.zeros(layout.obs_dim - env.obs_spaces[self._key].size, np.float32)
-        self.observation_space = gym_space(layout.obs_spaces)
+        self.obs_spaces, self.action_spaces = layout.obs_spaces, layout.action_spaces
+        self.observation_space = gym_space(self.obs_spaces)
         self.action_space = gs.Box(-np.inf, np.inf, (layout.action_dim,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         obs, info = self.env.reset(seed=seed, options=options)
         return self._padded(obs), info
 
-    def step(self, action: np.ndarray) -> Any:
+    def step(self, action: np.ndarray) -> Step:
         obs, reward, terminated, truncated, info = self.env.step(action[: self._width])
         return self._padded(obs), reward, terminated, truncated, info
 

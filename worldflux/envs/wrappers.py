@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -20,23 +20,30 @@ from worldflux.envs.spaces import (
     is_picture,
     leaves,
 )
+from worldflux.envs.suites import GymEnv
 from worldflux.errors import ConfigurationError, WorldFluxError
 
+Wrapper = gym.Wrapper[Any, Any, Any, Any]
+Start = tuple[Any, dict[str, Any]]  # observation, info
+Step = tuple[
+    Any, SupportsFloat, bool, bool, dict[str, Any]
+]  # observation, reward, terminated, truncated
 
-class RenderObservation(gym.Wrapper[Any, Any, Any, Any]):
+
+class RenderObservation(Wrapper):
     """The `rgb_array` frame `[H, W, 3]` uint8 is the only observation."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: GymEnv) -> None:
         super().__init__(env)
         env.reset(seed=0)
         frame = self._frame()
         self.observation_space = gs.Box(0, 255, frame.shape, np.uint8)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         _, info = self.env.reset(seed=seed, options=options)
         return self._frame(), info
 
-    def step(self, action: Any) -> Any:
+    def step(self, action: Any) -> Step:
         _, reward, terminated, truncated, info = self.env.step(action)
         return self._frame(), reward, terminated, truncated, info
 
@@ -55,7 +62,7 @@ class RenderObservation(gym.Wrapper[Any, Any, Any, Any]):
 class FlattenVectors(gym.ObservationWrapper[Any, Any, Any]):
     """All arrays of the observation as one float32 vector, in the environment's own order."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: GymEnv) -> None:
         super().__init__(env)
         self._leaves = list(leaves(env.observation_space, "obs"))
         for leaf in self._leaves:
@@ -72,19 +79,19 @@ class FlattenVectors(gym.ObservationWrapper[Any, Any, Any]):
         return np.concatenate(parts).astype(np.float32)
 
 
-class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
+class ActionRepeat(Wrapper):
     """Repeats each action, sums the rewards and stops where the episode ends.
 
     pool: the observation is the element-wise maximum of the last `pool` frames of the repeat,
     Atari's remedy against flickering sprites (1: the last frame as it is).
     """
 
-    def __init__(self, env: gym.Env[Any, Any], repeat: int, pool: int = 1) -> None:
+    def __init__(self, env: GymEnv, repeat: int, pool: int = 1) -> None:
         super().__init__(env)
         self._repeat = repeat
         self._pool = pool
 
-    def step(self, action: Any) -> Any:
+    def step(self, action: Any) -> Step:
         total = 0.0
         frames: list[np.ndarray] = []
         for _ in range(self._repeat):
@@ -99,14 +106,14 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
         return obs, total, terminated, truncated, info
 
 
-class NoopStart(gym.Wrapper[Any, Any, Any, Any]):
+class NoopStart(Wrapper):
     """Begins each episode with up to `most` frames of action 0, drawn from the reset seed."""
 
-    def __init__(self, env: gym.Env[Any, Any], most: int) -> None:
+    def __init__(self, env: GymEnv, most: int) -> None:
         super().__init__(env)
         self._most = most
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         obs, info = self.env.reset(seed=seed, options=options)
         frames = int(np.random.default_rng(seed).integers(self._most + 1))
         for _ in range(frames):
@@ -114,24 +121,6 @@ class NoopStart(gym.Wrapper[Any, Any, Any, Any]):
             if terminated or truncated:
                 obs, info = self.env.reset(options=options)
         return obs, info
-
-
-class StepLimit(gym.Wrapper[Any, Any, Any, Any]):
-    """Truncates an episode after `steps` agent steps."""
-
-    def __init__(self, env: gym.Env[Any, Any], steps: int) -> None:
-        super().__init__(env)
-        self._limit = steps
-        self._steps = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self._steps = 0
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action: Any) -> Any:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self._steps += 1
-        return obs, reward, terminated, truncated or self._steps >= self._limit, info
 
 
 class FrameStack:
@@ -154,25 +143,26 @@ class FrameStack:
         return stacked
 
 
-class HouseStep(gym.Wrapper[Any, Any, Any, Any]):
+class EncodedStep(Wrapper):
     """Flat actions in, named observation arrays out, no infos."""
 
     def __init__(
-        self, env: gym.Env[Any, Any], image: ImageFormat, rescale: bool, frame_stack: int = 1
+        self, env: GymEnv, image: ImageFormat, rescale: bool, frame_stack: int = 1
     ) -> None:
         super().__init__(env)
         self.encode = ObservationEncoder(env.observation_space, image)
         self.decode = ActionDecoder(env.action_space, rescale)
         self._stack = FrameStack(self.encode.spaces, frame_stack) if frame_stack > 1 else None
         self.obs_spaces = self._stack.spaces if self._stack else self.encode.spaces
+        self.action_spaces = self.decode.spaces
         self.observation_space = gym_space(self.obs_spaces)
         self.action_space = gs.Box(-np.inf, np.inf, (self.decode.flat_dim,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         obs, _ = self.env.reset(seed=seed, options=options)
         return self._encode(obs, first=True), {}
 
-    def step(self, action: np.ndarray) -> Any:
+    def step(self, action: np.ndarray) -> Step:
         obs, reward, terminated, truncated, _ = self.env.step(self.decode(action))
         encoded = self._encode(obs, first=False)
         return encoded, float(reward), bool(terminated), bool(truncated), {}
@@ -187,7 +177,7 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 1)
 
 
-class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+class ResumableEpisodes(Wrapper):
     """Gives every episode its own seed, so that one can be repeated from its actions alone.
 
     After `resume_at(states)` the next `reset` returns to a recorded place: it resets with that
@@ -195,7 +185,7 @@ class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     `step`. An episode without actions is already in place, so that one `step` changes nothing.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
+    def __init__(self, env: GymEnv, seed: int, index: int) -> None:
         super().__init__(env)
         self._seed = seed
         self._index = index
@@ -209,7 +199,7 @@ class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._episodes, actions = places[self._index]
         self._resume = list(actions)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         try:
             return self._reset(options)
         except WorldFluxError:
@@ -217,7 +207,7 @@ class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             raise EnvironmentFailed.of(error) from error
 
-    def _reset(self, options: dict[str, Any] | None) -> Any:
+    def _reset(self, options: dict[str, Any] | None) -> Start:
         self._hold = None
         if self._resume is None:
             self._episodes += 1
@@ -235,7 +225,7 @@ class ResumableEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._resume = None
         return obs, info
 
-    def step(self, action: np.ndarray) -> Any:
+    def step(self, action: np.ndarray) -> Step:
         if self._hold is not None:
             obs, self._hold = self._hold, None
             return obs, 0.0, False, False, {}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from worldflux.config.fields import near_miss
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.presets import size_names, unknown_size_text
+from worldflux.config.presets import size_names, unknown_size
 from worldflux.errors import ConfigurationError, UnknownPresetError
-from worldflux.models.families import OURS, Family, families, family, family_of_type, names
+from worldflux.models.families import DEFAULT, OURS, Family, families, family, family_of_type, names
 
 if TYPE_CHECKING:
     from worldflux.models.world_model import WorldModel
@@ -65,7 +65,8 @@ def get_config(model: str, **overrides: Any) -> WorldModelConfig:
     kind, size = resolve(model)
     config = kind.config_class()
     if config.needs_obs_shape and not overrides.keys() & {"obs_shape", "observation_modalities"}:
-        raise ConfigurationError(f"[{size}] obs_shape must be given for {model}")
+        text = f"must be given for {model}"
+        raise ConfigurationError(text, key="obs_shape").labelled(f"[{size}] ")
     return config.from_size(size, **overrides)
 
 
@@ -81,18 +82,19 @@ def resolve(model: str) -> tuple[Family, str]:
     name = ":".join(known[name]) if name in known else name
     kind, separator, size = name.partition(":")
     if not separator:
-        text = f"{model!r} is neither family:size, such as dreamerv3:size12m, nor an alias"
-        raise UnknownPresetError(f"{text}.{near_miss(name, [*known, *names()])}")
+        example = f"{DEFAULT.name}:{DEFAULT.aliases[DEFAULT.name]}"
+        text = f"{model!r} is neither family:size, such as {example}, nor an alias"
+        raise UnknownPresetError(f"{text}.", hint=near_miss(name, [*known, *names()]))
     owners = {synonym: one.name for one in OURS for synonym in one.synonyms}
     owners |= {one: one for one in names()}
     if kind not in owners:
         text = f"unknown family {kind!r} in {model!r}; there are {', '.join(names())}."
-        raise UnknownPresetError(text + near_miss(kind, owners))
-    found = family(owners[kind])
-    sizes = size_names(found.model_type)
+        raise UnknownPresetError(text, hint=near_miss(kind, owners))
+    match = family(owners[kind])
+    sizes = size_names(match.model_type)
     if sizes and size not in sizes:  # a family without YAML knows its sizes itself
-        raise UnknownPresetError(unknown_size_text(found.model_type, size))
-    return found, size
+        raise unknown_size(match.model_type, size)
+    return match, size
 
 
 def is_folder(model: str) -> bool:

@@ -11,19 +11,19 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldflux.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from worldflux.config.model import WorldModelConfig
-
 ENTRY_POINTS = "worldflux.models"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Family:
     """One family of models.
 
     name: what ``model=`` and ``family:size`` call it. title: its name in prose.
-    config, model: the configuration class (a WorldModelConfig) and the class of models, as
-        `module:attribute`; a model is made from its configuration and has `make_agent`.
+    config, model, agent: the classes of its configuration (a WorldModelConfig), models and agents,
+        as `module:attribute`. A model is made from its configuration, an agent from model,
+        TrainingConfig, device, optimizer and scheduler; without `agent`, models have a `make_agent`.
     model_type: what its saved configurations say; the name unless given.
     synonyms: more names for ``family:size``. aliases: name -> size, for models named in one word.
     described_by: fields that identify a size to a reader.
@@ -65,6 +66,7 @@ class Family:
     title: str
     config: str
     model: str
+    agent: str = ""
     model_type: str = ""
     synonyms: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -81,13 +83,19 @@ class Family:
         object.__setattr__(self, "model_type", self.model_type or self.name)
         object.__setattr__(self, "toml_name", self.toml_name or self.name)
 
-    def config_class(self) -> type[WorldModelConfig]:
-        """The family's configuration class."""
+    def config_class(self) -> type[Any]:  # this table stands below the configuration
+        """The family's configuration class, a WorldModelConfig."""
         return _load(self.config)
 
     def model_class(self) -> type[Any]:
         """The family's class of models; imports torch."""
         return _load(self.model)
+
+    def agent_class(self) -> type[Any]:
+        """The family's class of agents; ConfigurationError where its models make theirs."""
+        if not self.agent:
+            raise ConfigurationError(f"the family {self.name!r} names no class of agents")
+        return _load(self.agent)
 
     def official_module(self) -> ModuleType | None:
         """What reads checkpoints of the official code; None: nothing does."""
@@ -104,6 +112,7 @@ OURS = (
         title="DreamerV3",
         config="worldflux.models.dreamerv3.config:DreamerV3Config",
         model="worldflux.models.dreamerv3.world_model:DreamerV3",
+        agent="worldflux.models.dreamerv3.agent:DreamerV3Agent",
         model_type="dreamer",
         synonyms=("dreamer",),
         aliases={
@@ -131,6 +140,7 @@ OURS = (
         title="TD-MPC2",
         config="worldflux.models.tdmpc2.config:TDMPC2Config",
         model="worldflux.models.tdmpc2.world_model:TDMPC2",
+        agent="worldflux.models.tdmpc2.agent:TDMPC2Agent",
         synonyms=("tdmpc",),
         aliases={
             "tdmpc": "5m",
@@ -175,8 +185,21 @@ def names() -> list[str]:
 
 
 def families() -> list[Family]:
-    """The whole table; imports what other packages brought."""
-    return [*OURS, *map(_installed, installed().values())]
+    """The whole table; imports what other packages brought. One that is broken is left out with a
+    warning, so that it stops no other family."""
+    table = list(OURS)
+    for point in installed().values():
+        try:
+            table.append(_installed(point))
+        except ConfigurationError as error:
+            warn_broken(str(error))
+    return table
+
+
+@functools.cache  # once for each process
+def warn_broken(text: str) -> None:
+    """Reports that a part of an installed family is left out."""
+    log.warning("%s; it is left out", text)
 
 
 def family(name: str) -> Family:
@@ -217,22 +240,25 @@ def _find(name: str, fits: Callable[[Family], bool]) -> Family:
 
 @functools.cache
 def _installed(point: EntryPoint) -> Family:
+    label = f"the installed family {point.name!r} ({point.value})"
     try:
         entry = point.load()
+        if not isinstance(entry, Family):
+            if not hasattr(entry, "config_class"):
+                text = f"{label} is neither a Family nor a model with a config_class"
+                raise ConfigurationError(text)
+            model = f"{point.module}:{point.attr}"
+            entry = Family(point.name, point.name, f"{model}.config_class", model)
+        model_type = entry.config_class().__dataclass_fields__["model_type"].default
+    except ConfigurationError:
+        raise
     except Exception as error:  # whatever the package's own code raises
-        text = f"the installed family {point.name!r} ({point.value}) cannot be imported"
-        raise ConfigurationError(f"{text}: {type(error).__name__}: {error}") from error
-    conf = _conf_beside(point)
-    if isinstance(entry, Family):
-        if entry.name != point.name or entry.model_type != point.name:
-            text = f"the installed family {point.name!r} ({point.value}) calls itself"
-            raise ConfigurationError(f"{text} {entry.name!r}, model_type {entry.model_type!r}")
-        return replace(entry, conf=entry.conf or conf)
-    if not hasattr(entry, "config_class"):
-        text = f"the installed family {point.name!r} ({point.value})"
-        raise ConfigurationError(f"{text} is neither a Family nor a model with a config_class")
-    config = f"{point.module}:{point.attr}.config_class"
-    return Family(point.name, point.name, config, f"{point.module}:{point.attr}", conf=conf)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"{label} cannot be imported: {reason}") from error
+    for name, value in (("", entry.name), ("model_type ", entry.model_type), ("", model_type)):
+        if value != point.name:
+            raise ConfigurationError(f"{label} calls itself {name}{value!r}")
+    return replace(entry, conf=entry.conf or _conf_beside(point))
 
 
 def _conf_beside(point: EntryPoint) -> Path | None:

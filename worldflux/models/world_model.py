@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,17 +14,34 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.spaces import flat_action_dim
-from worldflux.core.layers import one_hot_flat
+from worldflux.config.spaces import STEP_KEYS, flat_action_dim
+from worldflux.config.training import TrainingConfig
+from worldflux.core.agent import Agent
+from worldflux.core.math import one_hot_flat
 from worldflux.core.precision import computing_in
 from worldflux.core.state import ActionPayload, Batch, LossOutput, ModelOutput, State, Trajectory
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
+from worldflux.models.families import family_of_type
 
 SAVE_FORMAT_VERSION = 1
 # What a user calls; training computes as its TrainingConfig says.
 PUBLIC = ("encode", "transition", "update", "decode", "loss")
+# What `decode` may predict beside observations.
+PREDICTIONS = ("reward", "continue", "value", "action", "q_values")
+
+
+def name_among(key: str, ours: Collection[str]) -> str:
+    """The name of an observation key beside names of ours: the key itself, or `recon/<key>` where
+    it would be taken for one of them."""
+    return f"recon/{key}" if key in ours or key.startswith("recon/") else key
+
+
+def prediction_name(key: str) -> str:
+    """The name that a decoded observation has in the predictions of `WorldModel.decode`."""
+    return name_among(key, PREDICTIONS)
 
 
 class WorldModel(nn.Module):
@@ -32,6 +49,8 @@ class WorldModel(nn.Module):
 
     config_class: ClassVar[type[WorldModelConfig]] = WorldModelConfig
     config: WorldModelConfig
+    # Names in a batch of replayed steps that are no observation's.
+    step_keys: ClassVar[tuple[str, ...]] = STEP_KEYS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lets a family's public methods compute in the type that ``config.dtype`` names."""
@@ -44,6 +63,11 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.obs_spaces = config.obs_spaces()
+        if reserved := [key for key in self.obs_spaces if key in self.step_keys]:
+            raise ConfigurationError(
+                f"observation key {reserved[0]!r} is reserved for the step itself"
+                f" ({', '.join(self.step_keys)}): rename it"
+            )
         self.action_spaces = config.action_spaces()
         self.action_dim = flat_action_dim(self.action_spaces)
 
@@ -66,14 +90,13 @@ class WorldModel(nn.Module):
 
     def io_contract(self) -> dict[str, Any]:
         """Shapes and types of inputs and predictions, without batch, as plain data."""
-        observations = {
-            key: {"shape": list(s.shape), "dtype": s.dtype, "classes": list(s.classes)}
-            for key, s in self.obs_spaces.items()
-        }
-        actions = {
-            key: {"shape": list(s.shape), "dtype": s.dtype, "classes": list(s.classes)}
-            for key, s in self.action_spaces.items()
-        }
+        observations, actions = (
+            {
+                key: {"shape": list(s.shape), "dtype": s.dtype, "classes": list(s.classes)}
+                for key, s in spaces.items()
+            }
+            for spaces in (self.obs_spaces, self.action_spaces)
+        )
         return {
             "observations": observations,
             "actions": actions,
@@ -84,7 +107,19 @@ class WorldModel(nn.Module):
     def on_after_optimizer_step(self) -> None:
         """Called by a hand-written loop after each optimizer step; target networks move here."""
 
-    # === To be given by the family =====================================================
+    def make_agent(
+        self,
+        training: TrainingConfig,
+        device: torch.device | str | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: LRScheduler | None = None,
+    ) -> Agent:
+        """The agent that trains this model as a TrainingConfig says; an explicit optimizer, and a
+        torch scheduler of it, take the place of the configured ones."""
+        agent: Callable[..., Agent] = family_of_type(self.config.model_type).agent_class()
+        return agent(self, training, device, optimizer, scheduler)
+
+    # === What a family implements ======================================================
 
     def encode(self, obs: Any, deterministic: bool = False) -> State:
         raise NotImplementedError
@@ -166,8 +201,8 @@ class WorldModel(nn.Module):
         reward = zeros if batch.rewards is None else batch.rewards.to(zeros).reshape(lead)
         done = zeros if batch.terminations is None else batch.terminations.to(zeros).reshape(lead)
         if batch.reward_convention == "after_action":
-            reward = torch.cat([zeros[:, :1], reward[:, :-1]], 1)
-            done = torch.cat([zeros[:, :1], done[:, :-1]], 1)
+            reward = torch.cat([zeros[:, :1], reward[:, :-1]], 1)  # [B, T]
+            done = torch.cat([zeros[:, :1], done[:, :-1]], 1)  # [B, T]
         first = zeros.bool()
         if "is_first" in batch.extras:
             first = batch.extras["is_first"].to(self.device).bool().clone()
@@ -198,15 +233,19 @@ class WorldModel(nn.Module):
         states, rewards, continues = [initial_state], [], []
         for action in action_sequence:
             states.append(self.transition(states[-1], action, conditions, deterministic))
-            predictions = self.decode(states[-1]).predictions
-            rewards.append(predictions["reward"][:, 0])
-            continues.append(predictions["continue"][:, 0])
+            after = self.decode(states[-1])
+            rewards.append(self.rollout_reward(states[-2], action, after))  # [B]
+            continues.append(after.predictions["continue"][:, 0])  # [B, 1] -> [B]
         return Trajectory(
             states,
             torch.as_tensor(action_sequence),
-            rewards=torch.stack(rewards),
-            continues=torch.stack(continues),
+            rewards=torch.stack(rewards),  # [T, B]
+            continues=torch.stack(continues),  # [T, B]
         )
+
+    def rollout_reward(self, state: State, action: Any, after: ModelOutput) -> Tensor:
+        """Reward `[B]` of an action in a state; after: the predictions in the state it leads to."""
+        return after.predictions["reward"][:, 0]  # [B, 1] -> [B]
 
     # === Saving and loading ===============================================================
 
@@ -288,11 +327,3 @@ def _in_configured_type(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
 
     return call
-
-
-def new_folder(out: str | Path) -> Path:
-    """The folder that an import writes; ConfigurationError where something is there already."""
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigurationError(f"--out {target} exists already; name a new folder")
-    return target

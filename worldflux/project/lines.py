@@ -17,14 +17,14 @@ def lines_of(text: str) -> dict[Path, int]:
     Each statement of a TOML file is a valid file by itself, so tomllib decides where one ends and
     which keys it sets; quoted and dotted keys and values over several lines need no rules here.
     """
-    found: dict[Path, int] = {}
+    lines: dict[Path, int] = {}
     rows = text.split("\n")
     table: Path = ()
     index = 0
     while index < len(rows):
         statement, length = _statement(rows, index)
         if statement is None:
-            return found
+            return lines
         paths = _paths(statement)
         if rows[index].lstrip().startswith("["):
             table = paths[-1] if paths else ()
@@ -33,9 +33,9 @@ def lines_of(text: str) -> dict[Path, int]:
         else:
             base = table
         for path in paths:
-            found.setdefault(base + path, index + 1)
+            lines.setdefault(base + path, index + 1)
         index += length
-    return found
+    return lines
 
 
 def _statement(rows: list[str], first: int) -> tuple[dict[str, Any] | None, int]:
@@ -54,20 +54,21 @@ def _paths(content: Any, base: Path = ()) -> list[Path]:
         content = content[-1] if content and isinstance(content[-1], dict) else {}
     if not isinstance(content, dict):
         return []
-    found = []
+    paths = []
     for key, value in content.items():
-        found.append((*base, key))
+        paths.append((*base, key))
         if len(base) < 8:
-            found += _paths(value, (*base, key))
-    return found
+            paths += _paths(value, (*base, key))
+    return paths
 
 
 def line_of_error(text: str, error: tomllib.TOMLDecodeError) -> tuple[int, str]:
-    """The line of a syntax error, counted from 1, and what tomllib says of it."""
-    said = str(error)
-    place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", said)
+    """The line of a syntax error, counted from 1, and tomllib's message."""
+    message = str(error)
+    # Before Python 3.14 tomllib has the line in its text only.
+    place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
     if place is None:
-        return 1, said
+        return 1, message
     if place.group(1):
-        return int(place.group(1)), said[: place.start()]
-    return max(1, len(text.rstrip().split("\n"))), said[: place.start()]
+        return int(place.group(1)), message[: place.start()]
+    return max(1, len(text.rstrip().split("\n"))), message[: place.start()]

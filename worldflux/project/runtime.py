@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
 from worldflux.dashboard.live import LiveDashboard
-from worldflux.data.gym_source import ENV_UNAVAILABLE, RANDOM_FALLBACK
-from worldflux.data.sources import Source
+from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
+from worldflux.run_folder.names import HYDRA, LOG
 from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
-from worldflux.training.run_folder import set_aside
+from worldflux.training.run_writer import set_aside
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -94,7 +94,7 @@ class Project(Parts):
     def begin(self) -> None:
         """Makes room for a new run: one that is in the folder already is moved aside, whole."""
         if self.fresh is not None and self.fresh.is_dir():
-            set_aside(self.fresh, (".hydra", "run.log"))
+            set_aside(self.fresh, (HYDRA, LOG))
 
     def close(self) -> None:
         """Calls the cleanup that dataset.py gave, once."""
@@ -242,7 +242,7 @@ def placed_errors(folder: Path) -> Iterator[None]:
 def fitted(config: RunConfig) -> WorldModelConfig:
     """The model with the sizes the file gives; those it leaves out are the environment's."""
     model = config.model
-    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model._given:
+    if config.env.suite == "none" or {"obs_shape", "action_dim", "action_type"} <= model.explicit:
         return model
     try:
         envs = one_environment(config)
@@ -252,7 +252,7 @@ def fitted(config: RunConfig) -> WorldModelConfig:
         return model.with_spaces(envs.obs_spaces, envs.action_spaces)
     except ConfigurationError:
         # The data is what is trained on, and the file gives its sizes; it has no word for the kind.
-        kind = None if "action_type" in model._given else action_type_of(envs.action_spaces)
+        kind = None if "action_type" in model.explicit else action_type_of(envs.action_spaces)
         return model.with_overrides(action_type=kind)
     finally:
         envs.close()

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from worldflux.config.fields import field_types, near_miss
+from worldflux.config.base import CheckedConfig
+from worldflux.config.fields import field_types, near_miss, shown
 from worldflux.errors import ConfigurationError
 from worldflux.models.factory import resolve
 from worldflux.models.families import OURS, families, family_of_type
 from worldflux.project.lines import line_of_error, lines_of
-from worldflux.project.sections import (
-    DELEGATED,
-    IGNORED,
-    SECTIONS,
-    Architecture,
-    Cloud,
-    Data,
-    Flywheel,
-    Gameplay,
-    Inference,
-    OnlineCollection,
-    Training,
-    Verify,
-    Visualization,
-    plain_text,
-    shown,
-)
+from worldflux.project.sections import DELEGATED, IGNORED, SECTIONS, Head, Sections
 
+C = TypeVar("C", bound=CheckedConfig)
 FILE = "worldflux.toml"
+TEXTS = tuple(field_types(Head))
 LARGEST_FILE = 64 * 2**10  # bytes; a configuration is some fifty lines
-TEXTS = ("project_name", "environment", "model", "model_type")
 
 
 class ProjectFileError(ConfigurationError, ValueError):
@@ -42,29 +27,19 @@ class ProjectFileError(ConfigurationError, ValueError):
 
 
 @dataclass(frozen=True)
-class ProjectConfig:
+class ProjectConfig(Sections):
     """One worldflux.toml. Sections are immutable records; what the file leaves out has its default.
 
-    raw: the parsed file. path: the file. given: the keys it holds, as `section.key`.
+    raw: the parsed file. path: the file. explicit: the keys it holds, as `section.key`.
     """
 
     project_name: str
     environment: str
     model: str
     model_type: str
-    architecture: Architecture
-    training: Training
-    data: Data
-    gameplay: Gameplay
-    online_collection: OnlineCollection
-    inference: Inference
-    visualization: Visualization
-    verify: Verify
-    cloud: Cloud
-    flywheel: Flywheel
     raw: dict[str, Any] = field(compare=False, repr=False)
     path: Path = field(compare=False, repr=False)
-    given: frozenset[str] = field(compare=False, repr=False)
+    explicit: frozenset[str] = field(compare=False, repr=False)
     lines: dict[str, int] = field(compare=False, repr=False)
 
     @property
@@ -143,117 +118,104 @@ class _Reader:
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
-            line, said = line_of_error(self.text, error)
-            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {said}") from None
+            line, message = line_of_error(self.text, error)
+            raise ProjectFileError(f"{_where(self.path, line)}: broken TOML: {message}") from None
         except (ValueError, RecursionError):  # a number of thousands of digits, endless brackets
             text = "broken TOML: a value is too long or nested too deeply"
             raise ProjectFileError(f"{self.path}: {text}") from None
 
-    def refuse(self, name: str, text: str) -> ProjectFileError:
-        line = self.lines.get(name) or self.lines.get(name.split(".")[0])
-        return ProjectFileError(f"{_where(self.path, line)}: {text}")
+    def refuse(self, key: str, reason: str, hint: str = "") -> ProjectFileError:
+        """The mistake of a key, with file and line; the reason reads behind the key."""
+        line = self.lines.get(key) or self.lines.get(key.split(".")[0])
+        error = ProjectFileError(reason, key=key, hint=hint)
+        return error.labelled(f"{_where(self.path, line)}: ")
 
     def config(self) -> ProjectConfig:
-        self._check_names("", self.raw, [*TEXTS, *SECTIONS])
-        texts: dict[str, Any] = {name: self._text(name) for name in TEXTS if name in self.raw}
-        texts.setdefault("project_name", self.path.resolve().parent.name)
-        environment = texts.setdefault("environment", "custom")
-        model = texts.setdefault("model", f"{_default_family(environment)}:ci")
-        kind = self._family(model, texts.get("model_type"))
-        sections = {name: self._section(name) for name in SECTIONS}
-        given = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
+        values: dict[str, Any] = self._head()
+        values |= {name: self._section(name) for name in SECTIONS}
+        explicit = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
         config = ProjectConfig(
-            **{**texts, "model_type": kind},
-            **sections,
+            **values,
             raw=self.raw,
             path=self.path,
-            given=frozenset(given),
+            explicit=frozenset(explicit),
             lines=self.lines,
         )
         config = self._fit_architecture(config)
         self._check_together(config)
         return config
 
-    def _check_names(self, section: str, values: Mapping[str, Any], known: list[str]) -> None:
-        for name in values:
-            if name in known:
-                continue
-            if not section:
-                text = f"Unknown top-level key: {shown(name)[1:-1]}."
-                raise self.refuse(name, text + _near_name(name, known, self.raw[name]))
-            text = (
-                f"Unknown key '{section}.{shown(name)[1:-1]}'; [{section}] has {', '.join(known)}."
-            )
-            raise self.refuse(f"{section}.{name}", text + near_miss(name[:40], known))
-
-    def _text(self, name: str) -> str:
-        value = self.raw[name]
-        if not isinstance(value, str):
-            raise self.refuse(name, f"{name} must be a text, got {shown(value)}")
-        wrong = plain_text(value)
-        if wrong:
-            raise self.refuse(name, f"{name} {wrong}")
-        return value
+    def _head(self) -> dict[str, str]:
+        known = [*TEXTS, *SECTIONS]
+        for name in self.raw:
+            if name not in known:
+                error = self.refuse(name, f"Unknown top-level key: {shown(name)[1:-1]}.")
+                raise error.about("", _near_name(name, known, self.raw[name]))
+        texts = {name: self.raw[name] for name in TEXTS if name in self.raw}
+        head = self._checked("", Head, texts)
+        name = texts.get("project_name", self.path.resolve().parent.name)
+        model = texts.get("model", f"{_default_family(head.environment)}:ci")
+        kind = self._family(model, texts.get("model_type"))
+        return {**head.to_dict(), "project_name": name, "model": model, "model_type": kind}
 
     def _family(self, model: str, model_type: str | None) -> str:
         """The model_type, with which `model` and `model_type` agree."""
         try:
-            family, _ = resolve(model)
+            kind = resolve(model)[0].model_type
         except ConfigurationError as error:
-            raise self.refuse("model", f"model: {error} ({newcomers()})") from None
-        kind = family.model_type
-        if model_type is None:
-            return kind
+            raise self.refuse("model", f": {error} ({newcomers()})") from None
         known = model_types()
-        if model_type not in known:
-            text = f"model_type must be one of {', '.join(known)}; got {shown(model_type)}."
-            close = near_miss(model_type[:40], known)
-            raise self.refuse("model_type", f"{text}{close} ({newcomers()})")
-        if known[model_type] != kind:
-            text = f"model_type {model_type!r} contradicts model {model!r}, which is {kind!r}"
-            raise self.refuse("model_type", f"{text}; leave model_type out")
+        if model_type is not None and model_type not in known:
+            text = f"must be one of {', '.join(known)}; got {shown(model_type)}."
+            close = f"{near_miss(model_type, known)} ({newcomers()})"
+            raise self.refuse("model_type", text, close)
+        if model_type is not None and known[model_type] != kind:
+            text = f"{model_type!r} contradicts model {model!r}, which is {kind!r}"
+            raise self.refuse("model_type", text, "leave model_type out")
         return kind
 
-    def _section(self, name: str) -> Any:
+    def _section(self, name: str) -> CheckedConfig:
         values = self.raw.get(name, {})
         if not isinstance(values, dict):
             text = f"Section '{name}' must be a TOML table: write [{name}], got {shown(values)}"
-            raise self.refuse(name, text)
-        cls = SECTIONS[name]
-        self._check_names(name, values, [*field_types(cls)])
+            raise self.refuse(name, text).about("")
+        known = field_types(SECTIONS[name])
+        for key in values:
+            if key not in known:
+                text = f"Unknown key '{name}.{shown(key)[1:-1]}'; [{name}] has {', '.join(known)}."
+                raise self.refuse(f"{name}.{key}", text).about("", near_miss(key, known))
         if name == "architecture" and type(values.get("obs_shape")) is int:
             values = {**values, "obs_shape": [values["obs_shape"]]}
+        return self._checked(name, SECTIONS[name], values)
+
+    def _checked(self, section: str, cls: type[C], values: Mapping[str, Any]) -> C:
         try:
             return cls(**values)
         except ConfigurationError as error:
-            wrong = re.match(r"\w*", str(error))
-            assert wrong is not None
-            raise self.refuse(f"{name}.{wrong.group()}", f"{name}.{error}") from None
+            key = f"{section}.{error.key}".lstrip(".")
+            raise self.refuse(key, error.reason, error.hint) from None
 
     def _fit_architecture(self, config: ProjectConfig) -> ProjectConfig:
         """Fills in the preset's width, and checks the sizes against the family."""
-        wanted = config.architecture
-        sizes: dict[str, Any] = {"obs_shape": wanted.obs_shape, "action_dim": wanted.action_dim}
-        if "architecture.hidden_dim" in config.given:
-            sizes["hidden_dim"] = wanted.hidden_dim
-        if wanted.action_type:
-            sizes["action_type"] = wanted.action_type
+        architecture = config.architecture
+        sizes = {name: getattr(architecture, name) for name in ("obs_shape", "action_dim")}
+        if "architecture.hidden_dim" in config.explicit:
+            sizes["hidden_dim"] = architecture.hidden_dim
+        if architecture.action_type:
+            sizes["action_type"] = architecture.action_type
         try:
             made = family_of_type(config.model_type).config_class().from_size(config.size, **sizes)
         except ConfigurationError as error:
-            text = str(error).partition("] ")[2] or str(error)
-            name = f"architecture.{text.split()[0]}"
-            known = name.split(".")[1] in field_types(Architecture)
-            prefix = "architecture." if known else "architecture: "
-            raise self.refuse(name, prefix + text.partition("; env.")[0]) from None
-        filled = Architecture(**{**vars(wanted), "hidden_dim": made.hidden_dim})
-        return ProjectConfig(**{**vars(config), "architecture": filled})
+            wrong = error.within("architecture")  # its hint speaks of a run's keys
+            raise self.refuse(wrong.key, wrong.reason).labelled(wrong.label) from None
+        filled = replace(architecture, hidden_dim=made.hidden_dim)
+        return replace(config, architecture=filled)
 
     def _check_together(self, config: ProjectConfig) -> None:
         data, length = config.data, config.training.sequence_length
         if data.source == "gym" and not data.gym_env:
-            text = 'data.gym_env must name an environment, such as "CartPole-v1", with source "gym"'
-            raise self.refuse("data.gym_env" if "data.gym_env" in config.given else "data", text)
+            text = 'must name an environment, such as "CartPole-v1", with source "gym"'
+            raise self.refuse("data.gym_env", text)
         # Recorded and random data is cut into episodes; an environment's goes on over their ends.
         online = data.source == "gym" and config.online_collection.enabled
         for name, room in (
@@ -261,20 +223,20 @@ class _Reader:
             *([] if online else [("data.episode_length", data.episode_length)]),
         ):
             if length > room:
-                text = f"training.sequence_length must be <= {name} = {room}, got {length}"
+                text = f"must be <= {name} = {room}, got {length}"
                 raise self.refuse("training.sequence_length", text)
 
 
 def _near_name(name: str, known: list[str], value: Any) -> str:
     if isinstance(value, dict):
         known = [item for item in known if item in SECTIONS]
-    close = near_miss(name[:40], known)
+    close = near_miss(name, known)
     if close:
         return close
     owners = [section for section, cls in SECTIONS.items() if name in field_types(cls)]
     if owners:
-        return f" It belongs into [{owners[0]}]."
-    return f" There are {', '.join(known)}."
+        return f"It belongs into [{owners[0]}]."
+    return f"There are {', '.join(known)}."
 
 
 def _default_family(environment: str) -> str:

@@ -19,11 +19,12 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
+from worldflux.models.world_model import prediction_name
 from worldflux.training.seed import isolated_rng
 
 
 @dataclass(frozen=True)
-class Episode:
+class PlayedEpisode:
     """One greedy episode. obs: `[T, ...]` by key; action `[T, A]`; reward `[T]`, the first being 0.
 
     latent: the agent's own state at every step, `[T, ...]` by name. value `[T]`: the discounted
@@ -39,6 +40,10 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.reward)
+
+    def series(self, name: str) -> np.ndarray:
+        """`[T, ...]` of an observation, `reward` or `value`."""
+        return {"reward": self.reward, "value": self.value, **self.obs}[name]
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ def play(
     discount: float,
     layout: TaskLayout | None = None,
     latent: Sequence[str] = (),
-) -> Episode:
-    """Plays one greedy episode in an environment of its own; layout: see `make_envs`.
+) -> PlayedEpisode:
+    """Plays one greedy episode in a fresh environment; layout: see `make_envs`.
 
     latent: entries of the agent's carry that are the model's state; none: the encoding of the
     newest observation is.
@@ -91,8 +96,8 @@ def play(
     finally:
         envs.close()
     reward = np.array([row["reward"][0] for row in rows], np.float64)
-    return Episode(
-        obs={key: np.stack([row[key][0] for row in rows]) for key in envs.obs_spaces},
+    return PlayedEpisode(
+        obs={prediction_name(k): np.stack([row[k][0] for row in rows]) for k in envs.obs_spaces},
         action=np.stack(actions),
         reward=reward,
         value=returns_to_come(reward, discount),
@@ -126,7 +131,7 @@ def discount_of(model: Any) -> float:
 
 
 @torch.no_grad()
-def imagine(model: Any, episode: Episode, horizon: int, seed: int) -> Imagination:
+def imagine(model: Any, episode: PlayedEpisode, horizon: int, seed: int) -> Imagination:
     """Imagines `horizon` steps from every `horizon`-th step of an episode, all windows at once."""
     starts = np.arange(0, max(1, len(episode) - 1), horizon)
     index = starts[:, None] + np.arange(horizon + 1)  # [S, 1 + H]
@@ -147,13 +152,13 @@ def imagine(model: Any, episode: Episode, horizon: int, seed: int) -> Imaginatio
 
 def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, Tensor]]:
     """1 + H predictions `[S, ...]` of a model with a decoder under actions `[1 + H, S, A]`."""
-    wanted = [*model.obs_spaces, "reward", "value"]
     steps = []
     for t in range(len(action)):
         state = model.transition(state, action[t - 1]) if t else state
-        found = model.decode(state).predictions
-        step = {key: found[key] for key in wanted if key in found}
-        scalars = {key: step[key][:, 0] for key in ("reward", "value") if key in step}
+        decoded = model.decode(state).predictions
+        names = map(prediction_name, model.obs_spaces)
+        step = {key: decoded[key] for key in names if key in decoded}
+        scalars = {key: decoded[key][:, 0] for key in ("reward", "value") if key in decoded}
         steps.append({**step, **scalars})
     return steps
 
@@ -172,26 +177,26 @@ def latent_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, T
     return steps
 
 
-def real(episode: Episode, imagination: Imagination, name: str) -> np.ndarray:
+def real(episode: PlayedEpisode, imagination: Imagination, name: str) -> np.ndarray:
     """What happened, laid out as `imagination.predicted[name]`: `[S, 1 + H, ...]`."""
-    series = {"reward": episode.reward, "value": episode.value, **episode.obs}[name]
+    series = episode.series(name)
     index = imagination.starts[:, None] + np.arange(imagination.horizon + 1)
     return series[np.minimum(index, len(episode) - 1)]
 
 
-def errors(episode: Episode, imagination: Imagination) -> dict[str, tuple[float, float]]:
+def errors(episode: PlayedEpisode, imagination: Imagination) -> dict[str, tuple[float, float]]:
     """Mean absolute error of the imagined steps by name, and that of always guessing the
     episode's mean: what a model has to beat. Pictures are scaled to [0, 1]."""
-    found = {}
+    result = {}
     for name, predicted in imagination.predicted.items():
         truth, scale = real(episode, imagination, name), 1.0
         if truth.shape != predicted.shape:
             continue  # classes: a picture of them says more than their distance
         if truth.dtype == np.uint8:
             scale = 255.0
-        series = {"reward": episode.reward, "value": episode.value, **episode.obs}[name]
+        series = episode.series(name)
         known = ~np.isnan(predicted[:, 1:])
         off = np.abs(truth / scale - predicted)[:, 1:][known]
         guess = np.abs((truth - series[1:].mean(0)) / scale)[:, 1:][known]
-        found[name] = float(off.mean()), float(guess.mean())
-    return found
+        result[name] = float(off.mean()), float(guess.mean())
+    return result

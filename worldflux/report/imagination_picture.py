@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from worldflux.report.curves import EVAL, GRID, INK
-from worldflux.report.imagination import Episode, Imagination, real
-from worldflux.report.video import write_video
-from worldflux.run_folder.checkpoint import disk_errors
+from worldflux.report.curves import EVAL, INK, uncluttered
+from worldflux.report.imagination import Imagination, PlayedEpisode, real
+from worldflux.report.video import rgb, write_video
+from worldflux.run_folder.disk import disk_errors
 
 KNOWN, IMAGINED = (0, 150, 70), (200, 40, 40)  # border of a frame that is known, or imagined
 DIMENSIONS = 6  # of an observation that are drawn
@@ -24,12 +24,12 @@ BORDER = 3
 GAP = 6
 
 
-def images_of(episode: Episode) -> list[str]:
+def images_of(episode: PlayedEpisode) -> list[str]:
     """Keys of the picture observations."""
     return [key for key, value in episode.obs.items() if value.ndim == 4]
 
 
-def draw(path: Path, episode: Episode, imagination: Imagination, title: str) -> None:
+def draw(path: Path, episode: PlayedEpisode, imagination: Imagination, title: str) -> None:
     """A PNG of curves over the episode, real and imagined; pictures as a film strip above them."""
     panels = panels_of(episode, imagination)
     strips = [key for key in images_of(episode) if key in imagination.predicted]
@@ -54,28 +54,26 @@ def draw(path: Path, episode: Episode, imagination: Imagination, title: str) -> 
 
 
 def panels_of(
-    episode: Episode, imagination: Imagination
+    episode: PlayedEpisode, imagination: Imagination
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, real `[T]`, imagined `[S, 1 + H]`) of every curve."""
     panels = []
-    for name, guess in imagination.predicted.items():
-        if name in ("reward", "value") or name in images_of(episode):
-            continue
-        truth = episode.obs[name].reshape(len(episode), -1)
-        flat = guess.reshape(*guess.shape[:2], -1)
-        if truth.shape[-1] != flat.shape[-1]:
+    scalars = ("reward", "value")
+    vectors = [key for key in imagination.predicted if key not in (*scalars, *images_of(episode))]
+    for name in (*vectors, *(key for key in scalars if key in imagination.predicted)):
+        truth = episode.series(name).reshape(len(episode), -1)
+        guess = imagination.predicted[name]
+        guess = guess.reshape(*guess.shape[:2], -1)
+        if truth.shape[-1] != guess.shape[-1]:
             continue  # classes
         for i in range(min(DIMENSIONS, truth.shape[-1])):
             label = f"{name}[{i}]" if truth.shape[-1] > 1 else name
-            panels.append((label, truth[:, i], flat[..., i]))
-    for name, truth in (("reward", episode.reward), ("value", episode.value)):
-        if name in imagination.predicted:
-            panels.append((name, truth, imagination.predicted[name]))
+            panels.append((label, truth[:, i], guess[..., i]))
     return panels
 
 
 def draw_panel(
-    axis: Any, name: str, truth: np.ndarray, guess: np.ndarray, imagination: Imagination
+    axis: Axes, name: str, truth: np.ndarray, guess: np.ndarray, imagination: Imagination
 ) -> None:
     """One curve: reality as a line, every imagined window as a line from its dot on."""
     axis.plot(truth, color=INK, linewidth=1.4, label="real")
@@ -88,13 +86,11 @@ def draw_panel(
     name = "return\nto come" if name == "value" else name
     axis.set_ylabel(name, color=INK, fontsize=8, rotation=0, ha="right", va="center")
     axis.set_xlim(0, len(truth) - 1)
-    axis.grid(color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)
     axis.tick_params(labelsize=7.5, colors=INK)
-    axis.spines[["top", "right"]].set_visible(False)
+    uncluttered(axis)
 
 
-def draw_strip(axis: Any, episode: Episode, imagination: Imagination, key: str) -> None:
+def draw_strip(axis: Axes, episode: PlayedEpisode, imagination: Imagination, key: str) -> None:
     """The window in the middle of the episode: reality above, imagination below."""
     whole = np.flatnonzero(imagination.starts + imagination.horizon < len(episode))
     window = int(whole[len(whole) // 2]) if len(whole) else 0
@@ -103,10 +99,10 @@ def draw_strip(axis: Any, episode: Episode, imagination: Imagination, key: str) 
     above = [rgb(real(episode, imagination, key)[window, k]) for k in steps]
     below = [rgb(imagination.predicted[key][window, k]) for k in steps]
     rows = [
-        np.concatenate([framed(f, IMAGINED if lower and k else KNOWN) for f, k in row], 1)
-        for lower, row in enumerate(
-            (zip(above, steps, strict=True), zip(below, steps, strict=True))
-        )
+        np.concatenate([framed(frame, KNOWN) for frame in above], 1),
+        np.concatenate(
+            [framed(f, IMAGINED if k else KNOWN) for f, k in zip(below, steps, strict=True)], 1
+        ),
     ]
     axis.imshow(np.concatenate(rows, 0), interpolation="nearest")
     width, height = rows[0].shape[1] / len(steps), rows[0].shape[0]
@@ -117,13 +113,12 @@ def draw_strip(axis: Any, episode: Episode, imagination: Imagination, key: str) 
     axis.spines[:].set_visible(False)
 
 
-def write_film(path: Path, episode: Episode, imagination: Imagination, key: str) -> None:
+def write_film(path: Path, episode: PlayedEpisode, imagination: Imagination, key: str) -> None:
     """A video of the whole episode: reality above, below it what the model imagines, which knows
     the true frame again every `horizon` steps (green) and imagines between (red)."""
     frames = []
-    horizon = imagination.horizon
     for t in range(len(episode)):
-        window = min(t // horizon, len(imagination.starts) - 1)
+        window = min(t // imagination.horizon, len(imagination.starts) - 1)
         k = t - int(imagination.starts[window])
         truth = enlarged(rgb(episode.obs[key][t]))
         guess = enlarged(rgb(imagination.predicted[key][window, k]))
@@ -131,14 +126,6 @@ def write_film(path: Path, episode: Episode, imagination: Imagination, key: str)
         gap = np.full((GAP, above.shape[1], 3), 255, np.uint8)
         frames.append(np.concatenate([above, gap, below], 0))
     write_video(path, np.stack(frames))
-
-
-def rgb(picture: np.ndarray) -> np.ndarray:
-    """`[H, W, 3]` uint8 of `[C, H, W]`, uint8 or in [0, 1]; of a frame stack the newest."""
-    newest = picture[-3:] if picture.shape[0] % 3 == 0 else picture[-1:].repeat(3, 0)
-    if newest.dtype != np.uint8:
-        newest = (np.nan_to_num(newest) * 255).clip(0, 255).round().astype(np.uint8)
-    return np.ascontiguousarray(newest.transpose(1, 2, 0))
 
 
 def enlarged(frame: np.ndarray) -> np.ndarray:
@@ -152,7 +139,7 @@ def framed(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The frame inside a coloured border."""
     edge = max(1, BORDER * max(frame.shape[:2]) // LEAST_SIDE)
     height, width = frame.shape[:2]
-    made = np.empty((height + 2 * edge, width + 2 * edge, 3), np.uint8)
-    made[:] = colour
-    made[edge : edge + height, edge : edge + width] = frame
-    return made
+    picture = np.empty((height + 2 * edge, width + 2 * edge, 3), np.uint8)
+    picture[:] = colour
+    picture[edge : edge + height, edge : edge + width] = frame
+    return picture

@@ -1,4 +1,4 @@
-"""Videos from frames, without a codec: animated GIF and WebP."""
+"""Frames of observations, and videos of them without a codec: animated GIF and WebP."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def write_video(path: Path, frames: np.ndarray) -> None:
             duration=FRAME_MILLISECONDS,
             loop=0,
         )
+
+
+def rgb(picture: np.ndarray) -> np.ndarray:
+    """`[H, W, 3]` uint8 of `[C, H, W]`, uint8 or in [0, 1]; of a frame stack the newest."""
+    newest = picture[-3:] if picture.shape[0] % 3 == 0 else picture[-1:].repeat(3, 0)
+    if newest.dtype != np.uint8:
+        newest = (np.nan_to_num(newest) * 255).clip(0, 255).round().astype(np.uint8)
+    return np.ascontiguousarray(newest.transpose(1, 2, 0))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldflux.errors import BufferError, CheckpointError, TrainingError
-from worldflux.run_folder.disk import (
-    disk_errors,
-    file_facts,
-    read_sealed,
-    seal,
-    sync_folder,
-    write_atomic,
-)
+from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkpoint, read_state
+from worldflux.run_folder.disk import disk_errors, file_facts, seal, sync_folder, write_atomic
+from worldflux.run_folder.names import BEST, CHECKPOINTS, LATEST, MANIFEST, MODEL, OPTIMIZER, STATE
 
-SCHEMA = "worldflux.checkpoint.v1"
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 ARRAY = "$array"
 
 log = logging.getLogger(__name__)
@@ -43,7 +36,7 @@ log = logging.getLogger(__name__)
 class Checkpoint:
     """What one checkpoint holds.
 
-    agent: the agent's groups of named tensors; ``model`` gets its own file.
+    agent: the agent's groups of named tensors; ``model`` gets a file for itself.
     state: a tree of dicts with JSON values, NumPy arrays and tensors; arrays come back as tensors.
     """
 
@@ -59,15 +52,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensor in checkpoint.agent["model"].items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"parameter {name} is not finite; no checkpoint was written")
-    arrays = {
-        f"{group}/{name}": tensor
-        for group, tensors in checkpoint.agent.items()
-        if group != "model"
-        for name, tensor in tensors.items()
-    }
-    arrays = {f"agent/{name}": tensor for name, tensor in arrays.items()}
+    arrays: dict[str, Tensor] = {}
+    groups = {name: group for name, group in checkpoint.agent.items() if name != "model"}
+    _pack(groups, "agent", arrays)
     state = _pack(checkpoint.state, "state", arrays)
-    groups = [group for group in checkpoint.agent if group != "model"]
     temporary = folder.with_name(f".tmp-{folder.name}")
     with disk_errors("checkpoint", folder):
         try:
@@ -77,24 +65,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
                 MODEL: _write_tensors(temporary / MODEL, checkpoint.agent["model"]),
                 OPTIMIZER: _write_tensors(temporary / OPTIMIZER, arrays),
             }
-            document = {"schema_version": SCHEMA, "groups": groups, "files": files, "state": state}
-            write_atomic(temporary / STATE, seal(document, indent=2))
+            document = {"schema_version": SCHEMA, "groups": [*groups], "files": files}
+            write_atomic(temporary / STATE, seal({**document, "state": state}, indent=2))
             _swap(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The checked content of a checkpoint's ``state.json``, arrays still as references."""
-    try:
-        document = read_sealed(folder / STATE)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE}: {error}") from error
-    if document.get("schema_version") != SCHEMA:
-        found = document.get("schema_version")
-        raise CheckpointError(f"checkpoint {folder}: schema {found!r}, expected {SCHEMA!r}")
-    return document
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -123,20 +99,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(agent, _unpack(document["state"], arrays))
 
 
-class CheckpointStore:
-    """The ``checkpoints`` folder of a run: saving, finding the newest good one, retention.
+class CheckpointStore(CheckpointFolder):
+    """Saves checkpoints, loads the newest good one and removes old ones.
 
     keep: resumable checkpoints kept besides the best.
     """
 
     def __init__(self, folder: Path, keep: int | None = 2) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.keep = keep
         self.damaged: list[str] = []
-
-    @staticmethod
-    def name(step: int) -> str:
-        return f"step_{step:09d}"
 
     def save(self, step: int, checkpoint: Checkpoint, *, resumable: bool = True) -> Path:
         """Writes ``step_<step>`` and, for a resumable one, moves ``latest`` to it. One that is not
@@ -147,20 +119,13 @@ class CheckpointStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(folder, checkpoint)
         if resumable:
-            self._point("latest", folder.name)
+            self._point(LATEST, folder.name)
             self.prune()
         return folder
 
     def mark_best(self, step: int) -> None:
-        self._point("best", self.name(step))
+        self._point(BEST, self.name(step))
         self.prune()
-
-    def best(self) -> Path | None:
-        return self._pointed("best")
-
-    def folders(self) -> list[Path]:
-        """All complete checkpoint folders, oldest first."""
-        return sorted(path for path in self.folder.glob("step_*") if path.is_dir())
 
     def load_latest(
         self, accept: Callable[[Path, Checkpoint], None] | None = None
@@ -185,48 +150,23 @@ class CheckpointStore:
                 log.warning("%s; trying the checkpoint before it", error)
         raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
 
-    def resumable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Folder and state of the checkpoints that a run can continue from, newest first."""
-        for folder in reversed(self.folders()):
-            try:
-                state = read_state(folder)["state"]
-            except CheckpointError:
-                continue
-            if state.get("resumable"):
-                yield folder, state
-
     def forget_after(self, step: int) -> None:
         """Removes checkpoints newer than a step, when a run continues from that step."""
         for folder in self.folders():
             if folder.name > self.name(step):
                 self._remove(folder)
-        self._point("latest", self.name(step))
-        best = self._pointed("best")
-        if best is None:
-            (self.folder / "best").unlink(missing_ok=True)
+        self._point(LATEST, self.name(step))
+        if self.best() is None:
+            (self.folder / BEST).unlink(missing_ok=True)
 
     def prune(self) -> None:
         """Keeps the newest resumable checkpoints and the best, removes the others."""
         if self.keep is None:
             return
-        best = self._pointed("best")
-        kept = 0
-        for folder in reversed(self.folders()):
-            try:
-                resumable = bool(read_state(folder)["state"].get("resumable"))
-            except CheckpointError:
-                resumable = False
-            kept += resumable
-            if folder != best and (not resumable or kept > self.keep):
+        kept = [self.best(), *[folder for folder, _ in self.resumable()][: self.keep]]
+        for folder in self.folders():
+            if folder not in kept:
                 self._remove(folder)
-
-    def _pointed(self, pointer: str) -> Path | None:
-        try:
-            name = (self.folder / pointer).read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
-        folder = self.folder / name
-        return folder if name and folder.is_dir() else None
 
     def _point(self, pointer: str, name: str) -> None:
         with disk_errors("checkpoint pointer", self.folder / pointer):
@@ -255,6 +195,33 @@ class CheckpointStore:
                 temporary.unlink(missing_ok=True)
 
 
+def load_checkpoint(
+    path: Path,
+    accept: Callable[[Path, Checkpoint], None] | None = None,
+    damaged: list[str] | None = None,
+) -> tuple[Path, Checkpoint]:
+    """The checkpoint that a run continues from: a checkpoint folder, or the newest good one of a run.
+
+    accept: see `CheckpointStore.load_latest`. damaged: gets the names of those passed over.
+    CheckpointError: there is none.
+    """
+    if (path / STATE).exists():
+        checkpoint = read_checkpoint(path)
+        if accept is not None:
+            accept(path, checkpoint)
+        return path, checkpoint
+    store = CheckpointStore(path / CHECKPOINTS)
+    if store.folders():
+        try:
+            return store.load_latest(accept)
+        finally:
+            if damaged is not None:
+                damaged += store.damaged
+    if (path / MANIFEST).exists() or store.folder.is_dir():
+        raise no_checkpoint(path)
+    raise CheckpointError(f"{path} is neither a run folder nor a checkpoint")
+
+
 def _swap(temporary: Path, folder: Path) -> None:
     sync_folder(temporary)
     old = folder.with_name(f".old-{folder.name}")
@@ -267,7 +234,7 @@ def _swap(temporary: Path, folder: Path) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    own: dict[str, Tensor] = {}
+    saved: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         cpu = tensor.detach().to("cpu").contiguous()
@@ -276,8 +243,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         if storage.data_ptr() in storages or storage.nbytes() != cpu.nbytes:
             cpu = cpu.clone()
         storages.add(cpu.untyped_storage().data_ptr())
-        own[name] = cpu
-    save_file(own, path)
+        saved[name] = cpu
+    save_file(saved, path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return file_facts(path)

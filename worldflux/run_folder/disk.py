@@ -18,7 +18,7 @@ from worldflux.errors import DiskError
 
 @contextmanager
 def disk_errors(what: str, path: Path) -> Iterator[None]:
-    """Tells a full disk, a read-only or a deleted folder as one DiskError line."""
+    """Raises DiskError where the disk is full or read-only or the folder was deleted."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -28,7 +28,7 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, content: str) -> None:
     """Replaces a text file; a reader, or a crash, sees the old or the new one, never half."""
-    # Two processes may write one file at a time (searchers of a study): each has its own draft.
+    # Two processes may write one file at a time (searchers of a study): each has a draft for itself.
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -71,7 +71,7 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Checksum and size, by which damage to a file is found."""
+    """Checksum and size, which show damage to a file."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"sha256": digest, "bytes": path.stat().st_size}

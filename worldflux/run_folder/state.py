@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError, DiskError, RunBusyError
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import LOCK, MANIFEST
 
-LOCK = "run.lock"
 # A look at the state holds the lock for an instant, in which a claim must not fail.
 ATTEMPTS, PAUSE = 20, 0.05
 
@@ -57,9 +57,8 @@ class Claim:
         except OSError:
             there = False
         if not there:
-            raise DiskError(
-                f"the run folder {self.folder} was deleted while the run was writing it"
-            )
+            text = f"the run folder {self.folder} was deleted while the run was writing it"
+            raise DiskError(text)
 
 
 @dataclass
@@ -86,7 +85,7 @@ def run_state(folder: Path) -> RunState:
     """
     if claimed_by(folder) is not None:
         return RunState.RUNNING
-    if not (folder / FILE).exists():
+    if not (folder / MANIFEST).exists():
         return RunState.MISSING
     status = RunState(read_manifest(folder)["status"])
     if status != RunState.RUNNING:
@@ -97,29 +96,27 @@ def run_state(folder: Path) -> RunState:
 
 def claimed_by(folder: Path) -> str | None:
     """Who writes the folder now, for a message; None: nobody."""
-    own = _own(folder)
-    if own is not None:
-        return _text(_myself())
-    try:
-        # To close any file of the lock would give up a claim of this process: hence the look above.
-        with open(folder / LOCK, "rb") as file:
-            held = _held(file.fileno(), fcntl.LOCK_SH)
-            return _text(_read(file.fileno())) if held else None
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    holder = _holder(folder)
+    return None if holder is None else _text(holder)
 
 
 def process_of(folder: Path) -> int | None:
     """The process of this machine that writes the folder now; None: none, or one elsewhere."""
-    if _own(folder) is not None:
-        return os.getpid()
-    if claimed_by(folder) is None:
+    holder = _holder(folder) or {}
+    here = holder.get("host") == socket.gethostname() and holder["boot"] == _boot()
+    return int(holder["process"]) if here else None
+
+
+def _holder(folder: Path) -> dict[str, Any] | None:
+    """What the process that writes the folder now wrote into its lock; None: nobody writes it."""
+    if _claim_on(folder) is not None:
+        return _myself()
+    try:
+        # To close any file of the lock would give up a claim of this process: hence the look above.
+        with open(folder / LOCK, "rb") as file:
+            return _read(file.fileno()) if _held(file.fileno(), fcntl.LOCK_SH) else None
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with suppress(OSError, ValueError, KeyError):
-        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        if holder["host"] == socket.gethostname() and holder["boot"] == _boot():
-            return int(holder["process"])
-    return None
 
 
 @contextmanager
@@ -127,18 +124,18 @@ def claim(folder: Path) -> Iterator[Claim]:
     """Nobody else writes the run folder while this is entered; the folder is made where missing.
 
     Claims of one process nest. RunBusyError: another process has claimed it, on this machine or
-    another one that shares the disk. CheckpointError: the folder cannot be written. On a file system without locks a claim left behind by a
-    process of this machine that died is seen as such; that of another machine counts as held
-    until its ``run.lock`` is deleted.
+    another one that shares the disk. CheckpointError: the folder cannot be written. On a file
+    system without locks a claim left behind by a process of this machine that died is recognised;
+    that of another machine counts as held until its ``run.lock`` is deleted.
     """
     path = folder.resolve()
-    own = _own(folder)
-    if own is None:
-        own = _claims[path] = Claim(folder, _lock(folder), os.getpid())
+    claimed = _claim_on(folder)
+    if claimed is None:
+        claimed = _claims[path] = Claim(folder, _lock(folder), os.getpid())
     else:
-        own.depth += 1
+        claimed.depth += 1
     try:
-        yield own
+        yield claimed
     finally:
         _let_go(path)
 
@@ -149,9 +146,9 @@ def inherit(folder: Path) -> None:
     _claims[folder.resolve()] = Inherited(folder, descriptor, os.getpid(), parent=os.getppid())
 
 
-def _own(folder: Path) -> Claim | None:
-    own = _claims.get(folder.resolve())
-    return own if own is not None and own.process == os.getpid() else None  # a fork has none
+def _claim_on(folder: Path) -> Claim | None:
+    claimed = _claims.get(folder.resolve())
+    return claimed if claimed and claimed.process == os.getpid() else None  # a fork has none
 
 
 def _lock(folder: Path) -> int:
@@ -164,9 +161,8 @@ def _lock(folder: Path) -> int:
             os.close(descriptor)
             raise
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write in the run folder {folder}: {error.strerror}"
-        ) from error
+        reason = f"cannot write in the run folder {folder}: {error.strerror}"
+        raise CheckpointError(reason) from error
     return descriptor
 
 
@@ -184,16 +180,14 @@ def _take(descriptor: int, folder: Path) -> None:
 
 
 def _let_go(path: Path) -> None:
-    own = _claims[path]
-    own.depth -= 1
-    if own.depth or own.process != os.getpid():
+    claimed = _claims[path]
+    claimed.depth -= 1
+    if claimed.depth or claimed.process != os.getpid():
         return
     del _claims[path]
-    try:
-        os.ftruncate(own.descriptor, 0)
-    except OSError:
-        pass  # the lock ends with the descriptor; its content is only a message
-    os.close(own.descriptor)
+    with suppress(OSError):  # the lock ends with the descriptor; its content is only a message
+        os.ftruncate(claimed.descriptor, 0)
+    os.close(claimed.descriptor)
 
 
 def _held(descriptor: int, kind: int) -> bool:
@@ -224,10 +218,10 @@ def _myself() -> dict[str, Any]:
 
 def _read(descriptor: int) -> dict[str, Any]:
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
+        holder = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:  # its holder is about to write it, or has let go
         return {}
-    return found if isinstance(found, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _text(holder: dict[str, Any]) -> str:

@@ -10,62 +10,39 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.config.run import (
-    FREE,
-    FROM_ENVIRONMENT,
+from worldflux.config.groups import (
     OF_TRAINING,
     SPELLING,
     RunConfig,
-    composed_schema,
-    model_schema,
-    run_config,
+    free_mappings,
+    may_change,
 )
+from worldflux.config.options import ENVIRONMENT, rules
+from worldflux.config.run import composed_schema, run_config
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.families import family_of_type, is_model_type
-from worldflux.run_folder.disk import read_sealed
-from worldflux.run_folder.manifest import FILE, plain, read_manifest
+from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.manifest import plain, read_manifest
+from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
-SAVED = Path(".hydra") / "config.yaml"
 
-# What may change on resume: how far, where and how it is computed, what is measured and written.
-# Everything else would make it another run.
-CHANGEABLE = (
-    "training.total_steps",
-    "training.env_steps",
-    "env.solved_return",
-    "data.on_env_failure",
-    "training.device",
-    "training.compile_model",
-    "training.mixed_precision",
-    "training.mixed_precision_dtype",
-    "training.env_mode",
-    "training.log_interval",
-    "training.eval_interval",
-    "training.eval_episodes",
-    "training.save_interval",
-    "training.save_seconds",
-    "training.output_dir",
-    "logger",
-    "gameplay",
-    "visualization",
-    "project",
-)
 # Where the weights came from counts only at the start; the model group repeats the training's values.
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
-# Of the model, what its environment decides where nothing else does.
-DECIDED = (*FROM_ENVIRONMENT, "observation_modalities", "action_spec", "episode_length")
+# Of the model, what its spaces describe beside the fields that are declared to follow them.
+DESCRIPTIONS = ("observation_modalities", "action_spec", "episode_length")
 
 log = logging.getLogger(__name__)
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The values of two resolved configurations that differ, by key as the user writes it.
+def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The values of a saved and a new configuration that differ, by key as the user writes it.
 
-    A key that only one of them has is that of another version, and no difference.
+    What the new one leaves to the environment is no difference, nor is a key that only one of them
+    has: it is that of another version.
     """
-    before, after = dict(_leaves("", old)), dict(_leaves("", new))
+    before, after = dict(_leaves("", saved)), dict(_leaves("", chosen(config)))
     return {
         key: (value, after[key])
         for key, value in before.items()
@@ -74,34 +51,47 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
 
 
 def chosen(config: RunConfig) -> dict[str, Any]:
-    """A configuration to compare with a run's: without what is left to the environment."""
+    """A configuration as plain data, without what its model leaves to the environment."""
     content = plain(config)
-    left = {key for key, value in content["model"].items() if key in DECIDED and value is None}
-    left |= set(DECIDED) - config.model._given
-    model = {key: value for key, value in content["model"].items() if key not in left}
+    model = {
+        name: value
+        for name, value in content["model"].items()
+        if not _decided(type(config.model), name)
+        or (name in config.model.explicit and value is not None)
+    }
     return {**content, "model": model}
 
 
-def changeable(key: str) -> bool:
-    """Whether a key may have another value on resume."""
-    return _within(key, CHANGEABLE)
+def _decided(cls: type, name: str) -> bool:
+    """Whether the environment decides a field of the model where nothing else does."""
+    return name in DESCRIPTIONS or rules(cls).get(name, {}).get("follows") == ENVIRONMENT
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration with which a run was trained last, by its manifest; where that has
     none, what Hydra saved at the run's start, and a line says so. ConfigurationError: neither."""
-    manifest = read_manifest(folder) if (folder / FILE).exists() else {}
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     config = manifest.get("config")
     if not isinstance(config, dict):
-        if not (folder / SAVED).is_file():
+        if not (folder / SAVED_CONFIG).is_file():
             text = f"{folder} was not started by worldflux-run: it cannot be resumed"
             raise ConfigurationError(text)
-        _warn_once(f"{folder} has no configuration in its {FILE}; {SAVED} is read instead")
-        return chosen(run_config(typed(folder / SAVED)))
-    met = manifest.get("model_config") or {}
-    # Manifests of earlier versions have the defaults here where the environment decided.
-    model = {key: value for key, value in config["model"].items() if key not in DECIDED}
-    return {**config, "model": model | {key: met[key] for key in DECIDED if key in met}}
+        _warn_once(
+            f"{folder} has no configuration in its {MANIFEST}; {SAVED_CONFIG} is read instead"
+        )
+        return chosen(run_config(typed(folder / SAVED_CONFIG)))
+    return {**config, "model": manifest.get("model_config") or _without_defaults(config["model"])}
+
+
+def _without_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's saved configuration without defaults where the environment decides."""
+    cls = family_of_type(model["model_type"]).config_class()
+    defaults = plain(cls())
+    return {
+        name: value
+        for name, value in model.items()
+        if not (_decided(cls, name) and value == defaults.get(name))
+    }
 
 
 @functools.cache
@@ -126,7 +116,7 @@ def saved_job(folder: Path) -> DictConfig:
     values: dict[str, Any] = {}
     for group in schema:
         value = content.get(str(group))
-        if isinstance(value, dict) and group not in FREE:
+        if isinstance(value, dict) and group not in free_mappings():
             value = {SPELLING.get(key, key): item for key, item in value.items()}
             value = {key: item for key, item in value.items() if key in schema[group].keys()}
         values[str(group)] = value
@@ -135,15 +125,13 @@ def saved_job(folder: Path) -> DictConfig:
 
 
 def _schema(model_type: str) -> DictConfig:
-    schema = composed_schema()
-    schema.model = model_schema(family_of_type(model_type).config_class())
-    return schema
+    return composed_schema(family_of_type(model_type).config_class())
 
 
 def check_same_run(folder: Path, config: RunConfig) -> None:
     """ConfigurationError names a setting that would make it another run."""
-    for key, (old, new) in changes(saved_config(folder), chosen(config)).items():
-        if not changeable(key):
+    for key, (old, new) in changes(saved_config(folder), config).items():
+        if not may_change(key):
             raise ConfigurationError(
                 f"{key} cannot change on resume: it is {_shown(old)} in {folder}, not "
                 f"{_shown(new)}; init_from={folder} starts a new run from its weights"
@@ -161,46 +149,34 @@ def continues(folder: Path, config: RunConfig) -> bool:
     return True
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has a checkpoint that it can continue from, or a damaged one. The best one is
-    no such checkpoint where it was saved without its replay. Without torch."""
-    for path in (folder / "checkpoints").glob("step_*"):
-        try:
-            if read_sealed(path / "state.json")["state"]["resumable"]:
-                return True
-        except (OSError, ValueError, KeyError):
-            return True  # resuming reports what is wrong with it
-    return False
-
-
 def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The settings, by key, that a configuration changes in a run which it continues."""
-    new = changes(saved_config(folder), chosen(config))
+    new = changes(saved_config(folder), config)
     return {key: after for key, (_, after) in new.items() if key != "training.output_dir"}
 
 
 def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
     """The run of this configuration in ``output_dir/<date>/<time>/`` that was written last, is
     neither complete nor running and has a checkpoint; None if there is none."""
-    new = chosen(config)
-    runs = sorted(output_dir.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime)
+    runs = sorted(output_dir.glob(f"*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     for folder in (path.parent for path in reversed(runs)):
         try:
             if run_state(folder) in (RunState.COMPLETED, RunState.RUNNING):
                 continue
-            different = changes(saved_config(folder), new)
+            different = changes(saved_config(folder), config)
         except (CheckpointError, ConfigurationError) as error:
             log.warning("resume=auto passes over a run: %s", error)
             continue
-        if all(changeable(key) for key in different) and has_checkpoint(folder):
+        if all(may_change(key) for key in different) and has_checkpoint(folder):
             return folder
     return None
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    free = free_mappings()
     for name, value in tree.items():
         key = f"{prefix}{SPELLING.get(name, name)}"
-        if isinstance(value, dict) and key not in FREE:
+        if isinstance(value, dict) and key not in free:
             yield from _leaves(f"{key}.", value)
         else:
             yield key, value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worldflux.config.env import EnvConfig
 from worldflux.config.model import WorldModelConfig
-from worldflux.envs.length import episode_length
+from worldflux.envs.suites import episode_length
 from worldflux.envs.vector import VectorEnv
 
 

@@ -62,13 +62,11 @@ class Parts:
     ) -> Source:
         """Where the batches come from. envs: this process's share of the environments, None where
         there are none."""
-        from worldflux.data.sources import make_source
+        from worldflux.data.sources import Sequences, make_source
         from worldflux.training.parallel import rank_seed
 
         training = config.training
-        return make_source(
-            config.data,
-            envs,
+        sequences = Sequences(
             obs_spaces=model.obs_spaces(),
             action_spaces=model.action_spaces(),
             entry_spaces=agent.entry_spaces,
@@ -78,6 +76,7 @@ class Parts:
             seed=rank_seed(training.seed, ranks.rank),
             ranks=ranks.size,
         )
+        return make_source(config.data, envs, sequences)
 
     def close(self) -> None:
         """The run is over, or was refused."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldflux.config.run import RunConfig, in_group
+from worldflux.config.run import RunConfig
 from worldflux.dashboard.server import check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 from worldflux.runner.parts import Fitted, Parts
@@ -111,7 +111,7 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
     try:
         model = for_environment(config.model, config.env, envs)
     except ConfigurationError as error:
-        raise ConfigurationError(in_group("model", type(config.model), str(error))) from None
+        raise error.within("model") from None
     if config.init_from is not None and config.resume in (None, "auto"):
         from worldflux.training.initial import InitialWeights
 

@@ -29,12 +29,12 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 
 from worldflux.core.ranks import ProcessGroup, RankLost
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
-from worldflux.run_folder.checkpoint import CheckpointStore
+from worldflux.run_folder.checkpoints import CheckpointFolder
 from worldflux.run_folder.disk import shown
+from worldflux.run_folder.names import CHECKPOINTS
 from worldflux.run_folder.state import claim, inherit
 from worldflux.runner.run import folder_of, run
 from worldflux.runner.slurm_task import SlurmTask, slurm_task
-from worldflux.training.run_folder import CHECKPOINTS
 from worldflux.training.signals import STOP_SIGNALS, Stopped
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _raise_death(
     if error.signal_name is not None:
         how = f"was killed by {error.signal_name}"
     text = f"rank {error.error_index} of {nproc} {how}, which ends the run"
-    if CheckpointStore(folder / CHECKPOINTS).folders():
+    if CheckpointFolder(folder / CHECKPOINTS).folders():
         continuing = f"worldflux-run resume={shown(folder)}"
         text += f"; continue from its last checkpoint with: {continuing}"
     raise TrainingError(text)
@@ -199,7 +199,7 @@ def _result(outcomes: Mapping[int, float | BaseException]) -> float:
             if isinstance(outcome, RankLost):
                 raise TrainingError(str(outcome))
             if isinstance(outcome, WorldFluxError) and rank > 0:
-                outcome.args = (f"rank {rank}: {outcome}",)
+                outcome = outcome.labelled(f"rank {rank}: ")
             raise outcome
     score = outcomes[0]
     assert isinstance(score, float)

@@ -11,25 +11,24 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf, open_dict, read_write
 
-from worldflux.config.composition import checked
-from worldflux.config.overrides import override
-from worldflux.config.run import RunConfig, run_config
+from worldflux.config.composition import checked, run_dir
+from worldflux.config.groups import CHOICES, RunConfig
+from worldflux.config.overrides import override, value_of
+from worldflux.config.run import run_config
 from worldflux.errors import ConfigurationError, RunBusyError
+from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
 from worldflux.run_folder.disk import shown
-from worldflux.run_folder.manifest import FILE
+from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import claimed_by
 from worldflux.runner.continuation import (
-    SAVED,
     changed_settings,
     continues,
-    has_checkpoint,
     newest_unfinished,
     saved_job,
 )
 from worldflux.runner.job import Job
 
 CONFIG_NAME = "resume"
-GROUPS = ("model", "env", "data", "training", "logger", "dashboard")
 
 
 def requested(overrides: Sequence[Override]) -> str | None:
@@ -38,7 +37,7 @@ def requested(overrides: Sequence[Override]) -> str | None:
         if item.get_key_element() == "resume":
             if item.is_sweep_override():
                 raise ConfigurationError("resume takes one run; resume the runs one by one")
-            value = item.value()
+            value = value_of(item)
             return None if value is None else str(value)
     return None
 
@@ -47,15 +46,13 @@ def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
     """Registers the configuration that the run was trained with, for the primary configuration
     CONFIG_NAME, and returns the overrides that continue it."""
     folder = Path(run)
-    if not any((folder / name).is_file() for name in (FILE, SAVED)):
+    if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
     for item in overrides:
-        if "/" in item.get_key_element() or item.get_key_element() in GROUPS:
+        if "/" in item.get_key_element() or item.get_key_element() in CHOICES:
             text = "a resumed run keeps its own groups; single values can be changed"
             raise ConfigurationError(f"{item.input_line}: {text}")
     if not has_checkpoint(folder):
-        from worldflux.training.run_folder import no_checkpoint
-
         raise no_checkpoint(folder)
     ConfigStore.instance().store(name="saved_run", node=saved_job(folder))
     rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
@@ -69,11 +66,10 @@ def automatic(job: Job) -> Job:
     else the run of this configuration in the output folder that was written last and is not
     complete. ConfigurationError: the folder named holds a run of another configuration.
     """
-    place = OmegaConf.to_container(job.cfg.hydra.run, resolve=False)["dir"]  # type: ignore
-    if "${now:" in str(place):
+    folder = run_dir(job.cfg)
+    if folder is None:
         run = newest_unfinished(Path(job.config.training.output_dir), job.config)
     else:
-        folder = Path(job.cfg.hydra.run.dir)
         holder = claimed_by(folder)
         if holder is not None:
             raise RunBusyError(f"resume=auto: {folder} is being written by {holder}")
@@ -111,7 +107,7 @@ def _why(folder: Path) -> str:
         return "there is no such folder"
     if not folder.is_dir():
         return "it is a file"
-    runs = sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+    runs = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     if runs:
         return f"it holds {len(runs)} runs, for example {runs[0]}"
-    return f"{FILE} or {SAVED} is missing in it"
+    return f"{MANIFEST} or {SAVED_CONFIG} is missing in it"

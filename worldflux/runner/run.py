@@ -21,18 +21,19 @@ from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import model_class
 from worldflux.report.curves import draw_run
+from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import degrading, plain
 from worldflux.run_folder.state import claim
-from worldflux.runner.continuation import AUTO, check_same_run, continues, has_checkpoint
+from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.parts import Fitted, Parts
 from worldflux.runner.preflight import one_environment, training_envs
-from worldflux.training.evaluate import Evaluation, GreedyEvaluator
+from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
-from worldflux.training.trainer import Evaluator, Trainer
+from worldflux.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -93,6 +94,8 @@ def _run(
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
     envs, model_config = fitted or (None, parts.model or config.model)
+    if resume and has_checkpoint(folder):
+        check_same_run(folder, replace(config, model=model_config))
     try:
         agent = make_agent(model_config, training)
         facts = {**run_facts(config, agent.model), **parts.facts}
@@ -240,7 +243,7 @@ def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
     if config.data.source == "gym":
         updates = updates_per_step(config.data, rows, training.sequence_length)
     return {
-        "config": plain(config),
+        "config": plain(replace(config, model=model.config)),
         "model_config": plain(model.config),
         "train_ratio": None
         if updates is None

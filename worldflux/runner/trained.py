@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,28 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from worldflux.config.composition import composed, parse_overrides
+from worldflux.config.composition import composed
 from worldflux.config.env import EnvConfig
+from worldflux.config.groups import SPELLING
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.overrides import override
-from worldflux.config.run import SPELLING
+from worldflux.config.overrides import override, parse_overrides
 from worldflux.config.spaces import Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry, Entries
-from worldflux.envs.length import episode_length
 from worldflux.envs.make import make_envs
+from worldflux.envs.suites import episode_length
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.models.families import family_of_type
 from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import read_checkpoint
-from worldflux.run_folder.manifest import FILE as MANIFEST
+from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
 from worldflux.training.evaluate import GreedyEvaluator
-from worldflux.training.run_folder import CHECKPOINTS, choose_checkpoint, run_of
 
 
 @dataclass
@@ -191,8 +190,8 @@ def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
             envs.obs_spaces, obs_key = ours, next(iter(ours))
         return SavedModel(folder, for_environment(model, env, envs), env, obs_key)
     except ConfigurationError as error:
-        reason = re.sub(r"^\[[^\]]*\] ", "", str(error))
-        raise ConfigurationError(f"{folder} does not fit env.id={env.id}: {reason}") from None
+        error.label = f"{folder} does not fit env.id={env.id}: "  # instead of the model's name
+        raise error from None
     finally:
         envs.close()
 
@@ -235,7 +234,7 @@ def open_run(path: Path, checkpoint: str = "best") -> TrainedRun:
         family = family_of_type(model["model_type"]).config_class()
         return TrainedRun(
             folder=path,
-            checkpoint=choose_checkpoint(path, checkpoint),
+            checkpoint=checkpoint_named(path, checkpoint),
             model=family.from_dict(model),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),

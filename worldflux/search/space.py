@@ -1,13 +1,11 @@
-"""What a search varies: ranges and choices by configuration key."""
+"""What a search varies: Optuna's distributions by configuration key."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import yaml
 from hydra.core.override_parser.types import (
@@ -17,124 +15,92 @@ from hydra.core.override_parser.types import (
     QuotedString,
     RangeSweep,
 )
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from worldflux.errors import ConfigurationError
-from worldflux.sweep.jobs import is_machine
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
+from worldflux.sweep.jobs import is_machine, typed
 
 Value = bool | int | float | str | None
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = dict[str, Distribution]
 FIELDS = ("low", "high", "log", "step", "choices")
 
 
-@dataclass(frozen=True)
-class Parameter:
+def distribution(
+    key: str,
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    step: float | None = None,
+    choices: tuple[Value, ...] = (),
+) -> Distribution:
     """A range from low to high, both included (whole numbers if both are), or a list of choices.
 
     log: drawn evenly on a logarithmic scale. step: distance of the values, from low on.
     """
-
-    key: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Value, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.choices:
-            if self.low is not None or self.high is not None or self.log or self.step is not None:
-                raise ConfigurationError(f"{self.key}: either choices, or low and high")
-            return
-        if self.low is None or self.high is None:
-            raise ConfigurationError(f"{self.key}: low and high, or choices, must be given")
-        if not self.low < self.high:
-            raise ConfigurationError(
-                f"{self.key}: low must be below high, got {self.low} and {self.high}"
-            )
-        if self.log and self.low <= 0:
-            raise ConfigurationError(f"{self.key}: a logarithmic range must begin above 0")
-        if self.log and self.step is not None:
-            raise ConfigurationError(f"{self.key}: a logarithmic range has no step")
-        if self.step is not None and self.step <= 0:
-            raise ConfigurationError(f"{self.key}: step must be above 0, got {self.step}")
-
-    @property
-    def whole(self) -> bool:
-        """Whether its values are whole numbers."""
-        return all(isinstance(x, int) for x in (self.low, self.high, self.step or 0))
-
-    @property
-    def bounds(self) -> list[Value]:
-        """The values that are checked before a search begins: all choices, or both ends."""
-        return list(self.choices) if self.choices else [self.low, self.high]
-
-    def distribution(self) -> BaseDistribution:
-        """What Optuna calls it."""
-        from optuna import distributions as kinds
-
-        if self.choices:
-            return kinds.CategoricalDistribution(self.choices)
-        assert self.low is not None and self.high is not None
-        if self.whole:
-            step = 1 if self.step is None else int(self.step)
-            return kinds.IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
-        return kinds.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-
-    def suggest(self, trial: Trial) -> Value:
-        """Its value in a trial: the same however often it is asked for."""
-        if self.choices:
-            return trial.suggest_categorical(self.key, self.choices)
-        assert self.low is not None and self.high is not None
-        if self.whole:
-            step = 1 if self.step is None else int(self.step)
-            return trial.suggest_int(
-                self.key, int(self.low), int(self.high), log=self.log, step=step
-            )
-        return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value lies within it."""
-        if self.choices:
-            return value in self.choices
-        number = isinstance(value, int if self.whole else (int, float))
-        if not number or isinstance(value, bool):
-            return False
-        assert self.low is not None and self.high is not None
-        if not self.low <= value <= self.high:
-            return False
-        if self.step is None:
-            return True
-        return math.isclose(math.remainder(value - self.low, self.step), 0, abs_tol=1e-12)
-
-    def text(self) -> str:
-        """As a table shows it."""
-        if self.choices:
-            return ", ".join(_typed(value) for value in self.choices)
-        kinds = [name for name, on in (("log", self.log), ("whole", self.whole)) if on]
-        kinds += [f"step {self.step}"] if self.step is not None else []
-        return f"{self.low} to {self.high}" + (f" ({', '.join(kinds)})" if kinds else "")
-
-    def plain(self) -> dict[str, Any]:
-        """As it is remembered with the study."""
-        held = asdict(self)
-        return {name: held[name] for name in FIELDS if held[name] not in (None, (), False)}
+    if choices:
+        if low is not None or high is not None or log or step is not None:
+            raise ConfigurationError(f"{key}: either choices, or low and high")
+        return CategoricalDistribution(choices)
+    if low is None or high is None:
+        raise ConfigurationError(f"{key}: low and high, or choices, must be given")
+    if not low < high:
+        raise ConfigurationError(f"{key}: low must be below high, got {low} and {high}")
+    try:
+        if all(isinstance(x, int) for x in (low, high, step or 0)):
+            return IntDistribution(int(low), int(high), log, 1 if step is None else int(step))
+        return FloatDistribution(low, high, log, step)
+    except ValueError as error:
+        raise ConfigurationError(f"{key}: {' '.join(str(error).split())}") from None
 
 
-Space = dict[str, Parameter]
+def bounds(kind: Distribution) -> list[Value]:
+    """The values that are checked before a search begins: all choices, or both ends."""
+    if isinstance(kind, CategoricalDistribution):
+        return list(kind.choices)
+    return [kind.low, kind.high]
 
 
-def word(key: str, value: Value) -> str:
-    """The override that gives a key this value."""
-    return f"{key}={_typed(value)}"
+def draw(trial: Trial, key: str, kind: Distribution) -> Value:
+    """The value of a key in a trial: the same however often it is drawn."""
+    if isinstance(kind, CategoricalDistribution):
+        return trial.suggest_categorical(key, kind.choices)
+    if isinstance(kind, IntDistribution):
+        return trial.suggest_int(key, kind.low, kind.high, step=kind.step, log=kind.log)
+    return trial.suggest_float(key, kind.low, kind.high, step=kind.step, log=kind.log)
 
 
-def _typed(value: Value) -> str:
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    return repr(value) if isinstance(value, int | float) else str(value)
+def holds(kind: Distribution, value: Any) -> bool:
+    """Whether a value lies within it."""
+    if isinstance(kind, CategoricalDistribution):
+        return value in kind.choices
+    number = isinstance(value, int if isinstance(kind, IntDistribution) else (int, float))
+    if not number or isinstance(value, bool) or not kind.low <= value <= kind.high:
+        return False
+    rest = 0 if kind.step is None else math.remainder(value - kind.low, kind.step)
+    return math.isclose(rest, 0, abs_tol=1e-12)
+
+
+def text(kind: Distribution) -> str:
+    """As a table shows it."""
+    if isinstance(kind, CategoricalDistribution):
+        return ", ".join(map(typed, kind.choices))
+    fields = plain(kind)
+    remarks = ["log"] if kind.log else []
+    remarks += ["whole"] if isinstance(kind, IntDistribution) else []
+    remarks += [f"step {kind.step}"] if "step" in fields else []
+    return f"{kind.low} to {kind.high}" + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def plain(kind: Distribution) -> dict[str, Any]:
+    """As it is remembered with the study, which keeps JSON."""
+    fields = {name: getattr(kind, name, None) for name in FIELDS}
+    if isinstance(kind, CategoricalDistribution):
+        return {"choices": list(kind.choices)}
+    if isinstance(kind, IntDistribution) and kind.step == 1:
+        fields["step"] = None
+    return {name: value for name, value in fields.items() if value not in (None, False)}
 
 
 def read_space(path: Path) -> Space:
@@ -147,20 +113,20 @@ def read_space(path: Path) -> Space:
         raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: expected keys with ranges or choices")
-    return {str(key): _parameter(str(key), fields, path) for key, fields in content.items()}
+    return {str(key): _read(str(key), fields, path) for key, fields in content.items()}
 
 
-def _parameter(key: str, fields: Any, path: Path) -> Parameter:
+def _read(key: str, fields: Any, path: Path) -> Distribution:
     if not isinstance(fields, dict) or set(fields) - set(FIELDS):
         raise ConfigurationError(f"{path}: {key}: expected a mapping of {', '.join(FIELDS)}")
-    if isinstance(fields.get("choices"), list):
-        fields = {**fields, "choices": tuple(fields["choices"])}
     for name in ("low", "high", "step"):
-        if isinstance(fields.get(name), bool | str):
-            text = f"{path}: {key}: {name} must be a number, got {fields[name]!r}"
-            raise ConfigurationError(text + " (YAML wants 1.0e-4, not 1e-4)")
+        value = fields.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            line = f"{path}: {key}: {name} must be a number, got {value!r}"
+            raise ConfigurationError(f"{line} (YAML wants 1.0e-4, not 1e-4)")
     try:
-        return Parameter(key, **fields)
+        choices = tuple(_choice(key, value) for value in fields.get("choices") or ())
+        return distribution(key, **{**fields, "choices": choices})
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
@@ -180,23 +146,26 @@ def changed(space: Space, overrides: Iterable[Override]) -> tuple[Space, list[st
             continue
         if is_machine(key):
             raise ConfigurationError(f"{key} cannot be searched: it is about the machine")
+        space.pop(key, None)
+        key = str(override.input_line).partition("=")[0]  # with the plus of a key to be added
         space[key] = _swept(key, override)
     return space, shared
 
 
-def _swept(key: str, override: Override) -> Parameter:
-    sweep = override._value
+def _swept(key: str, override: Override) -> Distribution:
+    sweep = override.value()
     log = "log" in getattr(sweep, "tags", ())
     if isinstance(sweep, IntervalSweep):
-        assert sweep.start is not None and sweep.end is not None
-        return Parameter(key, float(sweep.start), float(sweep.end), log=log)
+        return distribution(
+            key, float(cast(float, sweep.start)), float(cast(float, sweep.end)), log
+        )
     if isinstance(sweep, RangeSweep):
         assert sweep.start is not None and sweep.stop is not None
         step = sweep.step
-        values = [sweep.start, sweep.stop - step if isinstance(step, int) else sweep.stop]
-        return Parameter(key, values[0], values[1], log=log, step=None if step == 1 else step)
+        last = sweep.stop - step if isinstance(step, int) else sweep.stop
+        return distribution(key, sweep.start, last, log, None if step == 1 else step)
     if isinstance(sweep, ChoiceSweep):
-        return Parameter(key, choices=tuple(_choice(key, value) for value in sweep.list))
+        return distribution(key, choices=tuple(_choice(key, value) for value in sweep.list))
     raise ConfigurationError(f"{override.input_line}: a search takes interval, range or choices")
 
 
@@ -206,8 +175,3 @@ def _choice(key: str, value: Any) -> Value:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigurationError(f"{key}: choices are numbers, words, true, false or null")
-
-
-def plain(space: Mapping[str, Parameter]) -> dict[str, Any]:
-    """A space as it is remembered with a study."""
-    return {key: parameter.plain() for key, parameter in sorted(space.items())}

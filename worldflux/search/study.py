@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from worldflux.errors import ConfigurationError, MissingDependencyError
-from worldflux.search.space import Space, Value, plain
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.trial import FrozenTrial
+from worldflux.errors import ConfigurationError
+from worldflux.search import JOURNAL
+from worldflux.search.space import Space, Value, draw, plain
 
 LOCK, STUDY, DATABASE = "search.lock", "study.lock", "study.db"
 SEARCH, ERROR = "worldflux:search", "error"
-JOURNAL = "journal:"
-SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "hyperband", "none")
+STORAGE_ERRORS = (
+    optuna.exceptions.OptunaError,
+    SQLAlchemyError,
+    OSError,
+    ValueError,
+    ImportError,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What makes it this search and no other."""
-        return {"space": plain(self.space), "words": sorted(self.words)}
+        space = {key: plain(self.space[key]) for key in sorted(self.space)}
+        return {"space": space, "words": sorted(self.words)}
 
 
 class Search:
@@ -59,23 +69,19 @@ class Search:
     def __init__(self, settings: Settings, *, create: bool = True) -> None:
         self.settings = settings
         self.root = settings.root
-        self.optuna = import_optuna()
-        self.study: Study | None = None
+        self.study: optuna.Study | None = None
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
             with locked(self.root / STUDY):
                 self._open(create=True)
-        else:
+        elif self._exists():
             self._open(create=False)
 
     def _open(self, create: bool) -> None:
-        optuna, settings = self.optuna, self.settings
-        if not create and not self._exists():
-            return
+        settings = self.settings
         try:
             storage = self._storage()
-            names = optuna.get_all_study_names(storage)
-            if settings.name not in names and not create:
+            if not create and settings.name not in optuna.get_all_study_names(storage):
                 return
             study = optuna.create_study(
                 storage=storage,
@@ -84,19 +90,16 @@ class Search:
                 load_if_exists=True,
                 pruner=self._pruner(),
             )
-        except _storage_errors(optuna) as error:
+        except STORAGE_ERRORS as error:
             reason = " ".join(str(error).split())[:300]
-            raise ConfigurationError(
-                f"the storage {self.storage_url()} cannot be opened: {reason}"
-            ) from error
-        known = study.user_attrs.get(SEARCH)
+            text = f"the storage {self.storage_url()} cannot be opened: {reason}"
+            raise ConfigurationError(text) from error
+        known, identity = study.user_attrs.get(SEARCH), settings.identity()
         if known is None:
-            study.set_user_attr(SEARCH, settings.identity())
-        elif known != settings.identity():
-            raise ConfigurationError(
-                f"search {settings.name} exists with {difference(known, settings.identity())};"
-                " give this one another name"
-            )
+            study.set_user_attr(SEARCH, identity)
+        elif known != identity:
+            text = f"search {settings.name} exists with {difference(known, identity)}"
+            raise ConfigurationError(f"{text}; give this one another name")
         self.study = study
 
     def _exists(self) -> bool:
@@ -108,42 +111,35 @@ class Search:
     def storage_url(self) -> str:
         return self.settings.storage or f"sqlite:///{self.root.resolve() / DATABASE}"
 
-    def _storage(self) -> Any:
+    def _storage(self) -> BaseStorage:
         url = self.storage_url()
         if url.startswith(JOURNAL):
-            from optuna.storages import JournalStorage
-            from optuna.storages.journal import JournalFileBackend
-
             path = Path(url.removeprefix(JOURNAL))
             path.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(path)))
-        from optuna.storages import RDBStorage
-
         # SQLite lets one process write at a time: the others wait for it.
         waits = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
         return RDBStorage(url, engine_kwargs=waits)
 
-    def _pruner(self) -> Any:
-        pruners = self.optuna.pruners
-        kind = self.settings.pruner
-        if kind == "median":
-            return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
-        return pruners.HyperbandPruner() if kind == "hyperband" else pruners.NopPruner()
+    def _pruner(self) -> BasePruner:
+        if self.settings.pruner == "median":
+            return MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+        return HyperbandPruner() if self.settings.pruner == "hyperband" else NopPruner()
 
-    def _sampler(self, number: int) -> Any:
+    def _sampler(self, number: int) -> BaseSampler:
         """Seeded by the trial, so that a search that was broken off draws nothing again."""
         seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
         if self.settings.sampler == "random":
-            return self.optuna.samplers.RandomSampler(seed=seed)
-        return self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            return RandomSampler(seed=seed)
+        return TPESampler(seed=seed, constant_liar=True)
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials that were begun, by number."""
         if self.study is None:
             return []
-        waiting = self.optuna.trial.TrialState.WAITING
-        return [t for t in self.study.get_trials(deepcopy=False) if t.state != waiting]
+        trials = self.study.get_trials(deepcopy=False)
+        return [t for t in trials if t.state != TrialState.WAITING]
 
     def folder(self, number: int) -> Path:
         """The run folder of a trial: its number determines it."""
@@ -157,35 +153,32 @@ class Search:
                 self.study.enqueue_trial(dict(values))
 
     @contextmanager
-    def next_trial(self, wanted: int) -> Iterator[Trial | None]:
-        """A trial that is this searcher's own while entered; None: there is nothing to do for it.
+    def next_trial(self, total: int) -> Iterator[Trial | None]:
+        """A trial that no other searcher takes while entered; None: there is nothing left to do.
 
-        First those whose process ended before their result was noted, then new ones until `wanted`
+        First those whose process ended before their result was noted, then new ones until `total`
         have been begun.
         """
-        taken = self._take(wanted)
+        taken = self._take(total)
         try:
             yield None if taken is None else taken[0]
         finally:
             if taken is not None:
                 os.close(taken[1])
 
-    def _take(self, wanted: int) -> tuple[Trial, int] | None:
+    def _take(self, total: int) -> tuple[Trial, int] | None:
         assert self.study is not None
-        optuna = self.optuna
         with locked(self.root / STUDY):
             trials = self.trials
             for trial in trials:
-                if trial.state == optuna.trial.TrialState.RUNNING:
+                if trial.state == TrialState.RUNNING:
                     lock = self._lock(trial.number)
                     if lock is not None:
-                        return optuna.Trial(self.study, trial._trial_id), lock
-            if len(trials) >= wanted:
+                        return Trial(self.study, trial._trial_id), lock
+            if len(trials) >= total:
                 return None
             self.study.sampler = self._sampler(len(trials))
-            fresh = self.study.ask(
-                {key: p.distribution() for key, p in self.settings.space.items()}
-            )
+            fresh = self.study.ask(dict(self.settings.space))
             lock = self._lock(fresh.number)
             assert lock is not None
             return fresh, lock
@@ -197,46 +190,27 @@ class Search:
 
     def values(self, trial: Trial) -> dict[str, Value]:
         """The parameters of a trial, drawn now where a crash came before they were."""
-        return {key: p.suggest(trial) for key, p in self.settings.space.items()}
+        return {key: draw(trial, key, kind) for key, kind in self.settings.space.items()}
 
-    def tell(self, trial: Trial, score: float | None, reason: str | None = None) -> None:
+    def record(self, trial: Trial, score: float | None, reason: str | None = None) -> None:
         """Notes the result: a score; or, without one, pruned (no reason) or failed."""
         assert self.study is not None
-        states = self.optuna.trial.TrialState
         if reason is not None:
             trial.set_user_attr(ERROR, reason)
         if score is not None:
             self.study.tell(trial, score)
         else:
-            self.study.tell(trial, state=states.PRUNED if reason is None else states.FAIL)
+            self.study.tell(trial, state=TrialState.PRUNED if reason is None else TrialState.FAIL)
 
     @property
     def best(self) -> FrozenTrial | None:
         """The completed trial with the highest score; None: there is none."""
-        done = [t for t in self.trials if t.state == self.optuna.trial.TrialState.COMPLETE]
+        done = [t for t in self.trials if t.state == TrialState.COMPLETE]
         return max(done, key=lambda t: (t.value, -t.number), default=None)
 
 
-def import_optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise MissingDependencyError(
-            "worldflux search needs optuna: pip install 'worldflux[optuna]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
-def _storage_errors(optuna: Any) -> tuple[type[Exception], ...]:
-    from sqlalchemy.exc import SQLAlchemyError  # Optuna brings it along
-
-    own: type[Exception] = optuna.exceptions.OptunaError
-    return (own, SQLAlchemyError, OSError, ValueError, ImportError)
-
-
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What sets a study apart from what is asked for now, in a few words."""
+    """What sets a study apart from the one requested now, in a few words."""
     before, after = set(old["words"]), set(new["words"])
     words = sorted(before - after) + [f"no {word}" for word in sorted(after - before)]
     if words:
@@ -269,11 +243,3 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def count(trials: Sequence[FrozenTrial]) -> str:
-    """`3 complete, 1 pruned`."""
-    names: dict[str, int] = {}
-    for trial in trials:
-        names[trial.state.name.lower()] = names.get(trial.state.name.lower(), 0) + 1
-    return ", ".join(f"{number} {name}" for name, number in names.items()) or "no trial yet"

@@ -10,18 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from optuna.trial import Trial
+
+from worldflux.config.overrides import override
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST, METRICS
 from worldflux.run_folder.state import RunState, run_state
+from worldflux.search.report import write_table
+from worldflux.search.space import Value
+from worldflux.search.study import Search
 
-if TYPE_CHECKING:
-    from optuna import Trial
-
-METRICS, SCORE = "metrics.jsonl", "eval/return"
+SCORE = "eval/return"
 MESSAGES = "search.err"
 ATTEMPTS = 3  # starts of a trial whose process is killed
 POLL_SECONDS = 0.5
@@ -39,19 +44,42 @@ class Result:
     left: bool = False
 
 
+def run_trials(
+    search: Search, total: int, flags: Sequence[str], stop: Callable[[], int | None]
+) -> Iterator[tuple[int, dict[str, Value], Result]]:
+    """Runs trials until `total` have been begun and none is left over; yields number, parameters and
+    result of each that ended.
+
+    flags: of `worldflux-run`. stop: the signal by which the searcher was stopped, or None.
+    """
+    while stop() is None:
+        with search.next_trial(total) as trial:
+            if trial is None:
+                return
+            values, folder = search.values(trial), search.folder(trial.number)
+            words = [*search.settings.words, *(override(k, v) for k, v in values.items())]
+            words += [override("hydra.run.dir", str(folder)), "resume=auto"]
+            result = Watched(trial, folder, [*flags, *words], stop).run()
+            if result.left:
+                return
+            search.record(trial, result.score, result.reason)
+            write_table(search)
+            yield trial.number, values, result
+
+
 class Watched:
     """Runs and watches one trial.
 
-    words: the overrides that its run is started with. asked: whether the searcher was told to stop,
-    which stops the run with a checkpoint.
+    words: the command line of its run. stop: the signal by which the searcher was stopped, or None;
+    it stops the run with a checkpoint.
     """
 
     def __init__(
-        self, trial: Trial, folder: Path, words: Sequence[str], asked: Callable[[], int | None]
+        self, trial: Trial, folder: Path, words: Sequence[str], stop: Callable[[], int | None]
     ) -> None:
-        self.trial, self.folder, self.words, self.asked = trial, folder, list(words), asked
+        self.trial, self.folder, self.words, self.stop = trial, folder, list(words), stop
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-        self._told = set(frozen.intermediate_values)
+        self._reported = set(frozen.intermediate_values)
         self._position = 0
 
     def run(self) -> Result:
@@ -62,28 +90,26 @@ class Watched:
             ended = self._ended()
             if ended is not None:
                 return ended
-            if self.asked():
+            if self.stop():
                 return Result(left=True)
-            result, code = self._start()
+            code, pruned = self._start()
+            result = self._outcome(code, pruned)
             if result is not None:
                 return result
-        if code < 0:
-            return Result(
-                reason=f"killed {ATTEMPTS} times, by {signal.Signals(-code).name} at last"
-            )
-        return Result(reason=self._message() or f"ended with exit code {code}")
+        name = signal.Signals(-code).name
+        return Result(reason=f"killed {ATTEMPTS} times, by {name} at last")
 
     def _alive(self) -> bool:
         """Whether the run is still being written, by the process of a searcher that died; that one
-        has been told to stop."""
+        has been stopped."""
         while run_state(self.folder) == RunState.RUNNING:
-            if self.asked():
+            if self.stop():
                 return True
             time.sleep(POLL_SECONDS)
         return False
 
-    def _start(self) -> tuple[Result | None, int]:
-        """Runs the process once. None: it was killed, and may be started again."""
+    def _start(self) -> tuple[int, bool]:
+        """Runs the process once: its exit code, and whether its evaluations ended it."""
         with open(self.folder / MESSAGES, "a", encoding="utf-8") as messages:
             process = subprocess.Popen(
                 [*RUN, *self.words],
@@ -94,19 +120,18 @@ class Watched:
                 preexec_fn=_die_with_the_searcher,
             )
             pruned = self._watch(process)
-        code = process.returncode
+        return process.returncode, pruned
+
+    def _outcome(self, code: int, pruned: bool) -> Result | None:
+        """What a process that ended leaves. None: it was killed, and may be started again."""
         ended = self._ended()
-        if ended is not None and ended.score is not None:
-            return ended, code
-        if pruned:
-            return Result(), code
+        if pruned and (ended is None or ended.score is None):
+            return Result()
         if ended is not None:
-            return ended, code
-        if code < 0 and not self.asked():
-            return None, code
-        if code in (0, 130) or self.asked():
-            return Result(left=True), code  # somebody stopped it; it has its checkpoint
-        return Result(reason=self._message() or f"ended with exit code {code}"), code
+            return ended
+        if code in (0, 130) or self.stop():
+            return Result(left=True)  # somebody stopped it; it has its checkpoint
+        return None if code < 0 else Result(reason=self._message(code))
 
     def _watch(self, process: subprocess.Popen[bytes]) -> bool:
         """Waits for the end; returns whether the evaluations so far ended it."""
@@ -118,7 +143,7 @@ class Watched:
                 return pruned
             except subprocess.TimeoutExpired:
                 pass
-            stop = self.asked()
+            stop = self.stop()
             if stop != sent and stop is not None:
                 process.send_signal(stop)
                 sent = stop
@@ -127,12 +152,12 @@ class Watched:
                 pruned = True
 
     def _report(self) -> bool:
-        """Tells Optuna of new evaluations; whether the trial is to be pruned."""
+        """Reports new evaluations to Optuna; whether the trial is to be pruned."""
         new = False
         for step, score in self._evaluations():
-            if step not in self._told:
+            if step not in self._reported:
                 self.trial.report(score, step)
-                self._told.add(step)
+                self._reported.add(step)
                 new = True
         return new and self.trial.should_prune()
 
@@ -158,7 +183,7 @@ class Watched:
     def _ended(self) -> Result | None:
         """The result of a run that came to its end, or failed; None: it can go on."""
         try:
-            manifest = read_manifest(self.folder) if (self.folder / FILE).exists() else {}
+            manifest = read_manifest(self.folder) if (self.folder / MANIFEST).exists() else {}
         except CheckpointError:
             return None
         if manifest.get("status") == RunState.FAILED:
@@ -170,17 +195,17 @@ class Watched:
             return Result(reason="nothing was evaluated")
         return Result(score=float(score))
 
-    def _message(self) -> str | None:
-        try:
+    def _message(self, code: int) -> str:
+        """The last line that the process printed."""
+        with suppress(OSError):
             lines = (self.folder / MESSAGES).read_text(encoding="utf-8").split("\n")
-        except OSError:
-            return None
-        told = [line.strip() for line in lines if line.strip()]
-        return told[-1].removeprefix("worldflux-run: error: ") if told else None
+            for line in filter(None, map(str.strip, reversed(lines))):
+                return line.removeprefix("worldflux-run: error: ")
+        return f"ended with exit code {code}"
 
 
 def _die_with_the_searcher() -> None:
-    """The run stops with a checkpoint when its searcher is killed, and not only when it is asked."""
+    """The run stops with a checkpoint when its searcher is killed, and not only when it is stopped."""
     os.setpgid(0, 0)  # Ctrl-C reaches the searcher alone, which passes it on
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, claimed_by
 from worldflux.slurm import queue
 from worldflux.training.signals import Stopped
@@ -27,32 +29,31 @@ FRUITLESS = 3  # starts that came to their time limit without an update: more wo
 LEASE = 180.0  # seconds for which a file server may keep the locks of a node that died
 
 
+@dataclass(eq=False)
 class SlurmJob:
     """One job, as submitit takes it to the node.
 
     Slurm sends submitit's signal shortly before the time limit, and when another job needs the
     place. The training then writes its checkpoint and stops; after that submitit's own handler
     requeues the job, which continues from there.
+
+    singletons: Hydra's state in the command. folder: of the run.
     """
 
-    def __init__(
-        self,
-        task: TaskFunction,
-        config: DictConfig,
-        context: HydraContext,
-        singletons: Any,
-        folder: Path,
-    ) -> None:
-        """singletons: Hydra's state in the driver. folder: of the run."""
-        self.task, self.config, self.context = task, config, context
-        self.singletons, self.folder = singletons, folder
-        self.began, self.first_update, self.fruitless = 0.0, 0, 0
+    task: TaskFunction
+    config: DictConfig
+    context: HydraContext
+    singletons: dict[Any, Any]
+    folder: Path
+    began: float = 0.0
+    first_update: int = 0
+    fruitless: int = 0  # starts until the time limit without an update
 
     def __call__(self) -> str:
         from submitit import JobEnvironment
 
         environment = JobEnvironment()
-        logging.getLogger("submitit").propagate = False  # it prints what it says itself
+        logging.getLogger("submitit").propagate = False  # it prints its messages itself
         # Left by a process that was killed while it saved this object; it would stop the next one.
         pickled = environment.paths.submitted_pickle
         pickled.with_suffix(f"{pickled.suffix}.save_tmp").unlink(missing_ok=True)
@@ -67,7 +68,7 @@ class SlurmJob:
             self._after(stopped, requeue, environment.job_id)
             raise
         if state == RunState.FAILED:
-            raise SystemExit(1)  # so that Slurm, and the mail it sends, say that it failed
+            raise SystemExit(1)  # so that Slurm, and the mail it sends, report that it failed
         return state
 
     def _run(self, id: str, rank: int) -> str:
@@ -98,7 +99,7 @@ class SlurmJob:
         """Requeues the job if it was stopped only to make room."""
         handler: Callable[[int, Any], None] | None = requeue.get(stopped.signal)
         if handler is None and stopped.signal == signal.SIGTERM and queue.is_preempted(id):
-            # A cluster that tells preempted jobs with SIGTERM takes one that ends as completed.
+            # A cluster that stops preempted jobs with SIGTERM takes one that ends as completed.
             (handler,) = requeue.values()
         if callable(handler):
             handler(stopped.signal, None)
@@ -118,6 +119,6 @@ class SlurmJob:
         return DelayedSubmission(self)
 
     def _updates(self) -> int:
-        if not (self.folder / FILE).exists():
+        if not (self.folder / MANIFEST).exists():
             return 0
         return int(read_manifest(self.folder).get("global_step") or 0)

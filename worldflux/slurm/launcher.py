@@ -20,10 +20,10 @@ from worldflux.config.slurm import slurm_config
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import disk_errors, shown
 from worldflux.run_folder.state import RunState, run_state
-from worldflux.slurm import queue, record
+from worldflux.slurm import queue
 from worldflux.slurm.job import SlurmJob
 from worldflux.slurm.queue import SlurmError
-from worldflux.slurm.submit import submit
+from worldflux.slurm.submission import LOG, Submission, alive, read, submit
 
 log = logging.getLogger("worldflux.slurm")
 
@@ -49,7 +49,7 @@ class SlurmLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
         values = OmegaConf.to_container(config.hydra.launcher, resolve=True)
         assert isinstance(values, dict)
-        self.asked = slurm_config({str(k): v for k, v in values.items() if k != "_target_"})
+        self.slurm = slurm_config({str(k): v for k, v in values.items() if k != "_target_"})
         queue.check_installed()
 
     @property
@@ -59,8 +59,8 @@ class SlurmLauncher(Launcher):
 
     def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
         """Those of the folders whose job Slurm queues or runs, with its id and state there."""
-        found = record.alive(folders)
-        return {folder: f"Slurm job {id}, {status}" for folder, (id, status) in found.items()}
+        jobs = alive(folders).items()
+        return {folder: f"Slurm job {id}, {status}" for folder, (id, status) in jobs}
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -70,53 +70,52 @@ class SlurmLauncher(Launcher):
         jobs = list(self._jobs(job_overrides, initial_job_idx))
         folders = [job.folder for job in jobs]
         with self._one_submission():
-            there = record.alive(folders)
-            new = [job for job in jobs if job.folder not in there]
-            ids = submit(new, self.asked, f"worldflux-{self.root.name}", self.root / SPOOL)
+            queued = alive(folders)
+            new = [job for job in jobs if job.folder not in queued]
+            ids = submit(new, self.slurm, f"worldflux-{self.root.name}", self.root / SPOOL)
         for job, id in zip(new, ids, strict=True):
-            log.info("Slurm job %s: %s", id, f"{shown(job.folder)}/{record.LOG}")
+            log.info("Slurm job %s: %s/%s", id, shown(job.folder), LOG)
         if not self.detach:
             self.attach(folders)
-        return [_told(job) for job in jobs]
+        return [_job_return(job) for job in jobs]
 
     def attach(self, folders: Sequence[Path]) -> None:
-        """Waits until none of these folders' jobs is queued or runs, and says how they end.
+        """Waits until none of these folders' jobs is queued or runs, and logs how they end.
 
         SlurmError: Slurm has not answered for a long time. Then, and on Ctrl-C, the jobs go on.
         """
         try:
             self._watch(folders)
         except (KeyboardInterrupt, SlurmError):
-            found = (record.read(folder) for folder in folders)
-            arrays = sorted({job.id.split("_")[0] for job in found if job and job.id}, key=int)
-            log.warning(
-                "the jobs go on without this command; scancel %s ends them", " ".join(arrays)
-            )
+            jobs = (read(folder) for folder in folders)
+            arrays = sorted({job.id.split("_")[0] for job in jobs if job and job.id}, key=int)
+            text = "the jobs go on without this command; scancel %s ends them"
+            log.warning(text, " ".join(arrays))
             raise
 
     def _watch(self, folders: Sequence[Path]) -> None:
         began = answered = time.monotonic()
         waiting, last = list(folders), ""
-        records = {folder: record.read(folder) for folder in waiting}
+        submissions = {folder: read(folder) for folder in waiting}
         while waiting:
             try:
-                there = record.alive(waiting)
-                self._tell_ends([folder for folder in waiting if folder not in there], records)
+                jobs = alive(waiting)
+                _log_ends({f: submissions[f] for f in waiting if f not in jobs})
             except SlurmError as error:
                 log.warning("%s; the jobs are not touched", error)
                 if time.monotonic() - answered > PATIENCE:
                     raise
-                time.sleep(self.asked.poll_s)
+                time.sleep(self.slurm.poll_s)
                 continue
             answered = time.monotonic()
-            waiting = list(there)
-            line = _line([status for _, status in there.values()], len(folders) - len(there))
+            waiting = list(jobs)
+            line = _line([status for _, status in jobs.values()], len(folders) - len(jobs))
             if line != last:
                 log.info("%s", line)
                 last = line
             if waiting:
                 # A sweep of minutes is watched closely, one of days is not.
-                time.sleep(min(self.asked.poll_s, 1 + 0.05 * (answered - began)))
+                time.sleep(min(self.slurm.poll_s, 1 + 0.05 * (answered - began)))
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[SlurmJob]:
         singletons = Singleton.get_state()
@@ -128,7 +127,7 @@ class SlurmLauncher(Launcher):
             yield SlurmJob(self.task, config, self.context, singletons, folder)
 
     def _check_ranks(self, nproc: int) -> None:
-        tasks = self.asked.nodes * self.asked.tasks_per_node
+        tasks = self.slurm.nodes * self.slurm.tasks_per_node
         if tasks not in (1, nproc):
             text = f"hydra.launcher asks for {tasks} tasks (nodes times tasks_per_node)"
             raise ConfigurationError(f"{text}, which train one run: set training.nproc={tasks}")
@@ -144,20 +143,15 @@ class SlurmLauncher(Launcher):
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
 
-    def _tell_ends(
-        self, folders: Sequence[Path], records: Mapping[Path, record.Record | None]
-    ) -> None:
-        """A line for each job that ended without completing its run, and why."""
-        ids = {f: str(found.id) for f in folders if (found := records[f]) and found.id}
-        told = queue.statuses(ids.values())
-        for folder in folders:
-            state = _settled(folder)
-            if state == RunState.COMPLETED or folder not in ids:
-                continue
-            text = "Slurm job %s ended (%s), its run is %s; the log: %s"
-            log.warning(
-                text, ids[folder], told[ids[folder]], state, f"{shown(folder)}/{record.LOG}"
-            )
+
+def _log_ends(submissions: Mapping[Path, Submission | None]) -> None:
+    """A line for each job that ended without completing its run, and why."""
+    ids = {folder: one.id for folder, one in submissions.items() if one and one.id}
+    statuses = queue.statuses(ids.values())
+    for folder, id in ids.items():
+        if (state := _settled(folder)) != RunState.COMPLETED:
+            text = "Slurm job %s ended (%s), its run is %s; the log: %s/%s"
+            log.warning(text, id, statuses[id], state, shown(folder), LOG)
 
 
 def _settled(folder: Path) -> RunState:
@@ -168,14 +162,14 @@ def _settled(folder: Path) -> RunState:
     return state
 
 
-def _line(there: Sequence[queue.JobStatus], ended: int) -> str:
-    waiting = sum(status.queued for status in there)
-    parts = {"running": len(there) - waiting, "queued": waiting, "ended": ended}
+def _line(statuses: Sequence[queue.QueueStatus], ended: int) -> str:
+    waiting = sum(status.queued for status in statuses)
+    parts = {"running": len(statuses) - waiting, "queued": waiting, "ended": ended}
     return "Slurm: " + ", ".join(f"{count} {word}" for word, count in parts.items() if count)
 
 
-def _told(job: SlurmJob) -> JobReturn:
-    """What Hydra wants to know of a job; the value is the state of its run."""
+def _job_return(job: SlurmJob) -> JobReturn:
+    """The job for Hydra; the value is the state of its run."""
     done = JobReturn(cfg=job.config, working_dir=str(Path.cwd()), status=JobStatus.COMPLETED)
     done.return_value = str(run_state(job.folder))
     return done

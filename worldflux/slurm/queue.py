@@ -1,11 +1,12 @@
-"""What Slurm says about jobs."""
+"""The queue of Slurm, through its commands."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from worldflux.errors import WorldFluxError
@@ -13,7 +14,7 @@ from worldflux.errors import WorldFluxError
 # Jobs in these states will use processors, do so, or will do so again.
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
 RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")
-# Why Slurm keeps a job waiting that it could have refused, as clusters may be told to do.
+# Why Slurm keeps a job waiting that it could have refused, as clusters may be configured to do.
 IMPOSSIBLE = {
     "PartitionConfig": "no node of the partition has what it asks for",
     "PartitionNodeLimit": "the partition does not allow so many nodes",
@@ -28,7 +29,7 @@ class SlurmError(WorldFluxError):
 
 
 @dataclass(frozen=True)
-class JobStatus:
+class QueueStatus:
     """state: in Slurm's words, empty when it does not know the job any more. comment: what the job
     was submitted with. reason: why it waits."""
 
@@ -50,41 +51,39 @@ class JobStatus:
         return f"{words} ({self.reason})" if waits else words
 
 
-def statuses(ids: Iterable[str]) -> dict[str, JobStatus]:
+def statuses(ids: Iterable[str]) -> dict[str, QueueStatus]:
     """The status of each job, by its id as `squeue` prints it (12, or 12_3 for one of an array).
 
     SlurmError: the controller does not answer, so that nothing is known.
     """
-    wanted = list(ids)
-    if not wanted:
+    ids = list(ids)
+    if not ids:
         return {}
-    found = queue("--states=all", "--jobs=" + ",".join(sorted({id.split("_")[0] for id in wanted})))
-    missing = [id for id in wanted if id not in found]
+    rows = queue("--states=all", "--jobs=" + ",".join(sorted({id.split("_")[0] for id in ids})))
+    missing = [id for id in ids if id not in rows]
     if missing:
-        found.update(_from_accounting(missing))
-    return {id: found.get(id, JobStatus()) for id in wanted}
+        rows.update(_from_accounting(missing))
+    return {id: rows.get(id, QueueStatus()) for id in ids}
 
 
-def with_comment(comments: Iterable[str]) -> dict[str, list[str]]:
-    """The ids of the user's jobs that are queued or run, by the comment they were submitted with."""
-    wanted = set(comments)
-    found: dict[str, list[str]] = {}
-    for id, status in queue("--me").items():
-        if status.comment in wanted:
-            found.setdefault(status.comment, []).append(id)
-    return found
+def with_comment(comments: Collection[str]) -> dict[str, str]:
+    """The user's jobs that are queued or run, by the comment they were submitted with: the id, of
+    an array the one that its jobs share."""
+    rows = queue("--me").items()
+    return {s.comment: id.split("_")[0] for id, s in rows if s.comment in comments}
 
 
-def queue(*options: str) -> dict[str, JobStatus]:
+def queue(*options: str) -> dict[str, QueueStatus]:
     """What `squeue` lists, one entry for each element of an array."""
     command = ["squeue", "--noheader", "--array", "--format=%i|%T|%k|%r", *options]
     done = _run(command)
     if done.returncode != 0:
-        if "Invalid job id" in done.stderr:  # asked for jobs that ended long ago, and no other
+        if "Invalid job id" in done.stderr:  # all of these jobs ended long ago
             return {}
-        raise SlurmError(f"squeue failed: {_last(done.stderr)}")
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1].strip()
+        raise SlurmError(f"squeue failed: {reason}")
     rows = [line.split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
-    return {id: JobStatus(state, comment, reason) for id, state, comment, reason in rows}
+    return {id: QueueStatus(state, comment, reason) for id, state, comment, reason in rows}
 
 
 def partitions() -> list[str]:
@@ -95,12 +94,9 @@ def partitions() -> list[str]:
 
 
 def is_preempted(id: str) -> bool:
-    """Whether the running job has been told to make room for another one."""
-    facts = dict(
-        word.split("=", 1)
-        for word in _run(["scontrol", "--oneliner", "show", "job", id]).stdout.split()
-        if "=" in word
-    )
+    """Whether the running job has to make room for another one."""
+    words = _run(["scontrol", "--oneliner", "show", "job", id]).stdout.split()
+    facts = dict(word.split("=", 1) for word in words if "=" in word)
     # One that is cancelled is COMPLETING by then.
     return facts.get("PreemptTime", "None") != "None" and facts.get("JobState") == "RUNNING"
 
@@ -112,43 +108,34 @@ def cancel(ids: Iterable[str]) -> None:
 
 def check_installed() -> None:
     """SlurmError where the commands of Slurm or the package that calls them are missing."""
-    import importlib.util
-
     if importlib.util.find_spec("submitit") is None:
         raise SlurmError("hydra/launcher=slurm needs submitit: pip install 'worldflux[slurm]'")
     for command in ("sbatch", "squeue", "srun", "scontrol"):
         if shutil.which(command) is None:
-            text = f"hydra/launcher=slurm needs Slurm: {command} is not found in PATH"
             raise SlurmError(
-                f"{text}; run this on a node of a cluster from which jobs are submitted"
+                f"hydra/launcher=slurm needs Slurm: {command} is not found in PATH; run this on a "
+                "node of a cluster from which jobs are submitted"
             )
 
 
-def _from_accounting(ids: list[str]) -> Mapping[str, JobStatus]:
+def _from_accounting(ids: list[str]) -> Mapping[str, QueueStatus]:
     """What the accounting database knows of jobs that the controller has forgotten."""
     if shutil.which("sacct") is None:
         return {}
-    options = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State"]
-    done = _run(["sacct", *options, "--jobs=" + ",".join(ids)])
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State"]
+    done = _run([*command, "--jobs=" + ",".join(ids)])
     if done.returncode != 0:  # many clusters keep no accounts
         return {}
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 1]
     # "CANCELLED by 1000"
-    return {id: JobStatus(state.split()[0]) for id, state in rows if id in ids and state}
+    return {id: QueueStatus(state.split()[0]) for id, state in rows if id in ids and state}
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C"}
+    env = {**os.environ, "LC_ALL": "C"}
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, env=environment
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=env)
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not found in PATH") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} gave no answer in {SECONDS} s") from None
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"

@@ -7,28 +7,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from worldflux.config.groups import is_machine
+
 SEED = "training.seed"
-# Where a job runs and what it writes beside its results: none of it makes another job, and all of
-# it may change when a job is resumed.
-MACHINE_GROUPS = ("logger", "gameplay", "visualization", "project")
-MACHINE_TRAINING = (
-    "device",
-    "env_mode",
-    "log_interval",
-    "output_dir",
-    "save_interval",
-    "save_seconds",
-)
-MACHINE = (
-    "dashboard",  # chooses gameplay and visualization
-    *MACHINE_GROUPS,
-    *(f"training.{name}" for name in MACHINE_TRAINING),
-)
 # What a reader looks for first; the other keys follow in the order of the alphabet.
 FIRST = ("experiment", "model", "model/size", "env", "env.id", SEED)
 LONGEST = 100  # letters of a folder's name: file systems take 255 bytes, and paths go on below it
@@ -61,25 +46,13 @@ class Job:
 
 
 def job_of(words: Sequence[str], overrides: Iterable[Override]) -> Job:
-    """The job with these overrides, given as words and parsed."""
+    """The job with these overrides, as words and parsed."""
     identity: dict[str, Any] = {}
     for override in overrides:
         key = override.get_key_element()
-        if override.is_delete() or not is_machine(key):
+        if override.is_delete() or not is_machine(key.lstrip("+")):
             identity[key.lstrip("+")] = None if override.is_delete() else override.value()
     return Job(tuple(words), {key: identity[key] for key in sorted(identity, key=rank)})
-
-
-def is_machine(key: str) -> bool:
-    """Whether an override is about the machine, Hydra or the sweep, and names no other job."""
-    key = key.lstrip("+")
-    root = re.split(r"[./]", key)[0]
-    return root == "hydra" or root in MACHINE or key in MACHINE
-
-
-def key_of(word: str) -> str:
-    """The key of an override: `training.seed` of `+training.seed=1`."""
-    return word.partition("=")[0].lstrip("+")
 
 
 def rank(key: str) -> tuple[int, str]:
@@ -96,15 +69,11 @@ def typed(value: Any) -> str:
     return str(value)
 
 
-def text_of(identity: Mapping[str, Any]) -> str:
-    """`model=dreamerv3 training.seed=0`."""
-    return " ".join(f"{key}={typed(value)}" for key, value in identity.items()) or DEFAULTS
+def text_of(overrides: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> str:
+    """`env=dmc training.seed=0`, without the keys that are shared with others."""
+    shared = shared or {}
+    return " ".join(f"{k}={typed(value)}" for k, value in overrides.items() if k not in shared)
 
 
 def _safe(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "-", text.replace("/", "."))
-
-
-def folders_of(jobs: Iterable[Job], root: Path) -> dict[Path, Job]:
-    """Every job by its folder."""
-    return {root / job.name: job for job in jobs}

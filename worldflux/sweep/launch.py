@@ -6,41 +6,24 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, open_dict
 
+from worldflux.config.overrides import override
 from worldflux.errors import ConfigurationError
+from worldflux.slurm.launcher import SlurmLauncher
 from worldflux.sweep.jobs import Job
 from worldflux.sweep.pool import Pool
 from worldflux.sweep.work import PoolJob, train_job
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-
-
-@runtime_checkable
-class Scheduler(Protocol):
-    """What a launcher offers beside Hydra's `launch` if its jobs outlive the command.
-
-    detach: `launch` hands the jobs over and does not wait for them.
-    """
-
-    detach: bool
-
-    def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
-        """Those of the jobs' folders whose job waits, starts or runs at the scheduler, with the
-        name that it has there."""
-
-    def attach(self, folders: Sequence[Path]) -> None:
-        """Waits until none of these folders' jobs is queued or runs."""
 
 
 class Launching:
@@ -56,11 +39,11 @@ class Launching:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         # Jobs save their configuration themselves, once they have claimed their folder.
-        own = [f"hydra.sweep.dir={quoted(str(root))}", "hydra.output_subdir=null"]
+        folders = [override("hydra.sweep.dir", str(root)), "hydra.output_subdir=null"]
         self.root, self._config_name = root, config_name
         self.config: DictConfig = hydra.compose_config(
             config_name=config_name,
-            overrides=[*words, *own, *jobs[0].words],
+            overrides=[*words, *folders, *jobs[0].words],
             run_mode=RunMode.MULTIRUN,
             with_log_configuration=True,
         )
@@ -68,8 +51,8 @@ class Launching:
         self._callbacks = Callbacks(self.config)
         self._stop = root / f".stop-{socket.gethostname()}-{os.getpid()}"
         target = str(self.config.hydra.launcher._target_)
-        self._pooled = target != BASIC and not hasattr(get_class(target), "queued")
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self._pooled = target != BASIC and not issubclass(get_class(target), SlurmLauncher)
+        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(
                 config_loader=hydra.config_loader, callbacks=self._callbacks
             ),
@@ -78,28 +61,32 @@ class Launching:
         )
 
     @property
-    def scheduler(self) -> Scheduler | None:
-        return self.launcher if isinstance(self.launcher, Scheduler) else None
+    def slurm(self) -> SlurmLauncher | None:
+        """The launcher whose jobs outlive the command; None: it is another one."""
+        return self._launcher if isinstance(self._launcher, SlurmLauncher) else None
+
+    def queued(self, folders: Sequence[Path]) -> Mapping[Path, str]:
+        """Those of the jobs' folders whose job waits or runs at Slurm, with its name there."""
+        return {} if self.slurm is None else self.slurm.queued(folders)
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Starts the jobs and waits for them."""
-        told: dict[str, Any] = {"config": self.config, "config_name": self._config_name}
-        words = [[*job.words, f"hydra.sweep.subdir={quoted(job.name)}"] for job in jobs]
-        self._callbacks.on_multirun_start(**told)
+        words = [[*job.words, override("hydra.sweep.subdir", job.name)] for job in jobs]
+        self._callbacks.on_multirun_start(self.config, config_name=self._config_name)
         try:
             if self._pooled:
                 pool = Pool({self.root / job.name: job for job in jobs}, self._stop)
-                pool.run(lambda: self.launcher.launch(words, initial_job_idx=0))
+                pool.run(lambda: self._launcher.launch(words, initial_job_idx=0))
             else:
-                self.launcher.launch(words, initial_job_idx=0)
+                self._launcher.launch(words, initial_job_idx=0)
         finally:
             self._stop.unlink(missing_ok=True)
-            self._callbacks.on_multirun_end(**told)
+            self._callbacks.on_multirun_end(self.config, config_name=self._config_name)
 
 
 def _size_pool(config: DictConfig, jobs: int) -> None:
     """As many of joblib's workers as there are jobs, at most one for each core, each with its share
-    of the cores as threads (joblib sees to that), unless their number was given."""
+    of the cores as threads (joblib sees to that), unless their number is set."""
     launcher = config.hydra.launcher
     if launcher._target_ != JOBLIB:
         return
@@ -112,8 +99,3 @@ def _size_pool(config: DictConfig, jobs: int) -> None:
             launcher.n_jobs = max(1, min(jobs, cores or 1))
         if launcher.batch_size == "auto":
             launcher.batch_size = "1"  # else short jobs make it hand several to one worker
-
-
-def quoted(text: str) -> str:
-    """A text as the value of an override, whatever characters it has."""
-    return QuotedString(text=text, quote=Quote.single).with_quotes()

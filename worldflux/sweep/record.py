@@ -1,4 +1,4 @@
-"""sweep.json: which jobs a sweep has, and the commands that asked for them."""
+"""sweep.json: which jobs a sweep has, and the newest command that started them."""
 
 from __future__ import annotations
 
@@ -12,50 +12,70 @@ from typing import Any
 
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import claim
 from worldflux.sweep.jobs import Job
 
 SCHEMA = "worldflux.sweep.v1"
 FILE = "sweep.json"
+KEYS = ("name", "command", "asked", "jobs")  # of the file: a SweepRecord
+FOLDER = "multirun"  # of all sweeps, in the folder of outputs
+SWEEPS = Path("outputs") / FOLDER
 
 
 @dataclass
-class Record:
-    """jobs: folder name -> overrides (key -> value) of every job that was ever asked for.
+class SweepRecord:
+    """jobs: folder name -> overrides (key -> value) of every job of any command.
 
-    command: the words that continue the sweep, of the newest command; asked: the folder names of
+    command: the words that continue the sweep, of the newest command; newest: the folder names of
     its jobs.
     """
 
     name: str
     command: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    newest: list[str] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def note(root: Path, jobs: Sequence[Job], command: Sequence[str]) -> Record:
-    """Adds the jobs of a command to the record of the sweep in `root`, and returns it."""
+def record_jobs(root: Path, jobs: Sequence[Job], command: Sequence[str]) -> None:
+    """Adds the jobs of a command to the record of the sweep in `root`."""
     with disk_errors("sweep record", root / FILE):
         root.mkdir(parents=True, exist_ok=True)
     with claim(root), disk_errors("sweep record", root / FILE):
-        record = read_record(root) if (root / FILE).exists() else Record(root.name)
+        record = read_record(root) if (root / FILE).exists() else SweepRecord(root.name)
         record.command = list(command)
-        record.asked = [job.name for job in jobs]
+        record.newest = [job.name for job in jobs]
         record.jobs.update({job.name: dict(job.identity) for job in jobs})
-        content = {"schema_version": SCHEMA, "changed": time.time(), **vars(record)}
+        content = dict(zip(KEYS, vars(record).values(), strict=True))
+        content |= {"schema_version": SCHEMA, "changed": time.time()}
         write_atomic(root / FILE, json.dumps(content, indent=2, default=str) + os.linesep)
-    return record
 
 
-def read_record(root: Path) -> Record:
+def read_record(root: Path) -> SweepRecord:
     """The record of a sweep; CheckpointError says what is missing or wrong."""
     path = root / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA:
             raise CheckpointError(f"{path}: not a record of schema {SCHEMA!r}")
-        return Record(**{key: content[key] for key in ("name", "command", "asked", "jobs")})
+        return SweepRecord(*(content[key] for key in KEYS))
     except FileNotFoundError as error:
         raise CheckpointError(f"{root} is not a sweep: it has no {FILE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a run or sweep: a path, or the name of a sweep in SWEEPS. CheckpointError if
+    there is none."""
+    folder = Path(name)
+    for path in (folder, SWEEPS / name):
+        if (path / FILE).exists() or (path / MANIFEST).exists():
+            return path.resolve()
+    if not folder.exists():
+        known = sorted(path.parent.name for path in SWEEPS.glob(f"*/{FILE}"))
+        hint = f"; sweeps in {SWEEPS}: {', '.join(known)}" if known else ""
+        raise CheckpointError(f"no run or sweep at {name}{hint}")
+    text = f"{name} is neither a run (it has no {MANIFEST}) nor a sweep (no {FILE})"
+    inside = sorted({path.parent for path in folder.glob(f"*/{MANIFEST}")})
+    raise CheckpointError(text + (f"; it holds {len(inside)} runs" if inside else ""))

@@ -1,20 +1,23 @@
-"""How far the jobs of a sweep are, as their folders tell it."""
+"""How far the jobs of a sweep are, as their folders show it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE, read_manifest
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.sweep.jobs import SEED
 
 QUEUED = "queued"  # waits in a scheduler, such as Slurm's
 # States of jobs that a command leaves alone.
 SETTLED = (RunState.COMPLETED, RunState.RUNNING, QUEUED)
+ORDER = (*SETTLED, RunState.STOPPED, RunState.BROKEN_OFF, RunState.FAILED, RunState.MISSING)
 
 
 @dataclass
@@ -38,32 +41,33 @@ class JobStatus:
         return self.folder.name
 
 
-def look(
-    folder: Path, overrides: Mapping[str, Any], elsewhere: Mapping[Path, str] | None = None
+def job_status(
+    folder: Path, overrides: Mapping[str, Any], queued: Mapping[Path, str] | None = None
 ) -> JobStatus:
-    """The status of the job in `folder`. elsewhere: folders that wait in a scheduler, with the
-    name they have there."""
-    found = JobStatus(folder, overrides, RunState.MISSING)
+    """The status of the job in `folder`. queued: folders whose job waits or runs in a scheduler,
+    with its name there."""
     try:
-        found.state = run_state(folder)
-        manifest = read_manifest(folder) if (folder / FILE).exists() else {}
+        state: str = run_state(folder)
+        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     except CheckpointError as error:
-        found.state, found.reason = RunState.FAILED, str(error)
-        return found
-    scores = manifest.get("scores", {})
-    found.updates, found.env_steps = manifest.get("global_step"), manifest.get("env_steps")
-    found.score, found.best = scores.get("last"), scores.get("best")
-    found.seconds = manifest.get("runtime_profile", {}).get("elapsed_sec")
-    if found.state == RunState.FAILED:
-        found.reason = " ".join(str(manifest.get("error")).split())
-    if elsewhere and folder in elsewhere and found.state != RunState.COMPLETED:
-        found.where = elsewhere[folder]
-        if found.state not in SETTLED:
-            found.state = QUEUED
-    return found
+        return JobStatus(folder, overrides, RunState.FAILED, reason=str(error))
+    failed, scores = state == RunState.FAILED, manifest.get("scores", {})
+    where = None if state == RunState.COMPLETED else (queued or {}).get(folder)
+    return JobStatus(
+        folder,
+        overrides,
+        state=state if where is None or state in SETTLED else QUEUED,
+        updates=manifest.get("global_step"),
+        env_steps=manifest.get("env_steps"),
+        score=scores.get("last"),
+        best=scores.get("best"),
+        seconds=manifest.get("runtime_profile", {}).get("elapsed_sec"),
+        reason=" ".join(str(manifest.get("error")).split()) if failed else None,
+        where=where,
+    )
 
 
-def shared_of(jobs: Sequence[JobStatus]) -> dict[str, Any]:
+def shared_overrides(jobs: Sequence[JobStatus]) -> dict[str, Any]:
     """The overrides that all jobs have; of a single job all but its seed."""
     return {
         key: value
@@ -71,3 +75,10 @@ def shared_of(jobs: Sequence[JobStatus]) -> dict[str, Any]:
         if all(key in job.overrides and job.overrides[key] == value for job in jobs)
         and not (key == SEED and len(jobs) == 1)
     }
+
+
+def counts(jobs: Sequence[JobStatus]) -> str:
+    """`6 jobs: 4 completed, 1 failed, 1 missing`."""
+    states = Counter(str(job.state) for job in jobs)
+    parts = [f"{states[state]} {state}" for state in ORDER if states[state]]
+    return f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {', '.join(parts)}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,29 +11,17 @@ import numpy as np
 
 from worldflux.core.statistics import iqm, stratified_interval
 from worldflux.errors import ConfigurationError
-from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.run_folder.state import RunState
-from worldflux.sweep.jobs import SEED, rank, typed
-from worldflux.sweep.record import Record, read_record
-from worldflux.sweep.status import QUEUED, JobStatus, look, shared_of
-
-CSV = "sweep.csv"
-ORDER = (
-    RunState.COMPLETED,
-    RunState.RUNNING,
-    QUEUED,
-    RunState.STOPPED,
-    RunState.BROKEN_OFF,
-    RunState.FAILED,
-    RunState.MISSING,
-)
+from worldflux.sweep.jobs import SEED, rank
+from worldflux.sweep.record import SweepRecord, read_record
+from worldflux.sweep.status import JobStatus, job_status, shared_overrides
 
 
 @dataclass
 class Group:
-    """Jobs that differ in their seed only, or also in other overrides that were not asked for.
+    """Jobs that differ in their seed only, or also in overrides by which they are not grouped.
 
-    overrides: what they share, and by which groups are told apart. score: the interquartile mean of
+    overrides: what they share, and what sets the groups apart. score: the interquartile mean of
     the completed jobs' scores, over strata (jobs that share every override but the seed) their
     mean. interval: its 95 % stratified bootstrap interval; None for a single score.
     """
@@ -54,26 +39,14 @@ class Group:
 @dataclass
 class Summary:
     """A sweep as it stands. shared: the overrides that all jobs have. unstarted: names of jobs
-    that only earlier commands asked for and that never began."""
+    of earlier commands only that never began."""
 
     root: Path
-    record: Record
+    record: SweepRecord
     jobs: list[JobStatus]
     groups: list[Group]
     shared: dict[str, Any] = field(default_factory=dict)
     unstarted: list[str] = field(default_factory=list)
-
-    @property
-    def failed(self) -> int:
-        return sum(job.state == RunState.FAILED for job in self.jobs)
-
-    @property
-    def unfinished(self) -> int:
-        return sum(job.state != RunState.COMPLETED for job in self.jobs)
-
-    def states(self) -> str:
-        """`6 jobs: 4 completed, 1 failed, 1 missing`."""
-        return states(self.jobs)
 
 
 def summarize(
@@ -82,16 +55,20 @@ def summarize(
     """The summary of the sweep in `root`. by: keys of overrides to group by; default: all but the
     seed. CheckpointError: it is no sweep. ConfigurationError: no job has such a key."""
     record = read_record(root)
-    found = [look(root / name, overrides, queued) for name, overrides in record.jobs.items()]
-    old = [job for job in found if job.state == RunState.MISSING and job.name not in record.asked]
-    jobs = [job for job in found if job not in old]
+    jobs, unstarted = [], []
+    for name, overrides in record.jobs.items():
+        job = job_status(root / name, overrides, queued)
+        if job.state == RunState.MISSING and name not in record.newest:
+            unstarted.append(name)
+        else:
+            jobs.append(job)
     keys = sorted({key for job in jobs for key in job.overrides}, key=rank)
     for key in by:
         if key not in keys:
             raise ConfigurationError(f"no job of {root} sets {key!r}; they set {', '.join(keys)}")
     groups = _groups(jobs, list(by) or [key for key in keys if key != SEED])
-    shared = {key: value for key, value in shared_of(jobs).items() if key not in by}
-    return Summary(root, record, jobs, groups, shared, [job.name for job in old])
+    shared = {key: value for key, value in shared_overrides(jobs).items() if key not in by}
+    return Summary(root, record, jobs, groups, shared, unstarted)
 
 
 def _groups(jobs: Sequence[JobStatus], keys: Sequence[str]) -> list[Group]:
@@ -116,27 +93,3 @@ def _score(group: Group) -> None:
     group.score = float(np.mean([iqm(np.array(scores)) for scores in values]))
     if max(map(len, values)) > 1:
         group.interval = stratified_interval(values, lambda draws: np.mean(draws, axis=0))
-
-
-def states(jobs: Sequence[JobStatus]) -> str:
-    """`6 jobs: 4 completed, 1 failed, 1 missing`."""
-    counts = Counter(str(job.state) for job in jobs)
-    parts = [f"{counts[state]} {state}" for state in ORDER if counts[state]]
-    return f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {', '.join(parts)}"
-
-
-def write_csv(summary: Summary) -> Path:
-    """Writes `sweep.csv`, one row for each job with a column for each override."""
-    keys = sorted({key for job in summary.jobs for key in job.overrides}, key=rank)
-    facts = ("state", "updates", "env_steps", "score", "best", "seconds", "reason")
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["folder", *keys, *facts])
-    for job in summary.jobs:
-        values = [typed(job.overrides[key]) if key in job.overrides else "" for key in keys]
-        told = ["" if value is None else str(value) for value in (getattr(job, f) for f in facts)]
-        writer.writerow([job.name, *values, *told])
-    path = summary.root / CSV
-    with disk_errors("sweep table", path):
-        write_atomic(path, file.getvalue())
-    return path

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from worldflux.config.groups import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
-from worldflux.run_folder.manifest import FILE, SCHEMA, read_manifest, write_manifest
+from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.manifest import SCHEMA, read_manifest, write_manifest
+from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
 from worldflux.run_folder.state import RunState, claim
-from worldflux.runner.continuation import has_checkpoint
 from worldflux.runner.slurm_task import slurm_task
-from worldflux.sweep.jobs import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.training.signals import Stopped
 
 if TYPE_CHECKING:
@@ -31,20 +32,22 @@ def train_job(cfg: DictConfig) -> str:
     """Trains the job that Hydra composed, in its folder, and returns the state it ends in.
 
     A completed job is left as it is, one with a checkpoint continues from it, any other starts. An
-    error is told in the job's log and its manifest, and never reaches the other jobs; stop signals
-    and Ctrl-C do.
+    error is reported in the job's log and its manifest, and never reaches the other jobs; stop
+    signals and Ctrl-C do.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = slurm_task(cfg.training.nproc)
     if task is not None and task.rank > 0:
-        return _help(cfg, folder)
+        return _train_rank(cfg, folder)
     try:
         with claim(folder):
             if _status(folder) == RunState.COMPLETED:
                 log.info("completed by another command meanwhile")
                 return RunState.COMPLETED
             try:
-                _train(cfg, folder)
+                if not has_checkpoint(folder):
+                    _save_config(cfg, folder)
+                _start(cfg, folder)
             except WorldFluxError as error:
                 log.error("%s", " ".join(str(error).split()))
                 _note_failure(folder, error)
@@ -59,8 +62,8 @@ def train_job(cfg: DictConfig) -> str:
     return RunState.FAILED
 
 
-def _help(cfg: DictConfig, folder: Path) -> str:
-    """Trains the job as a rank beside the first one, which claims the folder and tells the end."""
+def _train_rank(cfg: DictConfig, folder: Path) -> str:
+    """Trains the job as a rank beside the first one, which claims the folder and records the end."""
     if _status(folder) == RunState.COMPLETED:
         return RunState.COMPLETED
     try:
@@ -71,12 +74,6 @@ def _help(cfg: DictConfig, folder: Path) -> str:
     return RunState.COMPLETED
 
 
-def _train(cfg: DictConfig, folder: Path) -> None:
-    if not has_checkpoint(folder):
-        _save_config(cfg, folder)
-    _start(cfg, folder)
-
-
 def _start(cfg: DictConfig, folder: Path) -> None:
     from worldflux.config import run as schema
     from worldflux.runner import run
@@ -85,34 +82,34 @@ def _start(cfg: DictConfig, folder: Path) -> None:
     if has_checkpoint(folder):
         config = _continued(config, folder)
     if config.training.nproc > 1:
-        from worldflux.runner import processes as launch
+        from worldflux.runner import processes
 
-        told = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-        launch.launch(config, folder, told)  # type: ignore[arg-type]
+        log_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+        processes.launch(config, folder, log_config)  # type: ignore[arg-type]
     else:
         run.run(config, folder)
 
 
-def _continued(asked: RunConfig, folder: Path) -> RunConfig:
-    """The configuration that the run was started with, with what this command says of the machine.
+def _continued(requested: RunConfig, folder: Path) -> RunConfig:
+    """The configuration that the run was started with, with the machine's part of this command.
     Defaults may have changed since then, with another version; the run goes on as it began."""
     from worldflux.runner import resume
 
     began = resume.config_of(folder)
-    machine = {name: getattr(asked.training, name) for name in MACHINE_TRAINING}
+    machine = {name: getattr(requested.training, name) for name in MACHINE_TRAINING}
     return replace(
         began,
-        model=began.model.with_overrides(device=asked.training.device),
+        model=began.model.with_overrides(device=requested.training.device),
         training=began.training.with_updates(**machine),
-        **{name: getattr(asked, name) for name in MACHINE_GROUPS},
+        **{name: getattr(requested, name) for name in MACHINE_GROUPS},
     )
 
 
 class PoolJob:
     """`train_job` in a worker process that takes one job after the other, beside others.
 
-    stop: a file that the driver makes to say that no further job shall start; it also sends SIGUSR1
-    to the running ones, which then write their checkpoint.
+    stop: a file that the driver makes so that no further job starts; it also sends SIGUSR1 to the
+    running ones, which then write their checkpoint.
     """
 
     def __init__(self, stop: Path) -> None:
@@ -126,7 +123,7 @@ class PoolJob:
         if self.stop.exists():
             return RunState.MISSING
         try:
-            with _output_to(folder / "run.log"):
+            with _output_to(folder / LOG):
                 return train_job(cfg)
         except (Stopped, KeyboardInterrupt):
             return RunState.STOPPED
@@ -147,7 +144,7 @@ def _output_to(path: Path) -> Iterator[None]:
 def _save_config(cfg: DictConfig, folder: Path) -> None:
     """What Hydra saves of a job. Here, because only the process that has claimed the folder may."""
     hydra = HydraConfig.get()
-    saved = folder / ".hydra"
+    saved = folder / HYDRA
     saved.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, saved / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), saved / "hydra.yaml")
@@ -155,13 +152,15 @@ def _save_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def _status(folder: Path) -> str | None:
-    return read_manifest(folder)["status"] if (folder / FILE).exists() else None
+    return read_manifest(folder)["status"] if (folder / MANIFEST).exists() else None
 
 
 def _note_failure(folder: Path, error: Exception) -> None:
     """Leaves the reason in the manifest, also where the trainer had not begun to write it."""
     try:
-        content = read_manifest(folder) if (folder / FILE).exists() else {"schema_version": SCHEMA}
+        content = (
+            read_manifest(folder) if (folder / MANIFEST).exists() else {"schema_version": SCHEMA}
+        )
         reason = f"{type(error).__name__}: {error}"
         write_manifest(folder, {**content, "status": RunState.FAILED, "error": reason})
     except CheckpointError as second:

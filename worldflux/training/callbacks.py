@@ -10,29 +10,16 @@ from __future__ import annotations
 import importlib
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worldflux.errors import ConfigurationError, MissingDependencyError
 from worldflux.training.meter import TOTAL_LOSS
 from worldflux.training.progress import Progress
-from worldflux.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from worldflux.training.trainer import Trainer
+from worldflux.training.run_writer import RunWriter
+from worldflux.training.session import Callback as Callback
+from worldflux.training.session import TrainingSession
 
 log = logging.getLogger("worldflux.training")
-
-
-class Callback:
-    """Base class; override the hooks you need. An epoch is one pass over finite data, or the whole
-    training on a replay."""
-
-    def on_train_begin(self, trainer: Trainer) -> None: ...
-    def on_train_end(self, trainer: Trainer) -> None: ...
-    def on_epoch_begin(self, trainer: Trainer) -> None: ...
-    def on_epoch_end(self, trainer: Trainer) -> None: ...
-    def on_step_begin(self, trainer: Trainer) -> None: ...
-    def on_step_end(self, trainer: Trainer) -> None: ...
 
 
 def every(interval: int, name: str) -> int:
@@ -42,7 +29,7 @@ def every(interval: int, name: str) -> int:
 
 
 class LoggingCallback(Callback):
-    """Writes the latest metrics to the Python log, and to Weights & Biases if asked."""
+    """Writes the latest metrics to the Python log, and to Weights & Biases with `use_wandb`."""
 
     def __init__(
         self,
@@ -63,11 +50,11 @@ class LoggingCallback(Callback):
                 ) from error
         self._run: Any = None
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: TrainingSession) -> None:
         if self._wandb is not None:
             self._run = self._wandb.init(project=self.project, name=self.run_name)
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainingSession) -> None:
         step = trainer.state.global_step
         if step % self.log_interval:
             return
@@ -77,7 +64,7 @@ class LoggingCallback(Callback):
         if self._run is not None:
             self._run.log(metrics, step=step)
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: TrainingSession) -> None:
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -99,15 +86,15 @@ class CheckpointCallback(Callback):
     ) -> None:
         self.save_interval = every(save_interval, "save_interval")
         self.save_best = save_best
-        self.folder = RunFolder(Path(output_dir), keep=max_checkpoints)
+        self.folder = RunWriter(Path(output_dir), keep=max_checkpoints)
         self._best: float | None = None
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: TrainingSession) -> None:
         if self.folder.path.resolve() == trainer.folder.path.resolve():
             trainer.folder.store.keep = self.folder.store.keep
             self.folder = trainer.folder
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainingSession) -> None:
         step = trainer.state.global_step
         if step % self.save_interval or trainer.source is None:
             return
@@ -118,7 +105,7 @@ class CheckpointCallback(Callback):
             self.folder.store.mark_best(step)
 
     @staticmethod
-    def _score(trainer: Trainer) -> float | None:
+    def _score(trainer: TrainingSession) -> float | None:
         if trainer.state.last_score is not None:
             return trainer.state.last_score
         loss = trainer.sync_metrics().get(f"train/{TOTAL_LOSS}")
@@ -141,10 +128,10 @@ class EarlyStoppingCallback(Callback):
         self.best: float | None = None
         self.best_step = 0
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: TrainingSession) -> None:
         self.best_step = trainer.state.global_step
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainingSession) -> None:
         state = trainer.state
         if state.metrics_step != state.global_step:
             return
@@ -166,15 +153,15 @@ class ProgressCallback(Callback):
         self.desc = desc
         self._progress: Progress | None = None
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: TrainingSession) -> None:
         self._progress = Progress(self.desc)
         self._progress.start()
 
-    def on_step_end(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: TrainingSession) -> None:
         if self._progress is not None:
             self._progress.update(trainer.progress())
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: TrainingSession) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -1,37 +1,30 @@
-"""Greedy evaluation in environments of its own, and the interval of a mean return."""
+"""Greedy evaluation in environments made for it, and the interval of a mean return."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from worldflux.config.env import EnvConfig
-from worldflux.config.spaces import Task
-from worldflux.core.agent import Agent
+from worldflux.core.agent import Agent, Carry
 from worldflux.core.statistics import bootstrap_interval
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
+from worldflux.envs.vector import VectorEnv
+from worldflux.training.bookkeeping import Bookkeeping
+from worldflux.training.logger import MetricLogger
 from worldflux.training.seed import isolated_rng
 
 MAX_ENVS = 10
 
-
-class StepEnvs(Protocol):
-    """What evaluation needs of a vector environment (worldflux/envs/make.py)."""
-
-    num_envs: int
-    raw_reward: np.ndarray  # [N], before any clipping
-    tasks: tuple[Task, ...]
-    task_numbers: list[int]  # [N], empty with a single task
-
-    def reset(self) -> dict[str, np.ndarray]: ...
-    def step(self, action: np.ndarray) -> dict[str, np.ndarray]: ...
-    def render(self) -> np.ndarray | None: ...
-    def close(self) -> None: ...
+log = logging.getLogger("worldflux.training")
 
 
 @dataclass
@@ -70,6 +63,14 @@ class Evaluation:
         return {task: float(np.mean(returns)) for task, returns in self.by_task.items()}
 
 
+class Evaluator(Protocol):
+    """Evaluates an agent; the result is None when should_stop() became true meanwhile."""
+
+    def __call__(
+        self, agent: Agent, seed: int, should_stop: Callable[[], bool], /
+    ) -> Evaluation | None: ...
+
+
 def quotas(episodes: int, num_envs: int) -> np.ndarray:
     """Episodes that each environment contributes `[N]`, as equal as possible."""
     return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
@@ -77,7 +78,7 @@ def quotas(episodes: int, num_envs: int) -> np.ndarray:
 
 def evaluate(
     agent: Agent,
-    make_envs: Callable[[int, int], StepEnvs],
+    make_envs: Callable[[int, int], VectorEnv],
     *,
     episodes: int,
     seed: int,
@@ -91,15 +92,39 @@ def evaluate(
     end first would favour short ones. The global random streams are left as they were.
 
     make_envs: `(num_envs, seed)` to a vector environment, which is closed at the end.
-    record: keep the frames of environment 0's first episode. should_stop: asked at every step;
-    when it says so the evaluation ends without a result (None).
+    record: keep the frames of environment 0's first episode. should_stop: called at every step; when
+    it returns True the evaluation ends without a result (None).
     """
-    envs = make_envs(min(episodes, MAX_ENVS), seed)
-    try:
-        with isolated_rng(seed, getattr(agent, "generator", None)):
-            return _play(agent, envs, episodes, record, should_stop, explore)
-    finally:
-        envs.close()
+    generator = getattr(agent, "generator", None)
+    with closing(make_envs(min(episodes, MAX_ENVS), seed)) as envs, isolated_rng(seed, generator):
+        task_numbers: list[int] = envs.task_numbers or [0] * envs.num_envs
+        played = sorted(set(task_numbers))
+        copies = envs.num_envs // len(played)
+        quota = np.repeat(quotas(episodes, copies), len(played))  # the tasks take turns
+        returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
+        lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
+        score = np.zeros(envs.num_envs)
+        length = np.zeros(envs.num_envs, np.int64)
+        frames: list[np.ndarray] = []
+        carry = agent.initial_carry(envs.num_envs)
+        step: Mapping[str, Any] = envs.reset()
+        while True:
+            first, last = step["is_first"], step["is_last"]
+            score = np.where(first, 0.0, score + envs.raw_reward)
+            length = np.where(first, 0, length + 1)
+            if record and not returns[0] and (frame := envs.render()) is not None:
+                frames.append(frame)
+            for index in np.flatnonzero(last):
+                if len(returns[index]) < quota[index]:
+                    returns[index].append(float(score[index]))
+                    lengths[index].append(int(length[index]))
+            if all(len(done) == number for done, number in zip(returns, quota, strict=True)):
+                by_task = _by_task(envs, task_numbers, returns) if len(played) > 1 else {}
+                return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames, by_task)
+            if should_stop():
+                return None
+            carry, action, _ = agent.act(carry, step, explore)
+            step = envs.step(action)
 
 
 @dataclass(frozen=True)
@@ -123,7 +148,7 @@ class GreedyEvaluator:
         *,
         record: bool = False,
     ) -> Evaluation | None:
-        def fresh(num_envs: int, env_seed: int) -> StepEnvs:
+        def fresh(num_envs: int, env_seed: int) -> VectorEnv:
             return make_envs(
                 self.env,
                 num_envs=max(1, num_envs // max(1, len(self.env.tasks))),
@@ -134,58 +159,50 @@ class GreedyEvaluator:
             )
 
         return evaluate(
-            agent,
-            fresh,
-            episodes=self.episodes,
-            seed=seed,
-            record=record,
-            should_stop=should_stop,
+            agent, fresh, episodes=self.episodes, seed=seed, record=record, should_stop=should_stop
         )
 
 
-def _play(
+def evaluate_now(
+    evaluator: Evaluator,
     agent: Agent,
-    envs: StepEnvs,
-    episodes: int,
-    record: bool,
+    seed: int,
+    books: Bookkeeping,
+    logger: MetricLogger,
+    inputs: tuple[Mapping[str, Tensor], Carry],
     should_stop: Callable[[], bool],
-    explore: bool,
-) -> Evaluation | None:
-    task_numbers: list[int] = envs.task_numbers or [0] * envs.num_envs
-    played = sorted(set(task_numbers))
-    copies = envs.num_envs // len(played)
-    quota = np.repeat(quotas(episodes, copies), len(played))  # the tasks take turns
-    returns: list[list[float]] = [[] for _ in range(envs.num_envs)]
-    lengths: list[list[int]] = [[] for _ in range(envs.num_envs)]
-    score = np.zeros(envs.num_envs)
-    length = np.zeros(envs.num_envs, np.int64)
-    frames: list[np.ndarray] = []
-    carry = agent.initial_carry(envs.num_envs)
-    step: Mapping[str, Any] = envs.reset()
-    while True:
-        first, last = step["is_first"], step["is_last"]
-        score = np.where(first, 0.0, score + envs.raw_reward)
-        length = np.where(first, 0, length + 1)
-        if record and not returns[0] and (frame := envs.render()) is not None:
-            frames.append(frame)
-        for index in np.flatnonzero(last):
-            if len(returns[index]) < quota[index]:
-                returns[index].append(float(score[index]))
-                lengths[index].append(int(length[index]))
-        if all(len(done) == wanted for done, wanted in zip(returns, quota, strict=True)):
-            by_task = _by_task(envs, task_numbers, returns) if len(played) > 1 else {}
-            return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames, by_task)
-        if should_stop():
-            return None
-        carry, action, _ = agent.act(carry, step, explore)
-        step = envs.step(action)
+) -> None:
+    """Evaluates at the present update; notes the score and logs result and pictures.
+
+    inputs: batch and carry of the last update, of which the agent draws pictures; may be empty.
+    """
+    state = books.state
+    with books.clock.pause():
+        result = evaluator(agent, seed, should_stop)
+        if result is None:
+            return
+        books.note_score(result.mean)
+        at = {"step": state.global_step, "env_steps": state.env_steps}
+        logger.scalars(result.metrics(), **at)
+        if inputs[0] and logger.takes_pictures:
+            with isolated_rng(seed, getattr(agent, "generator", None)):
+                pictures = agent.report(*inputs)
+            logger.pictures({f"report/{k}": v for k, v in pictures.items()}, **at)
+    log.info(
+        "update %d, %d env steps: evaluation return %.4g over %d episodes%s",
+        state.global_step,
+        state.env_steps,
+        result.mean,
+        len(result.returns),
+        "".join(f" · {name} {mean:.4g}" for name, mean in result.task_means().items()),
+    )
 
 
 def _by_task(
-    envs: StepEnvs, numbers: list[int], returns: list[list[float]]
+    envs: VectorEnv, numbers: list[int], returns: list[list[float]]
 ) -> dict[str, list[float]]:
     names = [task.name for task in envs.tasks]
-    found: dict[str, list[float]] = {names[number]: [] for number in numbers}
+    by_task: dict[str, list[float]] = {names[number]: [] for number in numbers}
     for number, of_one in zip(numbers, returns, strict=True):
-        found[names[number]] += of_one
-    return found
+        by_task[names[number]] += of_one
+    return by_task

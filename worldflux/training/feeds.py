@@ -1,6 +1,6 @@
 """What the Python API accepts as model and data, as agents and sources of step sequences.
 
-The runner's own sources (environments, files, random) are in worldflux/data/sources.py.
+The sources of the runner (environments, files, random) are in worldflux/data/sources.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
@@ -22,6 +23,9 @@ from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import ConfigurationError, TrainingError
+from worldflux.models.world_model import WorldModel
+from worldflux.training.meter import Meter
+from worldflux.training.seed import isolated_rng
 
 BATCH_FIELDS = {field.name for field in fields(Batch)}
 
@@ -36,9 +40,9 @@ class Feed:
 
     env_steps = 0
 
-    def __init__(self, data: Any, model: Any, sequence_length: int) -> None:
+    def __init__(self, data: Any, model: nn.Module, sequence_length: int) -> None:
         self.data = data
-        self.model = model
+        self.model = cast(WorldModel, model)
         self.length = sequence_length
         self.degraded_modes: list[str] = []
         self.data_mode = str(getattr(data, "data_mode", "offline"))
@@ -58,7 +62,7 @@ class Feed:
     def raw(self, batch_size: int) -> Batch | dict[str, Any]:
         """The next batch: a Batch, or a step dict where the data gives those."""
         if getattr(type(self.data), "sample", None) is ReplayBuffer.sample:
-            # The step dict of our own recordings also holds the last reward of an episode.
+            # The step dict of our recordings also holds the last reward of an episode.
             batch: Any = self.data.sample_steps(batch_size, self.length)
         elif hasattr(self.data, "sample"):
             batch = self.data.sample(batch_size=batch_size, seq_len=self.length)
@@ -93,20 +97,23 @@ class Feed:
             reward_convention="arrival",
         )
 
-    def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None:
-        pass
+    def mean_losses(
+        self, num_batches: int, batch_size: int, *, seed: int, step: int
+    ) -> dict[str, float]:
+        """Mean losses of the model, as it is after `step` updates, over batches."""
+        meter = Meter()
+        with isolated_rng(seed), torch.no_grad():
+            for _ in range(num_batches):
+                output = self.model.loss(self.loss_batch(batch_size))
+                meter.add({"loss": output.loss, **output.components}, step)
+        return meter.means()
 
-    def save(self, folder: Path) -> None:
-        pass
-
-    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
-        pass
-
-    def load(self, folder: Path) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    # Nothing of the data is kept with a run.
+    def write_back(self, stepid: np.ndarray, entries: Mapping[str, np.ndarray]) -> None: ...
+    def save(self, folder: Path) -> None: ...
+    def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None: ...
+    def load(self, folder: Path) -> None: ...
+    def close(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position}
@@ -142,7 +149,7 @@ def as_tensors(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def default_training(model: Any) -> TrainingConfig:
+def default_training(model: object) -> TrainingConfig:
     """TrainingConfig's defaults with the learning rate and clipping of the model's configuration."""
     config = getattr(model, "config", None)
     names = [name for name in ("learning_rate", "grad_clip") if hasattr(config, name)]
@@ -150,20 +157,24 @@ def default_training(model: Any) -> TrainingConfig:
 
 
 def as_agent(
-    model: Any, config: TrainingConfig, device: torch.device, optimizer: Any, scheduler: Any
+    model: Any,
+    config: TrainingConfig,
+    device: torch.device,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: LRScheduler | None,
 ) -> Agent:
     """The agent of a world model; an agent is returned as it is."""
-    given = {"optimizer": optimizer, "scheduler": scheduler}
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {"optimizer": optimizer, "scheduler": scheduler}
+    options = {name: value for name, value in options.items() if value is not None}
     make = getattr(model, "make_agent", None)
     taken = inspect.signature(make).parameters if make else {}
-    for name in given:
+    for name in options:
         if name not in taken:
             raise ConfigurationError(
                 f"{name}: this agent makes its own; set TrainingConfig.{name} and its fields"
             )
     if make is not None:
-        return make(config, device, **given)
+        return make(config, device, **options)
     if not (hasattr(model, "update") and hasattr(model, "act")):
         raise ConfigurationError(
             f"model: expected a world model or an agent, got {type(model).__name__}"

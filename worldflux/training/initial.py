@@ -14,59 +14,61 @@ from torch import nn
 from worldflux.config.model import WorldModelConfig
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
-from worldflux.run_folder.checkpoint import MODEL, CheckpointStore, read_state
+from worldflux.run_folder.checkpoints import CheckpointFolder, checkpoint_named, read_state, run_of
 from worldflux.run_folder.disk import file_facts
-from worldflux.run_folder.manifest import FILE, read_manifest
-from worldflux.training.run_folder import CHECKPOINTS
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import BEST, CHECKPOINTS, MANIFEST, MODEL, STATE
 
 SHOWN = 4  # keys that an error names
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights to begin with. given: what `init_from` names. file: where they are. family: of the
+    """Weights to begin with. origin: what `init_from` names. file: where they are. family: of the
     model they were saved from, None where nothing says so."""
 
-    given: str
+    origin: str
     file: Path
     family: str | None
 
     @classmethod
-    def find(cls, given: str) -> InitialWeights:
+    def find(cls, origin: str) -> InitialWeights:
         """The weights of a model folder, of a run (its best checkpoint, else its newest), or of a
         checkpoint. ConfigurationError: it is none; CheckpointError: it is damaged."""
-        path = Path(given)
+        path = Path(origin)
         if (path / "config.json").is_file():
-            weights = cls(given, path / MODEL, WorldModelConfig.load(path).model_type)
-        elif (path / FILE).is_file() or (path / CHECKPOINTS).is_dir():
-            weights = cls._of_checkpoint(given, _best(path))
-        elif (path / "state.json").is_file():
-            weights = cls._of_checkpoint(given, path)
+            weights = cls(origin, path / MODEL, WorldModelConfig.load(path).model_type)
+        elif (path / MANIFEST).is_file() or (path / CHECKPOINTS).is_dir():
+            if not CheckpointFolder(path / CHECKPOINTS).folders():
+                raise ConfigurationError(f"init_from={origin}: this run has no checkpoint yet")
+            weights = cls._of_checkpoint(origin, checkpoint_named(path, BEST))
+        elif (path / STATE).is_file():
+            weights = cls._of_checkpoint(origin, path)
         else:
             reason = "there is no such folder" if not path.exists() else "it is neither of them"
             raise ConfigurationError(
-                f"init_from={given} must be a model folder, a run or a checkpoint: {reason}"
+                f"init_from={origin} must be a model folder, a run or a checkpoint: {reason}"
             )
         if not weights.file.is_file():
-            raise ConfigurationError(f"init_from={given}: {weights.file} is missing")
+            raise ConfigurationError(f"init_from={origin}: {weights.file} is missing")
         return weights
 
     @classmethod
-    def _of_checkpoint(cls, given: str, folder: Path) -> InitialWeights:
+    def _of_checkpoint(cls, origin: str, folder: Path) -> InitialWeights:
         facts = read_state(folder)["files"][MODEL]
         if (folder / MODEL).is_file() and file_facts(folder / MODEL) != facts:
             raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {MODEL} differs")
-        run = folder.resolve().parent.parent
+        run = run_of(folder)
         family = None
-        if (run / FILE).is_file():
+        if (run / MANIFEST).is_file():
             family = (read_manifest(run).get("model_config") or {}).get("model_type")
-        return cls(given, folder / MODEL, family)
+        return cls(origin, folder / MODEL, family)
 
     def check(self, config: WorldModelConfig) -> None:
         """ConfigurationError if they are not those of such a model, naming the keys."""
         if self.family not in (None, config.model_type):
             raise ConfigurationError(
-                f"init_from={self.given} holds a {self.family!r} model, not a "
+                f"init_from={self.origin} holds a {self.family!r} model, not a "
                 f"{config.model_type!r} one"
             )
         with torch.device("meta"):  # shapes only: no memory, no random numbers
@@ -82,7 +84,7 @@ class InitialWeights:
         if different:
             more = len(different) - SHOWN
             text = "; ".join(different[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-            raise ConfigurationError(f"init_from={self.given} does not fit this model: {text}")
+            raise ConfigurationError(f"init_from={self.origin} does not fit this model: {text}")
 
     def load_into(self, model: nn.Module) -> None:
         """Replaces the model's weights in place."""
@@ -92,7 +94,7 @@ class InitialWeights:
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: which weights exactly."""
-        return {"init_from": {"path": self.given, "file": str(self.file), **file_facts(self.file)}}
+        return {"init_from": {"path": self.origin, "file": str(self.file), **file_facts(self.file)}}
 
     def _shapes(self) -> dict[str, list[int]]:
         try:
@@ -105,11 +107,3 @@ class InitialWeights:
 def shapes(model: nn.Module) -> dict[str, list[int]]:
     """Shape of every weight and buffer that is saved."""
     return {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-
-
-def _best(run: Path) -> Path:
-    store = CheckpointStore(run / CHECKPOINTS)
-    folders = store.folders()
-    if not folders:
-        raise ConfigurationError(f"init_from={run}: this run has no checkpoint yet")
-    return store.best() or folders[-1]

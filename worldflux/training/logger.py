@@ -4,7 +4,7 @@
 ``env_steps``, ``timestamp`` (Unix seconds), ``speed`` (updates per second, null where none was
 measured) and ``metrics``. TensorBoard has one x axis: environment steps in runs that collect
 experience, as published curves have, gradient updates in the others; both counters are logged as
-``counters/env_steps`` and ``counters/updates``. Pictures go to an event file of their own under
+``counters/env_steps`` and ``counters/updates``. Pictures go to a separate event file under
 ``pictures/`` so that scalars stay quick to load.
 """
 
@@ -25,11 +25,11 @@ from PIL import Image
 
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import plain
+from worldflux.run_folder.names import METRICS, PICTURES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-METRICS = "metrics.jsonl"
 GIF_MILLISECONDS = 100
 
 
@@ -86,12 +86,7 @@ class MetricLogger:
             )
 
     def scalars(
-        self,
-        metrics: Mapping[str, float],
-        *,
-        step: int,
-        env_steps: int,
-        speed: float | None = None,
+        self, metrics: Mapping[str, float], *, step: int, env_steps: int, speed: float | None = None
     ) -> None:
         """One record of named scalars at a point of the run."""
         record = {
@@ -116,7 +111,7 @@ class MetricLogger:
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether anybody sees what `pictures` is given: TensorBoard, or who listens."""
+        """Whether `pictures` shows them to anybody: TensorBoard or a listener."""
         return self._tensorboard or bool(self.listeners)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
@@ -134,7 +129,7 @@ class MetricLogger:
         from torch.utils.tensorboard import FileWriter
 
         if self._pictures is None:
-            self._pictures = FileWriter(str(self.folder / "pictures"), filename_suffix=".pictures")
+            self._pictures = FileWriter(str(self.folder / PICTURES), filename_suffix=".pictures")
         for name, picture in pictures.items():
             frames = video_frames(picture)
             height, width = frames.shape[1:3]
@@ -146,7 +141,7 @@ class MetricLogger:
         self._pictures.flush()
 
     def phase(self, phase: str) -> None:
-        """Tells the listeners what the training does now; nothing is written."""
+        """Passes on to the listeners what the training does now; nothing is written."""
         for listener in self.listeners:
             listener.phase(phase)
 
@@ -190,16 +185,3 @@ def encode(frames: np.ndarray, milliseconds: int = GIF_MILLISECONDS) -> bytes:
         options: dict[str, Any] = {"duration": milliseconds, "loop": 0}
         images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], **options)
     return buffer.getvalue()
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All records of a run, oldest first; a last line cut off by a crash is left out."""
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    records = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                records.append(json.loads(line))
-    return records

@@ -1,4 +1,4 @@
-"""Means of training metrics, kept on the device and brought to the CPU only when asked for."""
+"""Means of training metrics, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Meter:
     """Running means over a log interval, the lowest total loss, and the first loss or gradient
     norm that was not finite.
 
-    On the CPU a value that is not finite is told at its update. On an accelerator that would cost
-    a synchronisation for each update, so the device remembers the update and `check` tells it.
+    On the CPU a value that is not finite raises at its update. On an accelerator that would cost a
+    synchronisation for each update, so the device remembers the update and `check` raises.
 
     check_gradients: also watch ``*grad_norm`` metrics; off under float16 loss scaling, where an
     overflowing gradient is normal and its update is skipped.

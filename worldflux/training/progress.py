@@ -146,11 +146,9 @@ class Progress:
             self._redirect_handlers()
 
     def update(self, status: Status, *, force: bool = False) -> None:
-        interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
-        now = time.monotonic()
-        if not force and now - self._shown < interval:
+        if not force and not self.due():
             return
-        self._shown = now
+        self._shown = time.monotonic()
         if self._live:
             self._live.update(self._line(status), refresh=True)
         else:

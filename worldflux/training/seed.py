@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+EVALUATION, TRAINING, RANK = 0, 1, 2  # first numbers of the paths of derived seeds
+
 
 def set_seed(seed: int) -> None:
     """Seeds Python, NumPy and PyTorch (every device). The same seed gives the same run, bit for
@@ -63,12 +65,12 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def isolated_rng(seed: int, generator: torch.Generator | None = None) -> Iterator[None]:
-    """Runs its body on streams of their own, so that looking at a run never changes it.
+    """Runs its body on separate streams, so that looking at a run never changes it.
 
-    generator: an agent's own stream, seeded and restored like the global ones.
+    generator: an agent's stream, seeded and restored like the global ones.
     """
     before = rng_state()
-    own = None if generator is None else generator.get_state()
+    stream = None if generator is None else generator.get_state()
     set_seed(seed)
     if generator is not None:
         generator.manual_seed(seed)
@@ -76,5 +78,5 @@ def isolated_rng(seed: int, generator: torch.Generator | None = None) -> Iterato
         yield
     finally:
         set_rng_state(before)
-        if generator is not None and own is not None:
-            generator.set_state(own)
+        if generator is not None and stream is not None:
+            generator.set_state(stream)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS: tuple[signal.Signals, ...] = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class Stopped(SystemExit):
@@ -17,35 +24,39 @@ class Stopped(SystemExit):
         self.signal = received
 
 
-class StopSignals:
-    """While entered, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only ask the loop to stop.
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Calls `handler` for stop signals; the handlers that were in place come back on exit. Outside
+    the main thread, where Python allows no handlers, nothing is installed."""
+    numbers = STOP_SIGNALS
+    if threading.current_thread() is not threading.main_thread():
+        numbers = ()
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
-    `received` holds the signal that asked, or None. A second Ctrl-C interrupts at once. The
-    handlers that were in place come back on exit. Outside the main thread, where Python allows no
-    handlers, nothing is installed.
-    """
+
+class StopSignals:
+    """While `catching`, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only request the loop to
+    stop; a second Ctrl-C interrupts at once. `received` holds the signal, or None."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                self._previous[number] = signal.signal(number, self._ask)
-        return self
+    def catching(self) -> AbstractContextManager[None]:
+        return handling(self._receive)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous.clear()
+    def leave(self) -> None:
+        """Ends the process as the signal requests: KeyboardInterrupt for Ctrl-C, else Stopped."""
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is not None:
+            raise Stopped(self.received)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)

@@ -14,12 +14,12 @@ from worldflux.report.curves import series
 from worldflux.report.published import (
     EPISODES,
     PublishedScores,
-    Task,
+    PublishedTask,
     published_scores,
     published_task,
 )
 from worldflux.run_folder.manifest import degrading, read_manifest
-from worldflux.training.logger import read_metrics
+from worldflux.run_folder.metrics import read_metrics
 
 BETTER, AT_PAR, WORSE, UNKNOWN = "better", "at par", "worse", "not enough evidence"
 # Below three seeds a resampled interval is about the seeds, not about the method.
@@ -42,7 +42,7 @@ class SeedScore:
 class Proof:
     """The comparison; without figures to compare with, `published` is None."""
 
-    task: Task | None
+    task: PublishedTask | None
     seeds: list[SeedScore]
     verdict: str
     reason: str
@@ -81,14 +81,12 @@ def prove(runs: list[Path], margin: float = MARGIN) -> Proof:
     return judge(Proof(task, seeds, UNKNOWN, "", published), margin)
 
 
-def common_task(manifests: dict[Path, dict[str, Any]]) -> Task | None:
+def common_task(manifests: dict[Path, dict[str, Any]]) -> PublishedTask | None:
     """The one published task of all runs. ConfigurationError if they differ or a seed is twice."""
     kinds = {(m["env"]["id"], m["model_config"]["model_type"]) for m in manifests.values()}
     if len(kinds) > 1:
-        found = ", ".join(sorted(f"{env} with {family}" for env, family in kinds))
-        raise ConfigurationError(
-            f"--mode proof compares one task and family at a time, got {found}"
-        )
+        runs = ", ".join(sorted(f"{env} with {family}" for env, family in kinds))
+        raise ConfigurationError(f"--mode proof compares one task and family at a time, got {runs}")
     seeds = [m["seed"] for m in manifests.values()]
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         named = [str(run) for run, m in manifests.items() if m["seed"] == twice[0]]
@@ -114,10 +112,8 @@ def score_at(run: Path, manifest: dict[str, Any], published: PublishedScores) ->
     if name == "eval/return":
         inside = len(steps) > 0 and steps[0] <= published.steps <= steps[-1]
         return float(np.interp(published.steps, steps, values)) if inside else None
-    before = values[steps <= published.steps]
-    return (
-        float(before[-max(NEWEST, manifest["env"]["num_envs"]) :].mean()) if len(before) else None
-    )
+    before = values[steps <= published.steps][-max(NEWEST, manifest["env"]["num_envs"]) :]
+    return float(before.mean()) if len(before) else None
 
 
 def judge(proof: Proof, margin: float) -> Proof:
@@ -133,9 +129,8 @@ def judge(proof: Proof, margin: float) -> Proof:
     proof.ours = float(iqm(ours))
     low, high = proof.interval = stratified_interval([ours, theirs], lambda s: s[0] - s[1])
     equal = margin * abs(proof.theirs)
-    if min(len(ours), len(theirs)) < FEWEST_SEEDS:
+    if (few := min(len(ours), len(theirs))) < FEWEST_SEEDS:
         place = f"{int((theirs < proof.ours).sum())} of {len(theirs)} published seeds are below"
-        few = min(len(ours), len(theirs))
         proof.reason = f"{few} seeds are fewer than {FEWEST_SEEDS}; {place}"
     elif -equal <= low and high <= equal:
         proof.verdict, proof.reason = AT_PAR, f"the difference is within {margin:.0%} of theirs"

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.manifest import FILE
-
-NOT_RUNS = {"checkpoints", "replay", "previous", ".hydra", "report", "videos", "pictures"}
+from worldflux.run_folder.names import FOLDERS, MANIFEST
 
 
 def runs_below(target: Path) -> list[Path]:
@@ -19,12 +17,12 @@ def runs_below(target: Path) -> list[Path]:
     """
     if not target.is_dir():
         raise CheckpointError(f"--target {target}: there is no such folder")
-    found = []
+    runs = []
     for folder, below, files in os.walk(target):
-        if FILE in files:
-            found.append(Path(folder))
-        below[:] = sorted(set(below) - NOT_RUNS)
-    if not found:
-        text = f"--target {target}: neither a run folder (with {FILE}) nor a folder of runs"
+        if MANIFEST in files:
+            runs.append(Path(folder))
+        below[:] = sorted(set(below) - FOLDERS)
+    if not runs:
+        text = f"--target {target}: neither a run folder (with {MANIFEST}) nor a folder of runs"
         raise CheckpointError(text)
-    return sorted(found, key=lambda run: ((run / FILE).stat().st_mtime, str(run)))
+    return sorted(runs, key=lambda run: ((run / MANIFEST).stat().st_mtime, str(run)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.fields import near_miss
 from worldflux.config.model import DynamicsType, LatentType, WorldModelConfig
+from worldflux.config.options import option
 
 LOSS_SCALES = {
     "reconstruction": 1.0,
@@ -38,7 +39,6 @@ class DreamerV3Config(WorldModelConfig):
     actor_critic: behaviour learning is part of `loss`; the runner always has it.
     """
 
-    mappings: ClassVar[dict[str, tuple[str, ...]]] = {"loss_scales": tuple(LOSS_SCALES)}
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
     inert: ClassVar[dict[str, str]] = {
         "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",
@@ -61,64 +61,66 @@ class DreamerV3Config(WorldModelConfig):
     dynamics_type: DynamicsType = DynamicsType.RSSM
     learning_rate: float = 4e-5
     grad_clip: float = 0.0
-    stoch_discrete: int = 32
-    stoch_classes: int = 32
-    blocks: int = 8
-    dyn_layers: int = 1
-    obs_layers: int = 1
-    img_layers: int = 2
-    unimix: float = 0.01
-    encoder_type: str = "auto"
-    decoder_type: str = "auto"
-    encoder_layers: int = 3
-    encoder_units: int | None = None
-    decoder_layers: int = 3
-    decoder_units: int | None = None
-    cnn_depth: int = 48
-    cnn_mults: tuple[int, ...] = (2, 3, 4, 4)
-    cnn_kernel: int = 5
-    decoder_blocks: int = 8
+    stoch_discrete: int = option(32, at_least=1)
+    stoch_classes: int = option(32, at_least=1)
+    blocks: int = option(8, at_least=1)
+    dyn_layers: int = option(1, at_least=1)
+    obs_layers: int = option(1, at_least=1)
+    img_layers: int = option(2, at_least=1)
+    unimix: float = option(0.01, at_least=0, below=1)
+    encoder_type: str = option("auto", choices=("auto", "cnn", "mlp"))
+    decoder_type: str = option("auto", choices=("auto", "cnn", "mlp"))
+    encoder_layers: int = option(3, at_least=1)
+    encoder_units: int | None = option(None, at_least=1)
+    decoder_layers: int = option(3, at_least=1)
+    decoder_units: int | None = option(None, at_least=1)
+    cnn_depth: int = option(48, at_least=1)
+    cnn_mults: tuple[int, ...] = option((2, 3, 4, 4), at_least=1)
+    cnn_kernel: int = option(5, at_least=1)
+    decoder_blocks: int = option(8, at_least=1)
     use_symlog: bool = True
     use_twohot: bool = True
-    reward_layers: int = 1
-    reward_units: int | None = None
-    continue_layers: int = 1
-    continue_units: int | None = None
-    actor_layers: int = 3
-    actor_units: int | None = None
-    critic_layers: int = 3
-    critic_units: int | None = None
-    reward_num_bins: int = 255
+    reward_layers: int = option(1, at_least=1)
+    reward_units: int | None = option(None, at_least=1)
+    continue_layers: int = option(1, at_least=1)
+    continue_units: int | None = option(None, at_least=1)
+    actor_layers: int = option(3, at_least=1)
+    actor_units: int | None = option(None, at_least=1)
+    critic_layers: int = option(3, at_least=1)
+    critic_units: int | None = option(None, at_least=1)
+    reward_num_bins: int = option(255, at_least=2)
     reward_bin_min: float = -20.0
-    reward_bin_max: float = 20.0
-    actor_min_std: float = 0.1
+    reward_bin_max: float = option(20.0, above=0)
+    actor_min_std: float = option(0.1, above=0)
     actor_max_std: float = 1.0
-    kl_free: float = 1.0
-    kl_balance: float | None = None
-    loss_scales: dict[str, float] = field(default_factory=lambda: dict(LOSS_SCALES))
+    kl_free: float = option(1.0, at_least=0)
+    kl_balance: float | None = option(None, above=0, below=1)
+    loss_scales: dict[str, float] = option(
+        factory=lambda: dict(LOSS_SCALES), keys=tuple(LOSS_SCALES)
+    )
     actor_critic: bool = False
-    imagination_horizon: int = 15
-    imagination_starts: int = 0
-    discount_horizon: float = 333.0
-    gamma: float | None = None
-    lambda_: float = 0.95
+    imagination_horizon: int = option(15, at_least=1)
+    imagination_starts: int = option(0, at_least=0)
+    discount_horizon: float = option(333.0, at_least=1)
+    gamma: float | None = option(None, above=0, at_most=1)
+    lambda_: float = option(0.95, at_least=0, at_most=1)
     actor_lr: float | None = None
     critic_lr: float | None = None
-    actor_entropy_coef: float = 3e-4
-    slow_critic_fraction: float = 0.02
-    slow_critic_every: int = 1
-    slow_critic_scale: float = 1.0
+    actor_entropy_coef: float = option(3e-4, at_least=0)
+    slow_critic_fraction: float = option(0.02, above=0, at_most=1)
+    slow_critic_every: int = option(1, at_least=1)
+    slow_critic_scale: float = option(1.0, at_least=0)
     return_normalization: bool = True
-    return_norm_rate: float = 0.01
-    return_norm_limit: float = 1.0
+    return_norm_rate: float = option(0.01, above=0, at_most=1)
+    return_norm_limit: float = option(1.0, above=0)
     return_norm_low: float = 5.0
     return_norm_high: float = 95.0
-    replay_context: int = 1
+    replay_context: int = option(1, at_least=0)
 
     def units(self, network: str) -> int:
         """Width of the encoder, decoder, actor, critic, reward or continue network's layers."""
-        given = getattr(self, f"{network}_units")
-        return self.hidden_dim if given is None else int(given)
+        width = getattr(self, f"{network}_units")
+        return self.hidden_dim if width is None else int(width)
 
     @property
     def discount(self) -> float:
@@ -138,63 +140,41 @@ class DreamerV3Config(WorldModelConfig):
         return super().to_dict()
 
     def _validate(self) -> None:
-        self._at_least(1, "stoch_discrete", "stoch_classes")
         product = self.stoch_discrete * self.stoch_classes
-        if "stoch_dim" in self._given and self.stoch_dim != product:
-            text = f"stoch_dim is stoch_discrete * stoch_classes = {product}; leave it out"
-            raise self.refuse(f"{text}, got {self.stoch_dim}")
+        if "stoch_dim" in self.explicit and self.stoch_dim != product:
+            text = f"is stoch_discrete * stoch_classes = {product}; leave it out"
+            raise self.refuse("stoch_dim", f"{text}, got {self.stoch_dim}")
         self.stoch_dim = product
         super()._validate()
         self._check_networks()
-        self._check_heads()
         self._check_behaviour()
         self._check_observations()
         self._fill_loss_scales()
 
     def _check_networks(self) -> None:
-        self._at_least(1, "blocks", "dyn_layers", "obs_layers", "img_layers", "cnn_depth")
-        self._at_least(1, "encoder_layers", "decoder_layers", "decoder_blocks", "cnn_kernel")
         for name in ("blocks", "decoder_blocks"):
             if self.deter_dim % getattr(self, name):
-                text = f"deter_dim must be divisible by {name} ({getattr(self, name)})"
-                raise self.refuse(f"{text}, got {self.deter_dim}")
-        if not self.cnn_mults or min(self.cnn_mults) < 1:
-            raise self.refuse(f"cnn_mults must hold whole numbers above 0, got {self.cnn_mults}")
+                text = f"must be divisible by {name} ({getattr(self, name)}), got {self.deter_dim}"
+                raise self.refuse("deter_dim", text)
         if self.cnn_kernel % 2 == 0:
-            raise self.refuse(f"cnn_kernel must be odd, got {self.cnn_kernel}")
-        self._between("unimix", 0, 1, "[)")
-        for network in ("encoder", "decoder", "reward", "continue", "actor", "critic"):
-            if self.units(network) < 1:
-                raise self.refuse(f"{network}_units must be >= 1, got {self.units(network)}")
-
-    def _check_heads(self) -> None:
+            raise self.refuse("cnn_kernel", f"must be odd, got {self.cnn_kernel}")
         if not self.use_twohot:
-            raise self.refuse("use_twohot must be true: reward and value heads are two-hot")
-        self._at_least(1, "reward_layers", "continue_layers", "actor_layers", "critic_layers")
-        self._at_least(2, "reward_num_bins")
-        self._above(0, "reward_bin_max", "actor_min_std")
+            raise self.refuse("use_twohot", "must be true: reward and value heads are two-hot")
         if self.reward_bin_min != -self.reward_bin_max:
-            text = f"reward_bin_min must be -reward_bin_max = {-self.reward_bin_max:g}"
-            raise self.refuse(f"{text}: the bins are symmetric; got {self.reward_bin_min:g}")
-        if self.actor_max_std <= self.actor_min_std:
-            raise self.refuse("actor_max_std must be above actor_min_std")
+            text = f"must be -reward_bin_max = {-self.reward_bin_max:g}"
+            text += f": the bins are symmetric; got {self.reward_bin_min:g}"
+            raise self.refuse("reward_bin_min", text)
 
     def _check_behaviour(self) -> None:
         for name in ("actor_lr", "critic_lr"):
             if getattr(self, name) is not None:
-                text = f"{name} must be null: one optimizer trains all modules of DreamerV3"
-                raise self.refuse(f"{text}; set the training configuration's learning_rate")
-        self._between("kl_balance", 0, 1, "()")
-        self._between("gamma", 0, 1, "(]")
-        self._between("lambda_", 0, 1, "[]")
-        self._between("slow_critic_fraction", 0, 1, "(]")
-        self._between("return_norm_rate", 0, 1, "(]")
-        self._at_least(1, "imagination_horizon", "discount_horizon", "slow_critic_every")
-        self._at_least(0, "imagination_starts", "kl_free", "replay_context")
-        self._at_least(0, "actor_entropy_coef", "slow_critic_scale")
-        self._above(0, "return_norm_limit")
+                text = "must be null: one optimizer trains all modules of DreamerV3"
+                raise self.refuse(name, text, "set the training configuration's learning_rate")
+        if self.actor_max_std <= self.actor_min_std:
+            raise self.refuse("actor_max_std", "must be above actor_min_std")
         if not 0 <= self.return_norm_low < self.return_norm_high <= 100:
-            raise self.refuse("return_norm_low, return_norm_high must be percentiles, low first")
+            text = "and return_norm_high must be percentiles, low first"
+            raise self.refuse("return_norm_low", text)
 
     def _check_observations(self) -> None:
         spaces = self.obs_spaces()
@@ -202,14 +182,13 @@ class DreamerV3Config(WorldModelConfig):
         others = {name: space.shape for name, space in spaces.items() if name not in images}
         for name, shape in others.items():
             if len(shape) > 2:
-                raise self.refuse(f"obs_shape {shape} of {name!r} is neither vector nor image")
+                text = f"{shape} of {name!r} is neither vector nor image"
+                raise self.refuse("obs_shape", text)
         for name in ("encoder_type", "decoder_type"):
-            self._one_of(name, ("auto", "cnn", "mlp"))
-            wrong = {"cnn": others, "mlp": images}.get(getattr(self, name))
-            if wrong:
-                (key, shape), kind = next(iter(wrong.items())), getattr(self, name)
-                text = f"{name} {kind!r} does not fit the observation {key!r} of shape {shape}"
-                raise self.refuse(f"{text}; 'auto' chooses by shape")
+            kind = getattr(self, name)
+            for key, shape in {"cnn": others, "mlp": images}.get(kind, {}).items():
+                text = f"{kind!r} does not fit the observation {key!r} of shape {shape}"
+                raise self.refuse(name, text, "'auto' chooses by shape")
         if images:
             self._check_images(images)
 
@@ -217,21 +196,21 @@ class DreamerV3Config(WorldModelConfig):
         stride = 2 ** len(self.cnn_mults)
         for name, (_, height, width) in images.items():
             if height % stride or width % stride:
-                text = f"obs_shape of image {name!r} must have height and width divisible by"
-                raise self.refuse(
-                    f"{text} {stride}, got {height} and {width}; env.image_size=[64,64] resizes"
-                )
+                text = f"of image {name!r} must have height and width divisible by {stride}"
+                text += f", got {height} and {width}"
+                raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
         if len({shape[1:] for shape in images.values()}) > 1:
-            raise self.refuse(f"all images must have one height and width, got {images}")
+            raise self.refuse("", f"all images must have one height and width, got {images}")
         if self.cnn_depth * self.cnn_mults[-1] % self.decoder_blocks:
-            text = f"cnn_depth * {self.cnn_mults[-1]} must be divisible by decoder_blocks"
-            raise self.refuse(f"{text} ({self.decoder_blocks}), got cnn_depth {self.cnn_depth}")
+            text = f"* {self.cnn_mults[-1]} must be divisible by decoder_blocks"
+            text += f" ({self.decoder_blocks}), got cnn_depth {self.cnn_depth}"
+            raise self.refuse("cnn_depth", text)
 
     def _fill_loss_scales(self) -> None:
         for name, scale in self.loss_scales.items():
             if name not in LOSS_SCALES:
-                text = f"loss_scales has no {name!r}, only {', '.join(LOSS_SCALES)}."
-                raise self.refuse(text + near_miss(name, LOSS_SCALES))
+                text = f"has no {name!r}, only {', '.join(LOSS_SCALES)}."
+                raise self.refuse("loss_scales", text, near_miss(name, LOSS_SCALES))
             if scale < 0:
-                raise self.refuse(f"loss_scales.{name} must be >= 0, got {scale:g}")
+                raise self.refuse(f"loss_scales.{name}", f"must be >= 0, got {scale:g}")
         self.loss_scales = {**LOSS_SCALES, **self.loss_scales}

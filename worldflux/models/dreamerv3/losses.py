@@ -1,6 +1,7 @@
-"""The losses of DreamerV3 as pure functions. B batch, T time, N imagined starts, H horizon.
+"""The losses of DreamerV3 as pure functions.
 
-Each returns one value per element and changes nothing; scales and means are the caller's.
+Each returns one value per element and changes nothing; scales and means are the caller's. Letters:
+B batch, T time, N imagined rows, H imagined steps, S stoch groups, K bins.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldflux.core.distributions import OneHot, TwoHot
+from worldflux.core.distributions import OneHot
 from worldflux.core.math import lambda_return, two_hot
+from worldflux.models.dreamerv3.distributions import TwoHot
 
 
 def kl_losses(posterior: OneHot, prior: OneHot, free_nats: float) -> tuple[Tensor, Tensor]:
@@ -19,14 +21,14 @@ def kl_losses(posterior: OneHot, prior: OneHot, free_nats: float) -> tuple[Tenso
 
     The KL of all stoch groups is summed first and clipped then.
     """
-    dyn = posterior.detach().kl(prior).sum(-1).clamp(min=free_nats)
-    rep = posterior.kl(prior.detach()).sum(-1).clamp(min=free_nats)
+    dyn = posterior.detach().kl(prior).sum(-1).clamp(min=free_nats)  # [B, T, S] -> [B, T]
+    rep = posterior.kl(prior.detach()).sum(-1).clamp(min=free_nats)  # [B, T, S] -> [B, T]
     return dyn, rep
 
 
 def continue_target(is_terminal: Tensor, discount: float) -> Tensor:
     """What the continue head learns `[B, T]`: the discount, and zero after a terminal step."""
-    return (~is_terminal).float() * discount
+    return (~is_terminal).float() * discount  # [B, T]
 
 
 class Returns(NamedTuple):
@@ -41,16 +43,16 @@ def imagined_returns(reward: Tensor, con: Tensor, value: Tensor, lam: float) -> 
 
     con already holds the discount. The weight of a step is the probability of reaching it.
     """
-    keep = torch.full_like(reward, lam)
-    returns = lambda_return(reward, con, keep, value, boot=value)
-    return Returns(returns, torch.cumprod(con, -1))
+    keep = torch.full_like(reward, lam)  # [N, H+1]
+    returns = lambda_return(reward, con, keep, value, boot=value)  # [N, H]
+    return Returns(returns, torch.cumprod(con, -1))  # [N, H] and [N, H+1]
 
 
 def policy_loss(
     logp: Tensor, entropy: Tensor, advantage: Tensor, weight: Tensor, entropy_scale: float
 ) -> Tensor:
     """REINFORCE with entropy bonus `[N, H]` (DreamerV3, eq. 6); all arguments `[N, H]`."""
-    return -weight * (logp * advantage.detach() + entropy_scale * entropy)
+    return -weight * (logp * advantage.detach() + entropy_scale * entropy)  # [N, H]
 
 
 def value_loss(
@@ -61,9 +63,9 @@ def value_loss(
     value, target, slow_value and weight have the same shape `[...]`. Both regressions are one
     cross-entropy with the weighted sum of their codes.
     """
-    code = two_hot(target.detach(), value.bins)
-    code = code + slow_scale * two_hot(slow_value.detach(), value.bins)
-    return weight * value.coded_loss(code)
+    code = two_hot(target.detach(), value.bins)  # [..., K]
+    code = code + slow_scale * two_hot(slow_value.detach(), value.bins)  # [..., K]
+    return weight * value.coded_loss(code)  # [...]
 
 
 def replay_returns(
@@ -79,6 +81,6 @@ def replay_returns(
     boot: imagined return from each state; it stands in wherever the sequence must be
     bootstrapped: for the (1 - lambda) share, where an episode was cut, and at the end.
     """
-    live = (~is_terminal).to(reward.dtype) * discount
-    keep = (~is_last).to(reward.dtype) * lam
-    return lambda_return(reward, live, keep, boot, boot)
+    live = (~is_terminal).to(reward.dtype) * discount  # [B, T]
+    keep = (~is_last).to(reward.dtype) * lam  # [B, T]
+    return lambda_return(reward, live, keep, boot, boot)  # [B, T-1]

@@ -1,4 +1,9 @@
-"""Encoder, decoder, scalar heads and actor of DreamerV3. B batch, T time, F feat, E embed."""
+"""Encoder, decoder, scalar heads and actor of DreamerV3.
+
+Letters: B batch, T time, D deter, S stoch groups, K classes, F = D + S*K feat, E embed, A action,
+U units; of images N pictures, C channels, H height, W width, G blocks, and h w c those of the
+smallest grid.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldflux.config.spaces import Space
-from worldflux.core.distributions import (
-    Binary,
-    BoundedNormal,
-    ImageMSE,
-    MultiOneHot,
-    SymlogMSE,
-    TwoHot,
-    gumbel_noise,
-)
-from worldflux.core.layers import (
+from worldflux.core.distributions import Binary, MultiOneHot, gumbel_noise
+from worldflux.core.math import one_hot_flat, symexp_bins, symlog
+from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.models.dreamerv3.distributions import BoundedNormal, ImageMSE, SymlogMSE, TwoHot
+from worldflux.models.dreamerv3.layers import (
     MLP,
     BlockLinear,
     ChannelNorm,
@@ -27,14 +27,15 @@ from worldflux.core.layers import (
     Linear,
     NormedLinear,
     RMSNorm,
-    one_hot_flat,
 )
-from worldflux.core.math import symexp_bins, symlog
+
+Observation = SymlogMSE | MultiOneHot | ImageMSE
+ACTOR_OUTSCALE = 0.01
 
 
 def flat_vector(x: Tensor, space: Space, squash: bool) -> Tensor:
     """One vector observation `[..., *shape]` as floats `[..., flat_dim]`, symlog or one-hot."""
-    x = x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)
+    x = x.reshape(*x.shape[: x.ndim - len(space.shape)], -1)  # [..., *shape] -> [..., size]
     if space.discrete:
         return one_hot_flat(x, space.classes)
     x = x if x.dtype == torch.float64 else x.float()
@@ -53,105 +54,83 @@ class Encoder(nn.Module):
     the CNN is convolution, 2x2 max-pool, norm, SiLU.
     """
 
-    def __init__(
-        self,
-        vectors: Mapping[str, Space],
-        images: Mapping[str, Space],
-        *,
-        units: int,
-        layers: int,
-        depth: int,
-        mults: tuple[int, ...],
-        kernel: int,
-        squash: bool = True,
-    ):
+    def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space]):
         super().__init__()
-        self.vectors = {key: vectors[key] for key in sorted(vectors)}
-        self.images = {key: images[key] for key in sorted(images)}
-        self.squash = squash
+        self.vectors = {key: spaces[key] for key in sorted(spaces) if not spaces[key].image}
+        self.images = {key: spaces[key] for key in sorted(spaces) if spaces[key].image}
+        self.squash = config.use_symlog
         self.embed_dim = 0
         if self.vectors:
-            width = sum(space.flat_dim for space in self.vectors.values())
-            self.mlp = MLP(width, units, layers)
+            width, units = sum(s.flat_dim for s in self.vectors.values()), config.units("encoder")
+            self.mlp = MLP(width, units, config.encoder_layers)
             self.embed_dim += units
         if self.images:
             _, height, width = next(iter(self.images.values())).shape
             channels = [sum(space.shape[0] for space in self.images.values())]
-            channels += [depth * mult for mult in mults]
-            pairs = list(itertools.pairwise(channels))
-            self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
+            channels += [config.cnn_depth * mult for mult in config.cnn_mults]
+            pairs, stages = list(itertools.pairwise(channels)), len(config.cnn_mults)
+            self.convs = nn.ModuleList(Conv(a, b, config.cnn_kernel) for a, b in pairs)
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
-            self.embed_dim += (height >> len(mults)) * (width >> len(mults)) * channels[-1]
+            self.embed_dim += (height >> stages) * (width >> stages) * channels[-1]
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         """obs: keys `[..., *shape]`. Returns embed `[..., E]`."""
         parts = []
         if self.vectors:
             columns = [flat_vector(obs[k], s, self.squash) for k, s in self.vectors.items()]
-            parts.append(self.mlp(torch.cat(columns, -1)))
+            parts.append(self.mlp(torch.cat(columns, -1)))  # [..., U]
         if self.images:
-            parts.append(self.encode_images(obs))
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            parts.append(self.encode_images(obs))  # [..., h*w*c]
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]  # [..., E]
 
     def encode_images(self, obs: Mapping[str, Tensor]) -> Tensor:
-        x = torch.cat([as_image(obs[key]) for key in self.images], -3) - 0.5
+        """All images, stacked on channels, as `[..., h*w*c]`."""
+        x = torch.cat([as_image(obs[key]) for key in self.images], -3) - 0.5  # [..., C, H, W]
         lead = x.shape[:-3]
         x = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)  # [N, C, H, W]
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(F.max_pool2d(conv(x), 2)))
-        return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., H*W*C]
+            x = F.silu(norm(F.max_pool2d(conv(x), 2)))  # H and W halved, in the end [N, c, h, w]
+        return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., h*w*c]
 
 
 class Decoder(nn.Module):
     """deter `[..., D]` and stoch `[..., S*K]` to a distribution per observation key."""
 
-    def __init__(
-        self,
-        vectors: Mapping[str, Space],
-        images: Mapping[str, Space],
-        *,
-        deter: int,
-        stoch: int,
-        units: int,
-        layers: int,
-        depth: int,
-        mults: tuple[int, ...],
-        kernel: int,
-        blocks: int,
-        squash: bool = True,
-    ):
+    def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space]):
         super().__init__()
-        self.vectors, self.images, self.squash = dict(vectors), dict(images), squash
+        self.vectors = {key: space for key, space in spaces.items() if not space.image}
+        self.images = {key: space for key, space in spaces.items() if space.image}
+        self.squash = config.use_symlog
+        deter, stoch = config.deter_dim, config.stoch_discrete * config.stoch_classes  # D, S*K
+        units, kernel = config.units("decoder"), config.cnn_kernel
         if self.vectors:
-            self.mlp = MLP(deter + stoch, units, layers)
-            self.outs = nn.ModuleList(Linear(units, s.flat_dim) for s in vectors.values())
+            self.mlp = MLP(deter + stoch, units, config.decoder_layers)
+            self.outs = nn.ModuleList(Linear(units, s.flat_dim) for s in self.vectors.values())
         if self.images:
             _, height, width = next(iter(self.images.values())).shape
-            channels = [depth * mult for mult in mults]
-            stages = len(mults)
+            channels = [config.cnn_depth * mult for mult in config.cnn_mults]
+            stages = len(channels)
             self.grid = (height >> stages, width >> stages, channels[-1])  # h, w, c
             flat = self.grid[0] * self.grid[1] * self.grid[2]
-            self.from_deter = BlockLinear(deter, flat, blocks)
+            self.from_deter = BlockLinear(deter, flat, config.decoder_blocks)
             self.from_stoch = nn.Sequential(NormedLinear(stoch, 2 * units), Linear(2 * units, flat))
             self.grid_norm = RMSNorm(channels[-1])
             pairs = list(itertools.pairwise(channels[::-1]))
             self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
             self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
-            self.out = Conv(channels[0], sum(s.shape[0] for s in images.values()), kernel)
+            self.out = Conv(channels[0], sum(s.shape[0] for s in self.images.values()), kernel)
 
-    def forward(
-        self, deter: Tensor, stoch: Tensor
-    ) -> dict[str, SymlogMSE | MultiOneHot | ImageMSE]:
-        dists: dict[str, SymlogMSE | MultiOneHot | ImageMSE] = {}
+    def forward(self, deter: Tensor, stoch: Tensor) -> dict[str, Observation]:
+        dists: dict[str, Observation] = {}
         if self.vectors:
-            x = self.mlp(torch.cat([stoch, deter], -1))
+            x = self.mlp(torch.cat([stoch, deter], -1))  # [..., S*K + D] -> [..., U]
             for (key, space), out in zip(self.vectors.items(), self.outs, strict=True):
                 if space.discrete:
                     dists[key] = MultiOneHot(out(x), space.classes)
                 else:
                     dists[key] = SymlogMSE(out(x), self.squash)
         if self.images:
-            mean = self.decode_images(deter, stoch)
+            mean = self.decode_images(deter, stoch)  # [..., C, H, W]
             depths = [space.shape[0] for space in self.images.values()]
             for key, part in zip(self.images, mean.split(depths, -3), strict=True):
                 dists[key] = ImageMSE(part)
@@ -160,26 +139,26 @@ class Decoder(nn.Module):
     def decode_images(self, deter: Tensor, stoch: Tensor) -> Tensor:
         """Means of all images in [0, 1], stacked on channels `[..., C, H, W]`."""
         lead = deter.shape[:-1]
-        height, width, channels = self.grid
+        height, width, channels = self.grid  # h, w, c
         blocks = self.from_deter.blocks
         # Output is group-major [g, h, w, c/g]; channel index is g * (c/g) + its place inside.
         x = self.from_deter(deter).reshape(-1, blocks, height, width, channels // blocks)
-        x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)
-        x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)
-        x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, C, h, w], channels last in memory
+        x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)  # [N, h, w, c]
+        x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)  # [N, h, w, c]
+        x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, c, h, w], channels last in memory
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(conv(F.interpolate(x, scale_factor=2, mode="nearest"))))
-        x = self.out(F.interpolate(x, scale_factor=2, mode="nearest"))
+            x = F.silu(norm(conv(F.interpolate(x, scale_factor=2, mode="nearest"))))  # doubled
+        x = self.out(F.interpolate(x, scale_factor=2, mode="nearest"))  # [N, C, H, W]
         x = torch.sigmoid(x if x.dtype == torch.float64 else x.float())
-        return x.reshape(*lead, *x.shape[1:])
+        return x.reshape(*lead, *x.shape[1:])  # [..., C, H, W]
 
     def targets(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What each key's distribution is compared with."""
         result = {}
         for key, space in self.vectors.items():
-            result[key] = flat_vector(obs[key], space, squash=False)
+            result[key] = flat_vector(obs[key], space, squash=False)  # [..., flat_dim]
         for key in self.images:
-            result[key] = as_image(obs[key])
+            result[key] = as_image(obs[key])  # [..., C, H, W]
         return result
 
 
@@ -194,7 +173,7 @@ class TwoHotHead(nn.Module):
         self.register_buffer("bins", symexp_bins(bins, high), persistent=False)
 
     def forward(self, feat: Tensor) -> TwoHot:
-        return TwoHot(self.out(self.mlp(feat)), self.bins)
+        return TwoHot(self.out(self.mlp(feat)), self.bins)  # logits [..., bins]
 
 
 class ContinueHead(nn.Module):
@@ -206,7 +185,7 @@ class ContinueHead(nn.Module):
         self.out = Linear(units, 1)
 
     def forward(self, feat: Tensor) -> Binary:
-        return Binary(self.out(self.mlp(feat))[..., 0])
+        return Binary(self.out(self.mlp(feat))[..., 0])  # [..., 1] -> [...]
 
 
 class ActionDist:
@@ -216,20 +195,20 @@ class ActionDist:
         self.parts, self.widths = parts, widths
 
     def pred(self) -> Tensor:
-        return torch.cat([part.pred() for part in self.parts.values()], -1)
+        return torch.cat([part.pred() for part in self.parts.values()], -1)  # [..., A]
 
     def sample(self, noise: Tensor) -> Tensor:
         pieces = zip(self.parts.values(), noise.split(self.widths, -1), strict=True)
-        return torch.cat([part.sample(piece) for part, piece in pieces], -1)
+        return torch.cat([part.sample(piece) for part, piece in pieces], -1)  # [..., A]
 
     def logp(self, action: Tensor) -> Tensor:
         """Log-probability `[...]`, summed over keys."""
         pieces = zip(self.parts.values(), action.split(self.widths, -1), strict=True)
-        return torch.stack([part.logp(piece) for part, piece in pieces]).sum(0)
+        return torch.stack([part.logp(piece) for part, piece in pieces]).sum(0)  # [...]
 
     def entropy(self) -> Tensor:
         """Entropy `[...]`, summed over keys."""
-        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)
+        return torch.stack([part.entropy() for part in self.parts.values()]).sum(0)  # [...]
 
 
 class Actor(nn.Module):
@@ -238,43 +217,31 @@ class Actor(nn.Module):
     Discrete keys get categorical logits, continuous keys a bounded normal.
     """
 
-    def __init__(
-        self,
-        feat: int,
-        spaces: Mapping[str, Space],
-        *,
-        units: int,
-        layers: int,
-        min_std: float,
-        max_std: float,
-        outscale: float = 0.01,
-    ):
+    def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space], feat: int):
         super().__init__()
         self.spaces = {key: spaces[key] for key in sorted(spaces)}
         self.widths = [space.flat_dim for space in self.spaces.values()]
-        self.min_std, self.max_std = min_std, max_std
-        self.mlp = MLP(feat, units, layers)
+        self.min_std, self.max_std = config.actor_min_std, config.actor_max_std
+        units = config.units("actor")
+        self.mlp = MLP(feat, units, config.actor_layers)
         self.heads = nn.ModuleList()
         for space in self.spaces.values():
             outs = ["logits"] if space.discrete else ["mean", "stddev"]
-            head = {name: Linear(units, space.flat_dim, outscale) for name in outs}
+            head = {name: Linear(units, space.flat_dim, ACTOR_OUTSCALE) for name in outs}
             self.heads.append(nn.ModuleDict(head))
 
     def forward(self, feat: Tensor) -> ActionDist:
-        x = self.mlp(feat)
+        x = self.mlp(feat)  # [..., U]
         parts: dict[str, MultiOneHot | BoundedNormal] = {}
         for (key, space), head in zip(self.spaces.items(), self.heads, strict=True):
             assert isinstance(head, nn.ModuleDict)
-            outs = {n: o if o.dtype == torch.float64 else o.float() for n, o in self._outs(head, x)}
+            outs = {name: layer(x) for name, layer in head.items()}
+            outs = {n: o if o.dtype == torch.float64 else o.float() for n, o in outs.items()}
             if space.discrete:
                 parts[key] = MultiOneHot(outs["logits"], space.classes)
             else:
                 parts[key] = BoundedNormal(outs["mean"], outs["stddev"], self.min_std, self.max_std)
         return ActionDist(parts, self.widths)
-
-    @staticmethod
-    def _outs(head: nn.ModuleDict, x: Tensor) -> list[tuple[str, Tensor]]:
-        return [(name, layer(x)) for name, layer in head.items()]
 
     def noise(
         self, lead: tuple[int, ...], generator: torch.Generator | None, device: torch.device
@@ -287,4 +254,4 @@ class Actor(nn.Module):
                 parts.append(gumbel_noise(shape, generator, device))
             else:
                 parts.append(torch.randn(shape, generator=generator, device=device))
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1)  # [*lead, A]

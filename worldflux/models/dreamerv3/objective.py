@@ -3,20 +3,24 @@
 Three parts, as in the paper: the world model on the replayed sequences, actor and critic on
 trajectories imagined from every replayed state, and the critic on the replayed states themselves.
 Each part is a method whose heavy section can be compiled; the short scalar recursions stay outside.
-B batch, T time, K starts per sequence, N = B*K imagined rows, H imagined steps, A action.
+
+Letters: B batch, T time, L imagination's starts (the last L states of each sequence), N = B*L
+imagined rows, H imagined steps, D deter, S stoch groups, K classes, F = D + S*K feat, U units,
+E embed, A action.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from worldflux.core.distributions import TwoHot, gumbel_noise
+from worldflux.core.compile import Compiler, eager
+from worldflux.core.distributions import gumbel_noise
 from worldflux.core.ranks import ALONE, Ranks
+from worldflux.models.dreamerv3.distributions import TwoHot
 from worldflux.models.dreamerv3.losses import (
     continue_target,
     imagined_returns,
@@ -25,11 +29,9 @@ from worldflux.models.dreamerv3.losses import (
     replay_returns,
     value_loss,
 )
+from worldflux.models.dreamerv3.modules import RECON, DreamerV3Modules
+from worldflux.models.dreamerv3.networks import ActionDist
 from worldflux.models.dreamerv3.rssm import Latent, ScanWeights
-
-if TYPE_CHECKING:
-    from worldflux.models.dreamerv3.networks import ActionDist
-    from worldflux.models.dreamerv3.world_model import DreamerV3
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Noise:
 
     @staticmethod
     def draw(
-        model: DreamerV3,
+        model: DreamerV3Modules,
         batch: int,
         length: int,
         generator: torch.Generator | None,
@@ -63,6 +65,12 @@ class Noise:
         imagine = gumbel_noise((steps, rows, *groups), generator, device)
         return Noise(observe, imagine, model.actor.noise((steps + 1, rows), generator, device))
 
+    def chunk(self, parts: int) -> list[Noise]:
+        """The draws of equal parts of the rows B, whose imagined rows N follow each other."""
+        fields = (self.observe, self.imagine, self.act)
+        cuts = [[None] * parts if x is None else x.chunk(parts, 1) for x in fields]
+        return [Noise(*draws) for draws in zip(*cuts, strict=True)]
+
 
 @dataclass
 class Imagined:
@@ -76,7 +84,7 @@ class Imagined:
 class Step:
     """What one pass over the objective gives."""
 
-    losses: dict[str, Tensor]  # per element, [B, T] or [B, T-1] or [B, K]
+    losses: dict[str, Tensor]  # by `LOSSES` and `recon/<key>`: [B, T], [B, L] or (repval) [B, L-1]
     metrics: dict[str, Tensor]  # scalars
     latent: Latent  # posterior states [B, T, ...]
     logit: Tensor  # posterior logits [B, T, S, K]
@@ -84,19 +92,17 @@ class Step:
 
 
 class Objective:
-    """The objective of one model; `compile` replaces its heavy sections by compiled ones."""
+    """The objective of one model; `compile` is applied to its heavy sections."""
 
-    def __init__(self, model: DreamerV3, compile: Callable[[Any], Any] | None = None):
+    def __init__(self, model: DreamerV3Modules, compile: Compiler = eager):
         self.model = model
         self.ranks: Ranks = ALONE
-        wrap = compile or (lambda function: function)
-        self.prepare = wrap(self._prepare)
-        self.model_terms = wrap(self._model_terms)
-        self.imagine_step = wrap(self._imagine_step)
-        self.predict = wrap(self._predict)
-        self.behaviour_terms = wrap(self._behaviour_terms)
-        if compile:
-            model.rssm.observe_step = compile(model.rssm._observe_step)
+        self.prepare = compile(self._prepare)
+        self.model_terms = compile(self._model_terms)
+        self.imagine_step = compile(self._imagine_step)
+        self.predict = compile(self._predict)
+        self.behaviour_terms = compile(self._behaviour_terms)
+        self.observe_step = compile(model.rssm.observe_step)
 
     def __call__(
         self,
@@ -111,9 +117,9 @@ class Objective:
         start: latent before the first step. prev_action `[B, T, A]`: the action that led to each
         observation.
         """
-        embed_share, action_embed = self.prepare(obs, prev_action)
+        embed_share, action_embed = self.prepare(obs, prev_action)  # [B, T, U] each
         latent, logit = self.model.rssm.observe(
-            start, embed_share, action_embed, obs["is_first"], noise.observe
+            start, embed_share, action_embed, obs["is_first"], noise.observe, self.observe_step
         )
         if not self.model.has_actor:
             losses, _, arrays = self.model_terms(obs, latent, logit)
@@ -121,21 +127,23 @@ class Objective:
         imagined = self.imagine(latent, noise)
         behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
         losses, value_logprob, model_arrays = self.model_terms(obs, latent, logit)
+        assert value_logprob is not None  # there is a critic
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
         losses["repval"], replay_arrays = self.replay_value(obs, value_logprob, boot, slow_value)
-        metrics |= model_metrics(model_arrays)
+        metrics |= {name: model_arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
         return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The scalar to differentiate: the sum over losses of scale times mean."""
         scales = self.model.scales
-        return torch.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+        means = [scales[name] * loss.mean() for name, loss in losses.items()]  # scalars
+        return torch.stack(means).sum()
 
     # === World model on replayed sequences =========================================
 
     def _prepare(self, obs: Mapping[str, Tensor], prev_action: Tensor) -> tuple[Tensor, Tensor]:
-        embed = self.model.encoder(obs)
+        embed = self.model.encoder(obs)  # [B, T, E]
         return self.model.rssm.prepare(embed, prev_action, obs["is_first"])
 
     def _model_terms(
@@ -143,21 +151,21 @@ class Objective:
     ) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
         """World-model losses `[B, T]`, critic log-probabilities on the replayed states and details."""
         model, config = self.model, self.model.config
-        posterior = model.rssm.dist(logit)
-        prior = model.rssm.dist(model.rssm.prior(latent.deter))
+        posterior = model.rssm.dist(logit)  # of [B, T, S, K]
+        prior = model.rssm.dist(model.rssm.prior(latent.deter))  # of [B, T, S, K]
         dyn, rep = kl_losses(posterior, prior, config.kl_free)
         losses = {"dyn": dyn, "rep": rep}
         targets = model.decoder.targets(obs)
-        decoded = model.decoder(latent.deter, latent.stoch.flatten(-2))
+        decoded = model.decoder(latent.deter, latent.stoch.flatten(-2))  # [B, T, D], [B, T, S*K]
         for key, dist in decoded.items():
-            losses[key] = dist.loss(targets[key])
-        feat = latent.feat()
+            losses[RECON + key] = dist.loss(targets[key])  # [B, T]
+        feat = latent.feat()  # [B, T, F]
         reward, con = model.reward(feat), model.con(feat)
-        losses["rew"] = reward.loss(obs["reward"])
-        losses["con"] = con.loss(continue_target(obs["is_terminal"], config.discount))
+        losses["rew"] = reward.loss(obs["reward"])  # [B, T]
+        losses["con"] = con.loss(continue_target(obs["is_terminal"], config.discount))  # [B, T]
         arrays = {
-            "dyn_ent": prior.entropy().sum(-1).detach(),
-            "rep_ent": posterior.entropy().sum(-1).detach(),
+            "dyn_ent": prior.entropy().sum(-1).detach(),  # [B, T, S] -> [B, T]
+            "rep_ent": posterior.entropy().sum(-1).detach(),  # [B, T, S] -> [B, T]
         }
         if not model.has_actor:
             return losses, None, arrays
@@ -166,7 +174,7 @@ class Objective:
 
     def _slow_value(self, feat: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.model.slow_critic(feat.detach()).pred()
+            return self.model.slow_critic(feat.detach()).pred()  # [..., F] -> [...]
 
     # === Actor and critic in imagination ============================================
 
@@ -180,34 +188,34 @@ class Objective:
         weights: ScanWeights,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next state under an action and the action sampled in it."""
-        deter, stoch, _ = self.model.rssm._imagine_step(deter, stoch, action, gumbel, weights)
-        feat = Latent(deter, stoch).feat()
+        deter, stoch, _ = self.model.rssm.imagine_step(deter, stoch, action, gumbel, weights)
+        feat = Latent(deter, stoch).feat()  # [N, F]
         return deter, stoch, feat, self.model.actor(feat).sample(act_noise)
 
     @torch.no_grad()
     def imagine(self, latent: Latent, noise: Noise) -> Imagined:
-        """Rolls the policy out from the last K states of every sequence (DreamerV3, eq. 3).
+        """Rolls the policy out from the last L states of every sequence (DreamerV3, eq. 3).
 
-        Nothing here is differentiated: the actor learns by REINFORCE on the features as given.
+        Nothing here is differentiated: the actor learns by REINFORCE on fixed features.
         """
         assert noise.imagine is not None and noise.act is not None
         starts = self.model.starts(latent.deter.shape[1])
-        deter = latent.deter[:, -starts:].detach().flatten(0, 1)  # [N, D]
-        stoch = latent.stoch[:, -starts:].detach().flatten(0, 1)  # [N, S, K]
+        deter = latent.deter[:, -starts:].detach().flatten(0, 1)  # [B, L, D] -> [N, D]
+        stoch = latent.stoch[:, -starts:].detach().flatten(0, 1)  # [B, L, S, K] -> [N, S, K]
         weights = self.model.rssm.hoisted()
-        feats = [Latent(deter, stoch).feat()]
-        actions = [self.model.actor(feats[0]).sample(noise.act[0])]
+        feats = [Latent(deter, stoch).feat()]  # [N, F]
+        actions = [self.model.actor(feats[0]).sample(noise.act[0])]  # [N, A]
         for t in range(len(noise.imagine)):
             deter, stoch, feat, action = self.imagine_step(
                 deter, stoch, actions[-1], noise.imagine[t], noise.act[t + 1], weights
             )
             feats.append(feat)
             actions.append(action)
-        return Imagined(torch.stack(feats), torch.stack(actions))
+        return Imagined(torch.stack(feats), torch.stack(actions))  # [H+1, N, F], [H+1, N, A]
 
     def _predict(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic log-probabilities `[H+1, N, bins]`, and predictions `[N, H+1]` without gradient."""
-        logprob = self.model.critic(feat).logprob
+        logprob = self.model.critic(feat).logprob  # [H+1, N, bins]
         with torch.no_grad():
             predictions = {
                 "rew": self.model.reward(feat).pred(),
@@ -215,7 +223,9 @@ class Objective:
                 "val": TwoHot.normalized(logprob.detach(), self.model.critic.bins).pred(),
                 "slowval": self._slow_value(feat),
             }
-        return logprob, {key: value.T.contiguous() for key, value in predictions.items()}
+        return logprob, {
+            key: value.T.contiguous() for key, value in predictions.items()
+        }  # [N, H+1]
 
     def _behaviour_terms(
         self,
@@ -229,23 +239,23 @@ class Objective:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Actor and critic loss `[N, H]`; returns, advantage, slow_value, weight `[N, H]`."""
         config = self.model.config
-        dist = self.model.actor(imagined_feat[:-1])
+        dist = self.model.actor(imagined_feat[:-1])  # of [H, N, A]
         logp, entropy = dist.logp(imagined_action[:-1]).T, dist.entropy().T  # [N, H]
-        actor = policy_loss(logp, entropy, advantage, weight, config.actor_entropy_coef)
-        value = TwoHot.normalized(value_logprob[:-1], self.model.critic.bins)  # [H, N]
+        actor = policy_loss(logp, entropy, advantage, weight, config.actor_entropy_coef)  # [N, H]
+        value = TwoHot.normalized(value_logprob[:-1], self.model.critic.bins)  # of [H, N, bins]
         scale = config.slow_critic_scale
-        critic = value_loss(value, returns.T, slow_value.T, weight.T, scale).T
+        critic = value_loss(value, returns.T, slow_value.T, weight.T, scale).T  # [H, N] -> [N, H]
         arrays = {"imag/logp": logp.detach(), "imag/entropy": entropy.detach()}
         return actor, critic, arrays | entropy_metrics(dist)
 
     def behaviour(
         self, imagined: Imagined, batch: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """Losses `[B, K]`, metrics, the imagined return of every start `[B, K]` and details."""
+        """Losses `[B, L]`, metrics, the imagined return of every start `[B, L]` and details."""
         config = self.model.config
         value_logprob, preds = self.predict(imagined.feat)
-        rew, con, val = preds["rew"], preds["con"], preds["val"]
-        returns, weight = imagined_returns(rew, con, val, config.lambda_)
+        rew, con, val = preds["rew"], preds["con"], preds["val"]  # [N, H+1] each
+        returns, weight = imagined_returns(rew, con, val, config.lambda_)  # [N, H], [N, H+1]
         self.model.return_norm.update(self.ranks.gather(returns))
         offset, scale = self.model.return_norm.offset_scale()
         advantage = (returns - val[:, :-1]) / scale  # [N, H]
@@ -258,41 +268,38 @@ class Objective:
         arrays |= {"imag/policy_loss": actor.detach(), "imag/value_loss": critic.detach()}
         metrics = behaviour_metrics(arrays, advantage, offset, scale)
         losses = {
-            "policy": actor.mean(-1).unflatten(0, (batch, -1)),
-            "value": critic.mean(-1).unflatten(0, (batch, -1)),
+            "policy": actor.mean(-1).unflatten(0, (batch, -1)),  # [N, H] -> [N] -> [B, L]
+            "value": critic.mean(-1).unflatten(0, (batch, -1)),  # [N, H] -> [N] -> [B, L]
         }
-        return losses, metrics, returns[:, 0].unflatten(0, (batch, -1)), arrays
+        boot = returns[:, 0].unflatten(0, (batch, -1))  # [N] -> [B, L]
+        return losses, metrics, boot, arrays
 
     # === Critic on replayed states ===================================================
 
     def replay_value(
         self, obs: Mapping[str, Tensor], value_logprob: Tensor, boot: Tensor, slow_value: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Replay-value loss `[B, K-1]`; its gradient reaches the world model."""
+        """Replay-value loss `[B, L-1]` on the states that imagination started from, from critic
+        log-probabilities `[B, T, bins]`; its gradient reaches the world model."""
         config, starts = self.model.config, boot.shape[1]
         reward, last, terminal = (
             obs[key][:, -starts:] for key in ("reward", "is_last", "is_terminal")
-        )
+        )  # [B, L] each
         returns = replay_returns(reward, last, terminal, boot, config.discount, config.lambda_)
         # The last state has no return; its value is only reported.
-        bins, slow = self.model.critic.bins, slow_value[:, -starts:-1]
-        value = TwoHot.normalized(value_logprob[:, -starts:-1], bins)
-        weight = (~last[:, :-1]).to(returns.dtype)
-        loss = value_loss(value, returns, slow, weight, config.slow_critic_scale)
-        values = TwoHot.normalized(value_logprob[:, -starts:].detach(), bins).pred()
+        bins, slow = self.model.critic.bins, slow_value[:, -starts:-1]  # [bins], [B, L-1]
+        value = TwoHot.normalized(value_logprob[:, -starts:-1], bins)  # of [B, L-1, bins]
+        weight = (~last[:, :-1]).to(returns.dtype)  # [B, L-1]
+        loss = value_loss(value, returns, slow, weight, config.slow_critic_scale)  # [B, L-1]
+        values = TwoHot.normalized(value_logprob[:, -starts:].detach(), bins).pred()  # [B, L]
         return loss, {"rep/boot": boot, "rep/ret": returns, "rep/val": values}
-
-
-def model_metrics(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scalars of the world model, by the official names."""
-    return {name: arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
 
 
 def behaviour_metrics(
     arrays: Mapping[str, Tensor], advantage: Tensor, offset: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
     """Scalars of imagination, by the official names."""
-    returns = (arrays["imag/ret"] - offset) / scale
+    returns = (arrays["imag/ret"] - offset) / scale  # [N, H]
     metrics = {
         "adv": advantage.mean(),
         "adv_std": advantage.std(correction=0),
@@ -304,9 +311,9 @@ def behaviour_metrics(
         "ret_rate": (returns.abs() >= 1.0).float().mean(),
         "entropy": arrays["imag/entropy"].mean(),
     }
-    names = {"rew": "rew", "con": "con", "val": "val", "slowval": "slowval", "weight": "weight"}
     metrics |= {key: value for key, value in arrays.items() if key.startswith(("ent/", "rand/"))}
-    return metrics | {name: arrays[f"imag/{key}"].mean() for name, key in names.items()}
+    names = ("rew", "con", "val", "slowval", "weight")
+    return metrics | {name: arrays[f"imag/{name}"].mean() for name in names}
 
 
 def entropy_metrics(dist: ActionDist) -> dict[str, Tensor]:

@@ -1,26 +1,26 @@
-"""Open-loop predictions: what the model imagines beside what happened."""
+"""Open-loop predictions: what the model imagines beside what happened.
+
+Letters: B batch, T time, X observed steps, A action; of pictures C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldflux.core.distributions import gumbel_noise
+from worldflux.models.dreamerv3.modules import DreamerV3Modules
 from worldflux.models.dreamerv3.networks import as_image
 from worldflux.models.dreamerv3.rssm import Latent
-
-if TYPE_CHECKING:
-    from worldflux.models.dreamerv3.world_model import DreamerV3
 
 GREEN, RED = (0.0, 0.8, 0.0), (0.9, 0.0, 0.0)
 
 
 def openloop(
-    model: DreamerV3, obs: Mapping[str, Tensor], start: Latent, action: Tensor, context: int
+    model: DreamerV3Modules, obs: Mapping[str, Tensor], start: Latent, action: Tensor, context: int
 ) -> Latent:
     """Latents `[B, T]`: observed for `context` steps, imagined from there under the real actions.
 
@@ -29,21 +29,19 @@ def openloop(
     rssm, (rows, length) = model.rssm, obs["is_first"].shape
     shape = (length, rows, model.config.stoch_discrete, model.config.stoch_classes)
     gumbel = gumbel_noise(shape, torch.Generator(action.device).manual_seed(0), action.device)
-    seen = {key: value[:, :context] for key, value in obs.items()}
+    seen = {key: value[:, :context] for key, value in obs.items()}  # [B, X, ...]
     share, embed = rssm.prepare(model.encoder(seen), action[:, :context], seen["is_first"])
-    observe_step, rssm.observe_step = rssm.observe_step, rssm._observe_step
     observed, _ = rssm.observe(start, share, embed, seen["is_first"], gumbel[:context])
-    rssm.observe_step = observe_step
-    last = Latent(observed.deter[:, -1], observed.stoch[:, -1])
+    last = Latent(observed.deter[:, -1], observed.stoch[:, -1])  # [B, D], [B, S, K]
     imagined, _ = rssm.imagine(last, action[:, context:], gumbel[context:])
     return Latent(
-        torch.cat([observed.deter, imagined.deter], 1),
-        torch.cat([observed.stoch, imagined.stoch], 1),
+        torch.cat([observed.deter, imagined.deter], 1),  # [B, X, D] and [B, T-X, D] -> [B, T, D]
+        torch.cat([observed.stoch, imagined.stoch], 1),  # [B, T, S, K]
     )
 
 
 def openloop_report(
-    model: DreamerV3, obs: Mapping[str, Tensor], start: Latent, action: Tensor
+    model: DreamerV3Modules, obs: Mapping[str, Tensor], start: Latent, action: Tensor
 ) -> dict[str, np.ndarray]:
     """Pictures `openloop/<key>`: what was observed for half of the time, then imagined.
 
@@ -61,7 +59,7 @@ def openloop_report(
             truth, guess = as_image(obs[key]).float(), decoded[key].pred().float()
             pictures[f"openloop/{key}"] = comparison_video(truth, guess, context)
         elif not space.discrete:
-            plots[key] = (obs[key].flatten(2), decoded[key].pred())
+            plots[key] = (obs[key].flatten(2), decoded[key].pred())  # [B, T, ...] -> [B, T, size]
     for key, (truth, guess) in plots.items():
         pictures[f"openloop/{key}"] = comparison_plot(
             first_sequence(truth), first_sequence(guess), key, context
@@ -71,14 +69,15 @@ def openloop_report(
 
 def first_sequence(x: Tensor) -> np.ndarray:
     """Values `[T, D]` of the first row of `[B, T]` or `[B, T, D]`."""
-    return x[0].float().reshape(x.shape[1], -1).cpu().numpy()
+    return x[0].float().reshape(x.shape[1], -1).cpu().numpy()  # [T, D]
 
 
 def comparison_video(truth: Tensor, guess: Tensor, context: int) -> np.ndarray:
     """True, model and error `[B, T, C, H, W]` in [0, 1] below each other, sequences side by side."""
-    rows = [border(row, context) for row in (truth, guess, (guess - truth + 1) / 2)]
-    video = torch.cat(rows, -2)  # [B, T, C, 3H, W]
-    video = torch.cat(list(video), -1).permute(0, 2, 3, 1)  # [T, 3H, B*W, C]
+    parts = (truth, guess, (guess - truth + 1) / 2)
+    rows = [border(part, context) for part in parts]  # [B, T, 3, H, W] each
+    video = torch.cat(rows, -2)  # [B, T, 3, 3*H, W]
+    video = torch.cat(list(video), -1).permute(0, 2, 3, 1)  # [T, 3*H, B*W, 3]
     return (video * 255).clamp(0, 255).byte().cpu().numpy()[None]
 
 

@@ -1,6 +1,6 @@
 """The TD-MPC2 agent: plans in environments and learns from replayed slices.
 
-B batch, H trained transitions, N environments, A action width.
+Letters: B batch, H trained transitions, N environments, Z what the networks read, A action.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.spaces import TASK_KEY, Space
+from worldflux.config.training import TrainingConfig
+from worldflux.core import optim
 from worldflux.core.agent import Carry, Entries
 from worldflux.core.compile import compiler
-from worldflux.core.optim import make_optimizer, schedule_factor
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import ConfigurationError
-from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.losses import termination_statistics
 from worldflux.models.tdmpc2.networks import parameters_of
-from worldflux.models.tdmpc2.objective import ModelStep, Noise, Objective, PolicyStep, Slices
+from worldflux.models.tdmpc2.objective import ModelStep, Noise, Objective, Slices
 from worldflux.models.tdmpc2.planner import Planner, PlanNoise
 from worldflux.models.tdmpc2.world_model import TDMPC2
 
-POLICY_EPS = 1e-5  # of the policy's own Adam
+POLICY_EPS = 1e-5  # of the policy's Adam
+MARK = "/"  # between parameter and entry in names of saved optimizer tensors
 
 
 class TDMPC2Agent:
@@ -38,7 +40,19 @@ class TDMPC2Agent:
 
     replay_context = 1
 
-    def __init__(self, model: TDMPC2, training: Any, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        model: TDMPC2,
+        training: TrainingConfig,
+        device: torch.device | str | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: LRScheduler | None = None,
+    ):
+        for name, explicit in (("optimizer", optimizer), ("scheduler", scheduler)):
+            if explicit is not None:
+                raise ConfigurationError(
+                    f"{name}: this agent makes its own; set TrainingConfig.{name} and its fields"
+                )
         if training.gradient_accumulation_steps > 1:
             raise ConfigurationError(
                 "training.gradient_accumulation_steps must be 1 for TD-MPC2: its policy is trained"
@@ -56,13 +70,14 @@ class TDMPC2Agent:
         heads = [model.task_emb, model.dynamics, model.reward, model.termination, model.q]
         rest = parameters_of([module for module in heads if isinstance(module, nn.Module)])
         self.model_parameters = encoder + rest
-        groups: Any = [
+        groups: list[dict[str, Any]] = [
             {"params": encoder, "lr_scale": self.config.encoder_lr_scale},
             {"params": rest, "lr_scale": 1.0},
         ]
-        self.optimizer = make_optimizer(groups, training)
-        policy: Any = [{"params": self.policy_parameters, "lr_scale": 1.0}]
-        self.policy_optimizer = make_optimizer(policy, policy_training(training))
+        self.optimizer = optim.make_optimizer(groups, training)
+        policy: list[dict[str, Any]] = [{"params": self.policy_parameters, "lr_scale": 1.0}]
+        self.policy_optimizer = optim.make_optimizer(policy, policy_training(training))
+        self._optimizers = [self.optimizer, self.policy_optimizer]
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.entry_spaces: dict[str, Space] = {}
@@ -95,17 +110,21 @@ class TDMPC2Agent:
         with self.precision.autocast():
             observation = self.model.observation(steps)
             plan = self.planner(observation, carry["mean"], is_first, noise, task)
-        action = plan.action.float().cpu().numpy()
-        return {"mean": plan.mean.to(self.model.dtype)}, action, {}
+        action = plan.action.float().cpu().numpy()  # [N, A]
+        return {"mean": plan.mean.to(self.model.dtype)}, action, {}  # [N, H, A]
 
     # === Learning ==========================================================================
 
     def update(
-        self, batch: Mapping[str, Tensor], noise: Noise | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self,
+        batch: Mapping[str, Tensor],
+        carry: Carry | None = None,
+        noise: Noise | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Carry]:
         """One update of the model, then of the policy prior, then of the target Q networks.
 
-        batch: see core/agent.py, `[B, 1 + H, ...]`. noise replays given random draws.
+        batch `[B, 1 + H, ...]`, see core/agent.py; there are no entries, and nothing is carried.
+        noise: random draws to use.
         """
         data = self.objective.slices(batch)
         if noise is None:
@@ -113,23 +132,13 @@ class TDMPC2Agent:
             # One update takes one pair of Q networks for all of its rows.
             noise.td_index = self.ranks.broadcast(noise.td_index)
             noise.policy_index = self.ranks.broadcast(noise.policy_index)
-        rate = self.learning_rate(self.updates)
+        rate = optim.learning_rate(self.training, self.updates)
         step, metrics = self._update_model(data, noise, rate)
-        policy, policy_metrics = self._update_policy(step.latent.detach(), data, noise, rate)
+        metrics |= self._update_policy(step.latent.detach(), data, noise, rate)
         self.model.update_target_q()
         self.updates += 1
-        self.last = step, policy
-        metrics |= policy_metrics
         metrics["opt/learning_rate"] = torch.as_tensor(rate, device=self.device)
-        return metrics, {}
-
-    def learning_rate(self, update: int) -> float:
-        """Learning rate of an update (from 0), before the encoder's own factor."""
-        training = self.training
-        factor = schedule_factor(
-            training.scheduler, update, training.total_steps, training.warmup_steps
-        )
-        return training.learning_rate * factor
+        return metrics, {}, {}
 
     def _update_model(
         self, data: Slices, noise: Noise, rate: float
@@ -149,13 +158,13 @@ class TDMPC2Agent:
 
     def _update_policy(
         self, latent: Tensor, data: Slices, noise: Noise, rate: float
-    ) -> tuple[PolicyStep, dict[str, Tensor]]:
+    ) -> dict[str, Tensor]:
         with self.precision.autocast():
             step = self.objective.policy_losses(latent, data, noise)
             loss = self.objective.mean("policy", step.loss, data)
         self.precision.backward(self.objective.coefs["policy"] * loss)
         norm = self._step(self.policy_optimizer, self.policy_parameters, rate)
-        metrics = {
+        return {
             "loss/policy": loss.detach(),
             "opt/policy_grad_norm": norm,
             "policy_entropy": step.entropy.mean(),
@@ -163,7 +172,6 @@ class TDMPC2Agent:
             "q_scale": self.model.q_scale.value[0].clone(),
             "q": step.value.mean(),
         }
-        return step, metrics
 
     def _step(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rate: float
@@ -181,76 +189,44 @@ class TDMPC2Agent:
 
     # === Reports and state ===================================================================
 
-    def report(self, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    def report(
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None
+    ) -> dict[str, np.ndarray]:
         """Nothing: there is no decoder whose pictures could be shown."""
         return {}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Flat tensors: `model` (weights and Q scale), `optimizer` (moments, counters, RNG)."""
-        state: dict[str, Tensor] = {}
-        names: dict[Any, str] = {p: name for name, p in self.model.named_parameters()}
-        for optimizer in (self.optimizer, self.policy_optimizer):
-            for param, values in optimizer.state.items():
-                for key, value in values.items():
-                    state[f"{names[param]}/{key}"] = torch.as_tensor(value)
-        counts = [group.get("count", 0) for group in self._groups()]
-        state["count"] = torch.tensor([self.updates, *counts])
+        state = optim.optimizer_state(self._optimizers, self.model, self.updates, MARK)
         state |= self.rank_state() | self.precision.state_dict()
         return {"model": dict(self.model.state_dict()), "optimizer": state}
 
     def rank_state(self) -> dict[str, Tensor]:
-        """Random stream and gradient that waits: what differs between ranks."""
-        pending = self._pending()
-        waits = {} if pending is None else {"pending": pending}
-        return {"generator": self.generator.get_state(), **waits}
+        """Random stream and, with several tasks, the gradient that waits: what differs between
+        ranks.
 
-    def _pending(self) -> Tensor | None:
-        """The policy loss's gradient of the task embedding.
-
-        It waits for the model's next step, because the official code clears this gradient with the
-        model's optimizer alone.
+        The policy loss's gradient of the task embedding waits for the model's next step, because
+        the official code clears it with the model's optimizer alone.
         """
-        return None if self.model.task_emb is None else self.model.task_emb.weight.grad
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return [*self.optimizer.param_groups, *self.policy_optimizer.param_groups]
+        state = {"generator": self.generator.get_state()}
+        if self.model.task_emb is not None and self.model.task_emb.weight.grad is not None:
+            state["pending"] = self.model.task_emb.weight.grad
+        return state
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Restores everything that `state_dict` gave, bit for bit."""
         self.model.load_state_dict(state["model"])
         saved = state["optimizer"]
-        self.updates, *counts = (int(value) for value in saved["count"])
         self.generator.set_state(saved["generator"].cpu())
         self.precision.load_state_dict(saved)
-        for group, count in zip(self._groups(), counts, strict=True):
-            if "count" in group or count:
-                group["count"] = count
+        self.updates = optim.load_optimizer_state(self._optimizers, self.model, saved, MARK)
         if self.model.task_emb is not None:
-            pending = saved.get("pending")
-            weight = self.model.task_emb.weight
+            weight, pending = self.model.task_emb.weight, saved.get("pending")
             weight.grad = None if pending is None else pending.clone().to(weight)
-        params = dict(self.model.named_parameters())
-        policy = {id(param) for param in self.policy_parameters}
-        self.optimizer.state.clear()
-        self.policy_optimizer.state.clear()
-        for key, value in saved.items():
-            name, slash, entry = key.partition("/")
-            if slash:
-                param = params[name]
-                target = self.policy_optimizer if id(param) in policy else self.optimizer
-                place = param.device if value.ndim else "cpu"
-                target.state[param][entry] = value.clone().to(place)
 
 
-def policy_training(training: Any) -> Any:
+def policy_training(training: TrainingConfig) -> TrainingConfig:
     """The policy's optimizer: that of the model, where Adam has the official larger epsilon."""
     if training.optimizer in ("adam", "adamw") and training.optimizer_eps is None:
         return training.with_updates(optimizer_eps=POLICY_EPS)
     return training
-
-
-def make_agent(
-    config: TDMPC2Config, training: Any, *, device: torch.device | str | None = None
-) -> TDMPC2Agent:
-    """A fresh agent for a model configuration."""
-    return TDMPC2Agent(TDMPC2(config), training, device)

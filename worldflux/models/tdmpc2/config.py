@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.model import LatentType, WorldModelConfig
+from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
 
 
@@ -19,7 +20,7 @@ class TDMPC2Config(WorldModelConfig):
         gives z.
     horizon, num_samples, num_elites, num_pi_trajs, iterations, min_std, max_std, temperature: MPPI.
     momentum: share of its mean that MPPI keeps in each iteration (official: 0).
-    gamma: discount; None takes the official rule: (f - 1) / f with f = episode_length /
+    gamma: discount; None takes the official rule: (f - 1) / f with f = option(episode_length /, above=0, at_most=1)
         discount_denom, within [discount_min, discount_max].
     episode_length: agent steps of an episode; None: no limit, the runner takes the environment's.
     episodic: the task can end an episode, which a termination head predicts.
@@ -49,46 +50,46 @@ class TDMPC2Config(WorldModelConfig):
     latent_type: LatentType = LatentType.SIMNORM
     latent_dim: int = 512
     grad_clip: float = 20.0
-    simnorm_dim: int = 8
-    num_hidden_layers: int = 2
-    encoder_dim: int = 256
-    encoder_layers: int = 2
-    num_q_networks: int = 5
-    num_bins: int = 101
+    simnorm_dim: int = option(8, at_least=1)
+    num_hidden_layers: int = option(2, at_least=1)
+    encoder_dim: int = option(256, at_least=1)
+    encoder_layers: int = option(2, at_least=1)
+    num_q_networks: int = option(5, at_least=2)  # two of them are drawn for a target
+    num_bins: int = option(101, at_least=2)
     bin_min: float = -10.0
     bin_max: float = 10.0
-    dropout: float = 0.01
-    horizon: int = 3
-    iterations: int = 6
-    num_samples: int = 512
-    num_elites: int = 64
-    num_pi_trajs: int = 24
-    min_std: float = 0.05
+    dropout: float = option(0.01, at_least=0, below=1)
+    horizon: int = option(3, at_least=1)
+    iterations: int = option(6, at_least=1)
+    num_samples: int = option(512, at_least=1)
+    num_elites: int = option(64, at_least=1)
+    num_pi_trajs: int = option(24, at_least=0)
+    min_std: float = option(0.05, above=0)
     max_std: float = 2.0
-    temperature: float = 0.5
-    momentum: float = 0.0
+    temperature: float = option(0.5, above=0)
+    momentum: float = option(0.0, at_least=0, at_most=1)
     log_std_min: float = -10.0
     log_std_max: float = 2.0
-    entropy_coef: float = 1e-4
+    entropy_coef: float = option(1e-4, at_least=0)
     gamma: float | None = None
-    episode_length: int | None = None
-    discount_denom: float = 5.0
-    discount_min: float = 0.95
-    discount_max: float = 0.995
-    rho: float = 0.5
-    encoder_lr_scale: float = 0.3
-    target_q_tau: float = 0.01
-    consistency_loss_coef: float = 20.0
-    reward_loss_coef: float = 0.1
-    td_loss_coef: float = 0.1
-    policy_loss_coef: float = 1.0
-    termination_loss_coef: float = 1.0
-    episodic: bool = False
-    num_tasks: int = 1
-    task_dim: int = 96
-    task_names: tuple[str, ...] = ()
-    task_action_dims: tuple[int, ...] = ()
-    task_episode_lengths: tuple[int, ...] = ()
+    episode_length: int | None = option(None, at_least=1)
+    discount_denom: float = option(5.0, above=0)
+    discount_min: float = option(0.95, above=0, at_most=1)
+    discount_max: float = option(0.995, above=0, at_most=1)
+    rho: float = option(0.5, above=0, at_most=1)
+    encoder_lr_scale: float = option(0.3, above=0, at_most=1)
+    target_q_tau: float = option(0.01, above=0, at_most=1)
+    consistency_loss_coef: float = option(20.0, at_least=0)
+    reward_loss_coef: float = option(0.1, at_least=0)
+    td_loss_coef: float = option(0.1, at_least=0)
+    policy_loss_coef: float = option(1.0, at_least=0)
+    termination_loss_coef: float = option(1.0, at_least=0)
+    episodic: bool = option(False, follows="env.terminates")
+    num_tasks: int = option(1, at_least=1, follows=ENVIRONMENT)
+    task_dim: int = option(96, at_least=1)
+    task_names: tuple[str, ...] = option((), follows=ENVIRONMENT)
+    task_action_dims: tuple[int, ...] = option((), follows=ENVIRONMENT)
+    task_episode_lengths: tuple[int, ...] = option((), follows=ENVIRONMENT)
 
     @property
     def multitask(self) -> bool:
@@ -102,39 +103,46 @@ class TDMPC2Config(WorldModelConfig):
     ) -> TDMPC2Config:
         """As `WorldModelConfig.with_spaces`; tasks: those of a multi-task environment."""
         count = max(1, len(tasks))
-        if "num_tasks" in self._given and self.num_tasks != count:
-            text = f"num_tasks is {self.num_tasks}, but the environment has {count}"
-            raise self.refuse(f"{text}; env.tasks names several")
+        if "num_tasks" in self.explicit and self.num_tasks != count:
+            text = f"is {self.num_tasks}, but the environment has {count}"
+            raise self.refuse("num_tasks", text, "env.tasks names several")
         if count == 1:
             if self.task_dim != self._default("task_dim"):
-                raise self.refuse("task_dim does something only with several tasks (env.tasks)")
+                text = "does something only with several tasks (env.tasks)"
+                raise self.refuse("task_dim", text)
             return super().with_spaces(obs_spaces, action_spaces)
-        found = {
+        fields = {
             "num_tasks": count,
             "task_names": tuple(task.name for task in tasks),
             "task_action_dims": tuple(task.action_dim for task in tasks),
             "task_episode_lengths": tuple(task.episode_length or 0 for task in tasks),
+            **self._fields_of(obs_spaces, action_spaces),
         }
-        changed = {**found, **self._spaces_found(obs_spaces, action_spaces)}
-        return self._with(changed, given=self._given)
+        return self._with(fields, explicit=self.explicit)
 
     def _validate(self) -> None:
-        self._at_least(1, "num_tasks", "task_dim")
         if self.multitask:
             self._add_task_key()
         super()._validate()
-        self._at_least(1, "simnorm_dim", "num_hidden_layers", "encoder_dim", "encoder_layers")
-        self._at_least(2, "num_q_networks", "num_bins")  # two Q networks are drawn for a target
         if self.latent_dim % self.simnorm_dim:
-            text = f"latent_dim must be divisible by simnorm_dim ({self.simnorm_dim})"
-            raise self.refuse(f"{text}, got {self.latent_dim}")
+            text = f"must be divisible by simnorm_dim ({self.simnorm_dim}), got {self.latent_dim}"
+            raise self.refuse("latent_dim", text)
         if self.action_type == "hybrid":
-            raise self.refuse("action_type 'hybrid' is not built for TD-MPC2")
-        if self._given & {"obs_shape", "observation_modalities"}:
+            raise self.refuse("action_type", "'hybrid' is not built for TD-MPC2")
+        if self.explicit & {"obs_shape", "observation_modalities"}:
             self.check_observations()
         self._check_tasks()
-        self._check_planner()
-        self._check_learning()
+        for name in ("num_elites", "num_pi_trajs"):
+            if getattr(self, name) > self.num_samples:
+                text = f"must be <= num_samples ({self.num_samples}), got {getattr(self, name)}"
+                raise self.refuse(name, text)
+        for low, high in (
+            ("min_std", "max_std"),
+            ("bin_min", "bin_max"),
+            ("log_std_min", "log_std_max"),
+        ):
+            if getattr(self, low) >= getattr(self, high):
+                raise self.refuse(low, f"must be below {high}")
 
     def check_observations(self) -> None:
         """Refuses observations that there is no encoder for. A model calls it too, as the default
@@ -144,69 +152,44 @@ class TDMPC2Config(WorldModelConfig):
         if not images:
             return
         if self.multitask:
-            raise self.refuse("obs_shape must be that of a vector with several tasks")
-        text = "TD-MPC2 observes vectors or one picture"
+            raise self.refuse("obs_shape", "must be that of a vector with several tasks")
         if len(spaces) > 1:
-            raise self.refuse(f"{text}, got {', '.join(spaces)}")
+            text = f"TD-MPC2 observes vectors or one picture, got {', '.join(spaces)}"
+            raise self.refuse("", text)
         name, shape = next(iter(images.items()))
         if shape[1:] != (64, 64):
-            text = f"obs_shape of image {name!r} must be 64 pixels high and wide, got {shape}"
-            raise self.refuse(f"{text}; env.image_size=[64,64] resizes")
+            text = f"of image {name!r} must be 64 pixels high and wide, got {shape}"
+            raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
         if self.latent_dim % 16:
-            text = "latent_dim must be divisible by 16, the places that the image encoder leaves"
-            raise self.refuse(f"{text}; got {self.latent_dim}")
+            text = "must be divisible by 16, the places that the image encoder leaves"
+            raise self.refuse("latent_dim", f"{text}; got {self.latent_dim}")
 
     def _add_task_key(self) -> None:
         """The observation key that every multi-task model has, unless it was described."""
         if not self.observation_modalities:
-            self._given -= {"observation_modalities"}
+            self.explicit -= {"observation_modalities"}
         described = self.observation_modalities or {"obs": {"shape": self.obs_shape}}
         entry = {"shape": (), "classes": (self.num_tasks,)}
         self.observation_modalities = {**described, TASK_KEY: described.get(TASK_KEY, entry)}
 
     def _check_tasks(self) -> None:
         names = ("task_names", "task_action_dims", "task_episode_lengths")
+        for name in names:
+            entries = len(getattr(self, name))
+            if not self.multitask and entries:
+                raise self.refuse(name, "does something only with num_tasks above 1")
+            if entries not in (0, self.num_tasks):
+                text = f"must have {self.num_tasks} entries, one for each task, got {entries}"
+                raise self.refuse(name, text)
         if not self.multitask:
-            given = [name for name in names if getattr(self, name)]
-            if given:
-                raise self.refuse(f"{given[0]} does something only with num_tasks above 1")
             return
         if self.action_type != "continuous":
-            raise self.refuse("action_type must be continuous with several tasks")
+            raise self.refuse("action_type", "must be continuous with several tasks")
         if self.obs_spaces()[TASK_KEY].classes != (self.num_tasks,):
-            raise self.refuse(f"observation {TASK_KEY!r} must have {self.num_tasks} classes")
-        for name in names:
-            if len(getattr(self, name)) not in (0, self.num_tasks):
-                text = f"{name} must have {self.num_tasks} entries, one for each task"
-                raise self.refuse(f"{text}, got {len(getattr(self, name))}")
+            raise self.refuse("", f"observation {TASK_KEY!r} must have {self.num_tasks} classes")
         for dim in self.task_action_dims:
             if not 1 <= dim <= self.action_dim:
-                text = f"task_action_dims must lie between 1 and action_dim ({self.action_dim})"
-                raise self.refuse(f"{text}, got {dim}")
+                text = f"must lie between 1 and action_dim ({self.action_dim}), got {dim}"
+                raise self.refuse("task_action_dims", text)
         if min(self.task_episode_lengths, default=0) < 0:
-            raise self.refuse("task_episode_lengths must be >= 0")
-
-    def _check_planner(self) -> None:
-        self._at_least(1, "horizon", "iterations", "num_samples", "num_elites")
-        self._at_least(0, "num_pi_trajs")
-        for name in ("num_elites", "num_pi_trajs"):
-            if getattr(self, name) > self.num_samples:
-                text = f"{name} must be <= num_samples ({self.num_samples})"
-                raise self.refuse(f"{text}, got {getattr(self, name)}")
-        self._above(0, "min_std", "temperature")
-        self._between("momentum", 0, 1, "[]")
-
-    def _check_learning(self) -> None:
-        pairs = ("min_std", "max_std"), ("bin_min", "bin_max"), ("log_std_min", "log_std_max")
-        for low, high in pairs:
-            if getattr(self, low) >= getattr(self, high):
-                raise self.refuse(f"{low} must be below {high}")
-        for name in ("target_q_tau", "rho", "encoder_lr_scale", "discount_min", "discount_max"):
-            self._between(name, 0, 1, "(]")
-        self._between("gamma", 0, 1, "(]")
-        self._between("dropout", 0, 1, "[)")
-        self._above(0, "discount_denom")
-        if self.episode_length is not None:
-            self._at_least(1, "episode_length")
-        self._at_least(0, "consistency_loss_coef", "reward_loss_coef", "td_loss_coef")
-        self._at_least(0, "policy_loss_coef", "termination_loss_coef", "entropy_coef")
+            raise self.refuse("task_episode_lengths", "must be >= 0")

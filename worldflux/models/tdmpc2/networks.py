@@ -1,16 +1,24 @@
-"""TD-MPC2's networks: MLPs of Linear, LayerNorm and Mish, SimNorm latents, the Q ensemble."""
+"""TD-MPC2's networks: MLPs of Linear, LayerNorm and Mish, SimNorm latents, the Q ensemble.
+
+Letters: L latent, Z what the networks read, A action, Q number of Q networks, N rows, U units,
+K bins, G classes of a SimNorm group, `...` any leading dimensions.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldflux.core.distributions import MultiOneHot, SquashedNormal, gumbel_noise
+from worldflux.config.spaces import Space, flat_action_dim
+from worldflux.core.distributions import MultiOneHot, gumbel_noise
+from worldflux.core.math import percentile
+from worldflux.models.tdmpc2.config import TDMPC2Config
+from worldflux.models.tdmpc2.distributions import SquashedNormal
 
 INIT_STD = 0.02
 
@@ -55,6 +63,7 @@ class Mish(torch.autograd.Function):
 
 
 def mish(x: Tensor) -> Tensor:
+    """`Mish` of x, of any shape."""
     out: Tensor = Mish.apply(x)
     return out
 
@@ -68,31 +77,35 @@ class GroupSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        weights = (x - fold(torch.maximum, x)).exp()
-        probs = weights / fold(torch.add, weights)
+        weights = (x - fold(torch.maximum, x)).exp()  # [..., G]
+        probs = weights / fold(torch.add, weights)  # [..., G] / [..., 1]
         ctx.save_for_backward(probs)
         return probs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (probs,) = ctx.saved_tensors
-        weighted = grad * probs
-        return weighted - probs * fold(torch.add, weighted)
+        weighted = grad * probs  # [..., G]
+        return weighted - probs * fold(torch.add, weighted)  # [..., G]
 
 
 def fold(pair: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
     """The last axis reduced by an associative function of two tensors, `[..., 1]`."""
     while (width := x.shape[-1]) > 1:
         half = width // 2
-        low, high, odd = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+        low, high, odd = (
+            x[..., :half],
+            x[..., half : 2 * half],
+            x[..., 2 * half :],
+        )  # odd: 0 or 1 wide
         x = torch.cat([pair(low, high), odd], -1) if width % 2 else pair(low, high)
     return x
 
 
 def simnorm(x: Tensor, group: int) -> Tensor:
     """Softmax inside groups of the last axis (TD-MPC2, section "SimNorm")."""
-    out: Tensor = GroupSoftmax.apply(x.unflatten(-1, (-1, group)))
-    return out.flatten(-2)
+    out: Tensor = GroupSoftmax.apply(x.unflatten(-1, (-1, group)))  # [..., L] -> [..., L/G, G]
+    return out.flatten(-2)  # [..., L]
 
 
 class Layer(nn.Linear):
@@ -151,23 +164,23 @@ def latent_mlp(in_features: int, units: int, layers: int, latent: int, group: in
 
 
 def share_of_latent(net: nn.Sequential, z: Tensor) -> Tensor:
-    """What z `[..., L]` adds to the first layer's linear part in an MLP on `[z, action]`.
+    """What z `[..., Z]` adds to the first layer's linear part in an MLP on `[z, action]`.
 
     Where many actions are tried in one z, it is taken once for all: see `with_action`.
     """
     first = net[0]
     assert isinstance(first, Layer)
-    return F.linear(z, first.weight[:, : z.shape[-1]], first.bias)
+    return F.linear(z, first.weight[:, : z.shape[-1]], first.bias)  # [..., Z] -> [..., U]
 
 
 def with_action(net: nn.Sequential, share: Tensor, action: Tensor) -> Tensor:
     """The MLP's output for actions `[..., A]` and the share of their latents, which broadcasts."""
     first, *others = net
     assert isinstance(first, Layer)
-    weight = first.weight[:, -action.shape[-1] :]
-    hidden = first.finish(share + F.linear(action, weight))
+    weight = first.weight[:, -action.shape[-1] :]  # [U, A]
+    hidden = first.finish(share + F.linear(action, weight))  # [..., U]
     for layer in others:
-        hidden = layer(hidden)
+        hidden = layer(hidden)  # [..., U], in the end the width of the last layer
     return hidden
 
 
@@ -192,10 +205,7 @@ class EnsembleLayer(nn.Module):
 
 
 class QEnsemble(nn.Sequential):
-    """Q networks as batched matrix products.
-
-    Q count, N rows, K bins. The weights of the last layer start at zero.
-    """
+    """Q networks as batched matrix products. The weights of the last layer start at zero."""
 
     def __init__(self, count: int, in_features: int, units: int, layers: int, bins: int):
         widths = [in_features] + [units] * layers
@@ -217,7 +227,7 @@ class QEnsemble(nn.Sequential):
         """Logits `[Q, N, K]` of inputs `[N, in]`.
 
         index: only these networks are computed, in this order. frozen: no gradient reaches the
-        weights. dropout `[Q, N, units]`: factors of the first layer's linear part.
+        weights. dropout `[Q, N, U]`: factors of the first layer's linear part.
         """
 
         def pick(weight: Tensor) -> Tensor:
@@ -230,14 +240,14 @@ class QEnsemble(nn.Sequential):
             weight, bias = pick(layer.weight), pick(layer.bias)
             if i == 0:
                 # One wide product: all networks have the same input.
-                wide = F.linear(hidden, weight.flatten(0, 1))
-                hidden = wide.unflatten(-1, bias.shape).transpose(0, 1) + bias[:, None]
+                wide = F.linear(hidden, weight.flatten(0, 1))  # [N, Q*U]
+                hidden = wide.unflatten(-1, bias.shape).transpose(0, 1) + bias[:, None]  # [Q, N, U]
                 if dropout is not None:
                     hidden = hidden * dropout.to(hidden.dtype)
             else:
-                hidden = torch.bmm(hidden, weight.transpose(1, 2)) + bias[:, None]
+                hidden = torch.bmm(hidden, weight.transpose(1, 2)) + bias[:, None]  # [Q, N, U or K]
             if layer.ln is not None:
-                affine = pick(layer.ln.weight)[:, None], pick(layer.ln.bias)[:, None]
+                affine = pick(layer.ln.weight)[:, None], pick(layer.ln.bias)[:, None]  # [Q, 1, U]
                 hidden = mish(layer_norm(hidden, *affine)).to(wide.dtype)
         return hidden
 
@@ -253,19 +263,12 @@ class Policy(nn.Sequential):
     classes: empty for continuous actions; else the classes of every discrete entry.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        units: int,
-        layers: int,
-        action_dim: int,
-        *,
-        classes: tuple[int, ...],
-        log_std: tuple[float, float],
-    ):
-        out = action_dim if classes else 2 * action_dim
-        super().__init__(*head(in_features, units, layers, out))
-        self.action_dim, self.classes, self.log_std = action_dim, classes, log_std
+    def __init__(self, config: TDMPC2Config, in_features: int, spaces: Mapping[str, Space]):
+        self.action_dim = flat_action_dim(spaces)
+        self.classes = tuple(c for _, space in sorted(spaces.items()) for c in space.classes)
+        self.log_std = config.log_std_min, config.log_std_max
+        out = self.action_dim if self.classes else 2 * self.action_dim
+        super().__init__(*head(in_features, config.hidden_dim, config.num_hidden_layers, out))
 
     def dist(self, z: Tensor, mask: Tensor | None = None) -> SquashedNormal | MultiOneHot:
         """Distribution of the flat action `[..., A]` in latents `[..., Z]`; mask: see
@@ -273,7 +276,7 @@ class Policy(nn.Sequential):
         out = self(z)
         if self.classes:
             return MultiOneHot(out, self.classes)
-        mean, raw = out.chunk(2, -1)
+        mean, raw = out.chunk(2, -1)  # [..., 2*A] -> [..., A] each
         return SquashedNormal(mean, raw, *self.log_std, mask)
 
     def noise(
@@ -284,3 +287,26 @@ class Policy(nn.Sequential):
         if self.classes:
             return gumbel_noise(shape, generator, device)
         return torch.randn(shape, generator=generator, device=device)
+
+
+class QScale(nn.Module):
+    """Moving range between the 5th and 95th percentile of Q, at least 1 (TD-MPC2, eq. 5)."""
+
+    value: Tensor
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("value", torch.ones(1))
+
+    @torch.no_grad()
+    def update(self, q: Tensor) -> None:
+        """Moves the range towards that of q, of any shape."""
+        low, high = self.percentiles(q)
+        self.value.lerp_((high - low).clamp(min=1.0).to(self.value), self.rate)
+
+    @staticmethod
+    def percentiles(q: Tensor) -> tuple[Tensor, Tensor]:
+        """The 5th and 95th percentile, scalars."""
+        full = q if q.dtype == torch.float64 else q.float()
+        return percentile(full, 5.0), percentile(full, 95.0)

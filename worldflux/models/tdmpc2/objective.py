@@ -1,24 +1,26 @@
 """TD-MPC2's objective on one batch of replayed slices: the model's part and the policy's part.
 
-H unrolled steps, B batch, Z latent (see `TDMPC2`), A action width, Q number of Q networks, K bins.
 Time comes first, as in the official code. Heavy sections are methods that can be compiled.
+
+Letters: H unrolled steps, B batch, L latent, Z what the networks read (see modules.py), O flat
+observation, A action, Q number of Q networks, K bins, U units.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from worldflux.config.spaces import TASK_KEY
-from worldflux.core.distributions import SymlogTwoHot
+from worldflux.core.compile import Compiler, eager
 from worldflux.core.math import symlog_two_hot
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import TrainingError
+from worldflux.models.tdmpc2.distributions import SymlogTwoHot
 from worldflux.models.tdmpc2.losses import (
     consistency_loss,
     entropies,
@@ -27,10 +29,8 @@ from worldflux.models.tdmpc2.losses import (
     termination_loss,
     value_loss,
 )
+from worldflux.models.tdmpc2.modules import TDMPC2Modules
 from worldflux.models.tdmpc2.tasks import TaskTerms
-
-if TYPE_CHECKING:
-    from worldflux.models.tdmpc2.world_model import TDMPC2
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Noise:
     """Every random draw of one update.
 
     td_action `[H, B, A]` and policy_action `[H+1, B, A]` are the policy's noise, td_index and
-    policy_index `[2]` the Q networks that count. q_dropout `[Q, H*B, units]` and policy_dropout
-    `[2, (H+1)*B, units]` are factors, None without dropout. shift `[H+1, B, 2]` moves pictures,
+    policy_index `[2]` the Q networks that count. q_dropout `[Q, H*B, U]` and policy_dropout
+    `[2, (H+1)*B, U]` are factors, None without dropout. shift `[H+1, B, 2]` moves pictures,
     None for vectors.
     """
 
@@ -52,7 +52,9 @@ class Noise:
     shift: Tensor | None = None
 
     @staticmethod
-    def draw(model: TDMPC2, steps: int, rows: int, generator: torch.Generator | None) -> Noise:
+    def draw(
+        model: TDMPC2Modules, steps: int, rows: int, generator: torch.Generator | None
+    ) -> Noise:
         """Fresh noise for slices of `steps` transitions."""
         device = model.device
         noise = Noise(
@@ -81,10 +83,10 @@ def dropout(
     for each; the rate is met to 1 / 65,536.
     """
     count = math.prod(shape)
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device)  # [count/4], rounded up
     drawn.random_(-(2**63), None, generator=generator)
     threshold = min(round(rate * 2**16), 2**16 - 1)
-    keep = drawn.view(torch.int16)[:count] >= threshold - 2**15
+    keep = drawn.view(torch.int16)[:count] >= threshold - 2**15  # [count]
     return keep.reshape(shape).float().mul_(2**16 / (2**16 - threshold))
 
 
@@ -134,9 +136,9 @@ class PolicyStep:
 
 
 class Objective:
-    """The objective of one model; `compile` replaces its heavy sections by compiled ones."""
+    """The objective of one model; `compile` is applied to its heavy sections."""
 
-    def __init__(self, model: TDMPC2, compile: Callable[[Any], Any] | None = None):
+    def __init__(self, model: TDMPC2Modules, compile: Compiler = eager):
         self.model = model
         self.ranks: Ranks = ALONE
         config = model.config
@@ -147,11 +149,10 @@ class Objective:
             "termination": config.termination_loss_coef,
             "policy": config.policy_loss_coef,
         }
-        wrap = compile or (lambda function: function)
-        self.targets = wrap(self._targets)
-        self.next = wrap(model.next)
-        self.model_terms = wrap(self._model_terms)
-        self.policy_terms = wrap(self._policy_terms)
+        self.targets = compile(self._targets)
+        self.next = compile(model.next)
+        self.model_terms = compile(self._model_terms)
+        self.policy_terms = compile(self._policy_terms)
 
     def slices(self, batch: Mapping[str, Tensor]) -> Slices:
         """Step sequences `[B, H+1, ...]` as slices.
@@ -162,21 +163,21 @@ class Objective:
         model = self.model
         if batch["is_first"].shape[1] < 2:
             raise TrainingError("TD-MPC2 trains on transitions: sequences need at least 2 steps")
-        terminal = batch["is_terminal"][:, 1:]
+        terminal = batch["is_terminal"][:, 1:]  # [B, H]
         if model.termination is None and bool(terminal.any()):
             raise TrainingError(
                 "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
                 " set env.terminates=true (or model.episodic=true)"
             )
-        first = batch["is_first"].T.clone()
+        first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False
-        task = batch[TASK_KEY][:, 0] if model.config.multitask else None
+        task = batch[TASK_KEY][:, 0] if model.config.multitask else None  # [B]
         return Slices(
             obs=model.observation({key: batch[key].transpose(0, 1) for key in model.observed}),
-            action=batch["action"].transpose(0, 1)[:-1].to(model.dtype),
-            reward=batch["reward"].T[1:].to(model.dtype),
-            terminated=terminal.T.to(model.dtype),
-            valid=1 - first.cumsum(0).clamp(max=1).to(model.dtype),
+            action=batch["action"].transpose(0, 1)[:-1].to(model.dtype),  # [H, B, A]
+            reward=batch["reward"].T[1:].to(model.dtype),  # [H, B]
+            terminated=terminal.T.to(model.dtype),  # [H, B]
+            valid=1 - first.cumsum(0).clamp(max=1).to(model.dtype),  # [H+1, B]
             task=task,
             terms=model.task_terms(task),
         )
@@ -190,10 +191,10 @@ class Objective:
             model.task_emb.project_(self.ranks.gather(data.task))
         shift = (None, None) if noise.shift is None else (noise.shift[0], noise.shift[1:])
         target, td = self.targets(data, noise.td_action, noise.td_index, shift[1])
-        latent = [model.latent(data.obs[0], data.task, shift[0])]
+        latent = [model.latent(data.obs[0], data.task, shift[0])]  # [B, Z]
         for action in data.action:
-            latent.append(self.next(latent[-1], action))
-        stacked = torch.stack(latent)
+            latent.append(self.next(latent[-1], action))  # [B, Z]
+        stacked = torch.stack(latent)  # [H+1, B, Z]
         losses, ended = self.model_terms(data, stacked, target, td, noise.q_dropout)
         return ModelStep(losses, stacked, target, td, ended)
 
@@ -203,9 +204,9 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         """Latents of the next observations `[H, B, Z]` and TD targets `[H, B]`."""
         model, terms = self.model, data.terms
-        target = model.latent(data.obs[1:], data.task, shift)
-        action = model.policy_dist(target, terms).sample(action_noise)
-        value = model.q_values(target, action, index, target=True).amin(0)
+        target = model.latent(data.obs[1:], data.task, shift)  # [H, B, Z]
+        action = model.policy_dist(target, terms).sample(action_noise)  # [H, B, A]
+        value = model.q_values(target, action, index, target=True).amin(0)  # [2, H, B] -> [H, B]
         discount = model.discount if terms is None else terms.discount
         return target, td_target(data.reward, data.terminated, value, discount)
 
@@ -213,8 +214,8 @@ class Objective:
         self, data: Slices, latent: Tensor, target: Tensor, td: Tensor, dropout: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Losses `[H, B]` of the rollout `[H+1, B, Z]`, and probabilities of termination."""
-        model, start = self.model, latent[:-1]
-        logits = model.q_logits(start, data.action, dropout=dropout)
+        model, start = self.model, latent[:-1]  # [H, B, Z]
+        logits = model.q_logits(start, data.action, dropout=dropout)  # [Q, H, B, K]
         losses = {
             "consistency": consistency_loss(model.bare(latent[1:]), model.bare(target)),
             "reward": model.reward_dist(start, data.action).loss(data.reward),
@@ -222,7 +223,7 @@ class Objective:
         }
         if model.termination is None:
             return losses, None
-        logit = model.termination(latent[1:])[..., 0]
+        logit = model.termination(latent[1:])[..., 0]  # [H, B, 1] -> [H, B]
         losses["termination"] = termination_loss(logit, data.terminated)
         return losses, torch.sigmoid(logit.detach())
 
@@ -235,7 +236,7 @@ class Objective:
         loss = loss * valid
         if name == "termination":
             return loss.mean()
-        steps = torch.arange(len(loss), device=loss.device, dtype=loss.dtype)
+        steps = torch.arange(len(loss), device=loss.device, dtype=loss.dtype)  # [H] or [H+1]
         return (self.model.config.rho ** steps[:, None] * loss).mean()
 
     def total(self, step: ModelStep, data: Slices) -> tuple[Tensor, dict[str, Tensor]]:
@@ -278,7 +279,7 @@ class Objective:
         """Value of the policy's actions, their entropy and scaled entropy, each `[H+1, B]`."""
         model = self.model
         dist = model.policy_dist(latent, terms)
-        action = dist.sample(action_noise)
+        action = dist.sample(action_noise)  # [H+1, B, A]
         logits = model.q_logits(latent, action, index, frozen=True, dropout=dropout)
-        value = SymlogTwoHot(logits, model.bins).pred().mean(0)
+        value = SymlogTwoHot(logits, model.bins).pred().mean(0)  # [2, H+1, B] -> [H+1, B]
         return value, *entropies(dist, action_noise)

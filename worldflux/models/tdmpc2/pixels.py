@@ -1,4 +1,7 @@
-"""TD-MPC2's pixel encoder: random shifts, four convolutions, SimNorm. N pictures, C channels."""
+"""TD-MPC2's pixel encoder: random shifts, four convolutions, SimNorm.
+
+Letters: N pictures, C channels, H height, W width, L latent.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,9 @@ class PixelEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Latents `[N, L]` of pictures `[N, C, 64, 64]` between -0.5 and 0.5."""
         for index, layer in enumerate(self.children()):
-            x = layer(F.relu(x) if index else x)
+            x = layer(F.relu(x) if index else x)  # in the end [N, L/16, 4, 4]
         keep = x if x.dtype == torch.float64 else x.float()
-        # (N, C, 4, 4) -> (N, C * 16), channels first as the official code flattens them
+        # [N, L/16, 4, 4] -> [N, L], channels first as the official code flattens them
         return simnorm(keep.contiguous().flatten(1), self.group)
 
 
@@ -57,10 +60,9 @@ def shift_pictures(x: Tensor, shift: Tensor) -> Tensor:
     it in place (the augmentation of DrQ-v2, Yarats et al. 2021).
     """
     count, _, height, width = x.shape
-    rows = torch.arange(height, device=x.device) + shift[:, 1:] - PAD
-    columns = torch.arange(width, device=x.device) + shift[:, :1] - PAD
-    picture = torch.arange(count, device=x.device)[:, None, None]
-    moved = x[
-        picture, :, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]
-    ]
-    return moved.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W), channels last in memory
+    rows = torch.arange(height, device=x.device) + shift[:, 1:] - PAD  # [H] + [N, 1] -> [N, H]
+    columns = torch.arange(width, device=x.device) + shift[:, :1] - PAD  # [W] + [N, 1] -> [N, W]
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    picture = torch.arange(count, device=x.device)[:, None, None]  # [N, 1, 1]
+    moved = x[picture, :, rows[:, :, None], columns[:, None]]  # [N, H, W, C]
+    return moved.permute(0, 3, 1, 2)  # [N, C, H, W], channels last in memory

@@ -1,4 +1,7 @@
-"""What a multi-task TD-MPC2 knows of its tasks: an embedding, action masks, discounts."""
+"""What a multi-task TD-MPC2 knows of its tasks: an embedding, action masks, discounts.
+
+Letters: T tasks, D width of the embedding, A action, `...` any leading dimensions.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ class TaskEmbedding(nn.Module):
 
     def forward(self, task: Tensor) -> Tensor:
         """Embeddings `[..., D]` of task numbers `[...]`."""
-        rows = self.weight[task.long()]
-        return rows * _factor(rows.detach())
+        rows = self.weight[task.long()]  # [..., D]
+        return rows * _factor(rows.detach())  # [..., D] * [..., 1]
 
     @torch.no_grad()
     def project_(self, task: Tensor) -> None:
@@ -42,16 +45,16 @@ class TaskEmbedding(nn.Module):
         The official code does this at each look-up, so that gradients are those of the shortened
         vectors; training calls it before them, and acting leaves the weights alone.
         """
-        used = task.long().unique()
-        rows = self.weight[used]
+        used = task.long().unique()  # [M], M of the T tasks
+        rows = self.weight[used]  # [M, D]
         self.weight[used] = rows * _factor(rows)
 
 
 def _factor(rows: Tensor) -> Tensor:
-    norm = rows.norm(dim=-1, keepdim=True)
+    norm = rows.norm(dim=-1, keepdim=True)  # [..., 1]
     return torch.where(norm > 1, 1 / (norm + NORM_EPS), torch.ones_like(norm))
 
 
 def action_masks(dims: tuple[int, ...], width: int) -> Tensor:
     """Masks `[T, A]`: a task has the first so many action dimensions."""
-    return (torch.arange(width) < torch.tensor(dims)[:, None]).float()
+    return (torch.arange(width) < torch.tensor(dims)[:, None]).float()  # [A] < [T, 1] -> [T, A]

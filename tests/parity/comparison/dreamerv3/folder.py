@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from tests.parity.comparison.compare import Comparison, Computation, Recorded, compare
+from tests.parity.comparison.dreamerv3.official import to_official
 from tests.parity.comparison.dreamerv3.parts import compare_parts
 from tests.parity.comparison.dreamerv3.subject import Subject, read_config
 from tests.parity.comparison.dreamerv3.train import compare_training
 from tests.parity.comparison.dreamerv3.units import compare_units
 from worldflux.errors import ConfigurationError
+from worldflux.models.dreamerv3.modules import RECON
 from worldflux.models.dreamerv3.official.checkpoint import import_checkpoint, read_checkpoint
 from worldflux.models.dreamerv3.official.weights import load_official, official_names
 from worldflux.models.dreamerv3.world_model import DreamerV3
@@ -108,7 +110,7 @@ def compare_weights(model: DreamerV3, logdir: Path, comparison: Comparison) -> N
     """The imported weights, read back in the official layout, must be those of the file."""
     params, state = read_checkpoint(logdir).params, model.state_dict()
     for name, weight in official_names(model).items():
-        ours = weight.to_official(state[weight.name])
+        ours = to_official(weight, state[weight.name])
         comparison.rows.append(compare(f"agent.pkl/{name}", params[name], ours, 0.0))
 
 
@@ -127,7 +129,7 @@ def compare_settings(config: Mapping[str, Any], subject: Subject, comparison: Co
         "context": subject.agent.replay_context,
         "H": model.config.imagination_horizon,
         "K": model.starts(config["T"]),
-        **{f"loss_scales/{name}": scale for name, scale in model.scales.items()},
+        **{f"loss_scales/{name.removeprefix(RECON)}": s for name, s in model.scales.items()},
     }
     scales = {f"loss_scales/{name}": value for name, value in config["loss_scales"].items()}
     expected = {key: config[key] for key in found if key in config} | scales

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tests.parity.comparison.compare import Comparison, Recorded
 from tests.parity.comparison.dreamerv3.subject import Subject
-from worldflux.core.distributions import BoundedNormal, ImageMSE, MultiOneHot
+from worldflux.core.distributions import MultiOneHot
+from worldflux.models.dreamerv3.distributions import BoundedNormal, ImageMSE
 from worldflux.models.dreamerv3.losses import continue_target, kl_losses
 from worldflux.models.dreamerv3.objective import Noise
 from worldflux.models.dreamerv3.rssm import Latent

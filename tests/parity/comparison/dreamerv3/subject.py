@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from tests.parity.comparison.compare import Computation
-from worldflux.config.spaces import Space
-from worldflux.config.training import TrainingConfig
-from worldflux.core.layers import one_hot_flat
-from worldflux.errors import ConfigurationError
-from worldflux.models.dreamerv3.agent import DreamerV3Agent
-from worldflux.models.dreamerv3.objective import Noise
-from worldflux.models.dreamerv3.official.config import config_from_official, training_from_official
-from worldflux.models.dreamerv3.official.weights import (
+from tests.parity.comparison.dreamerv3.official import (
     STEP_KEYS,
     action_space,
     from_official_image,
     observation_space,
+    training_from_official,
 )
+from worldflux.config.spaces import Space
+from worldflux.config.training import TrainingConfig
+from worldflux.core.math import one_hot_flat
+from worldflux.errors import ConfigurationError
+from worldflux.models.dreamerv3.agent import DreamerV3Agent
+from worldflux.models.dreamerv3.objective import Noise
+from worldflux.models.dreamerv3.official.config import config_from_official
 from worldflux.models.dreamerv3.rssm import Latent
 from worldflux.models.dreamerv3.world_model import DreamerV3
 

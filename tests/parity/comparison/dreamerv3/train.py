@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from tests.parity.comparison.compare import Comparison, Recorded, flatten_json
+from tests.parity.comparison.dreamerv3.official import to_official
 from tests.parity.comparison.dreamerv3.scalars import Scalars
 from tests.parity.comparison.dreamerv3.subject import Subject
+from worldflux.core.agent import Carry
+from worldflux.models.dreamerv3.modules import metric_name
 from worldflux.models.dreamerv3.objective import Noise, Step
 from worldflux.models.dreamerv3.official.weights import load_official, official_names
 
@@ -41,6 +44,7 @@ class Training:
         expected = Recorded(flatten_json(folder / "expected.json"), "expected/")
         self.scalars = Scalars(self.agent, self.trained, self.names, expected, comparison)
         self.gradients: dict[str, Tensor] = {}
+        self.carry: Carry = {}
         self.tolerance = comparison.tolerances.forward
         self.agent.optimizer.register_step_pre_hook(self._keep_gradients)
 
@@ -78,10 +82,10 @@ class Training:
             recorded["noise/img_gumbel"],
             recorded.group("noise/act_noise/"),
         )
-        self.carry(index, recorded)
+        self.take_carry(index, recorded)
         self.inside(index, recorded, batch, noise)
         before = {name: param.detach().clone() for name, param in self.trained.items()}
-        metrics, entries = self.agent.update(batch, noise)
+        metrics, entries, self.carry = self.agent.update(batch, self.carry, noise)
         if "loss_total" in recorded:
             self.check(recorded, "loss_total", metrics["loss/total"])
         for key, value in entries.items():
@@ -101,18 +105,17 @@ class Training:
         batch = self.subject.observations(data)
         return batch | {"action": self.subject.flat_action(actions)}
 
-    def carry(self, index: int, recorded: Recorded) -> None:
-        """The first carry is an input, later ones must be what the agent kept."""
+    def take_carry(self, index: int, recorded: Recorded) -> None:
+        """The first carry is an input, later ones must be what the update before returned."""
         if index:
             self.check_carry(recorded, "carry_in")
             return
         latent = self.subject.latent(recorded.group("carry_in/"))
         action = self.subject.flat_action(recorded.group("carry_in/prevact/"))
-        self.agent.train_carry = {**latent._asdict(), "action": action}
+        self.carry = {**latent._asdict(), "action": action}
 
     def check_carry(self, recorded: Recorded, name: str) -> None:
-        carry = self.agent.train_carry
-        assert carry is not None
+        carry = self.carry
         self.check(recorded, f"{name}/deter", carry["deter"])
         self.check(recorded, f"{name}/stoch", carry["stoch"], exact=True)
         for key, value in self.subject.official_actions(carry["action"]).items():
@@ -124,7 +127,7 @@ class Training:
         if file.is_file():
             grads = Recorded.load(file, f"{file.stem}/")
             for name, grad in self.gradients.items():
-                ours = self.names[name].to_official(grad)
+                ours = to_official(self.names[name], grad)
                 tolerance = self.scalars.gradient_tolerance(steps - 1)
                 self.comparison.check(grads, name, ours, tolerance=tolerance)
             self.comparison.finish(grads)
@@ -135,7 +138,7 @@ class Training:
     def parameters(self, after: Recorded, start: Mapping[str, np.ndarray], count: int) -> None:
         state = self.model.state_dict()
         for name, weight in self.names.items():
-            ours = weight.to_official(state[weight.name])
+            ours = to_official(weight, state[weight.name])
             if name in self.trained:
                 self.comparison.check_change(after, name, ours, start[name])
             else:
@@ -150,7 +153,7 @@ class Training:
         """The update's forward pass, without its effect on the return statistics."""
         norm = self.model.return_norm
         saved = {key: value.clone() for key, value in norm.state_dict().items()}
-        step = self.agent.objective(*self.agent.context(batch), noise)
+        step = self.agent.objective(*self.agent.context(batch, self.carry), noise)
         norm.load_state_dict(saved)
         return step
 
@@ -167,7 +170,7 @@ class Training:
             self.check(recorded, "feat/logit", step.logit)
         if recorded.names("loss/"):
             for name, loss in step.losses.items():
-                self.check(recorded, f"loss/{name}", loss)
+                self.check(recorded, metric_name(name), loss)
         if recorded.names("imag/"):
             self.imagined(recorded, step, noise)
         if recorded.names("rep/"):
@@ -175,10 +178,12 @@ class Training:
         if not index:
             self.scalars.clipping(self.agent.objective.total(step.losses))
             for name in step.losses:
-                self.scalars.loss_gradients(name, self.objective(batch, noise).losses[name].mean())
+                official = metric_name(name).removeprefix("loss/")
+                mean = self.objective(batch, noise).losses[name].mean()
+                self.scalars.loss_gradients(official, mean)
 
     def context(self, recorded: Recorded, batch: Mapping[str, Tensor]) -> None:
-        obs, start, previous = self.agent.context(batch)
+        obs, start, previous = self.agent.context(batch, self.carry)
         self.check(recorded, "ctx/carry/deter", start.deter, exact=True)
         self.check(recorded, "ctx/carry/stoch", start.stoch, exact=True)
         for key, value in self.subject.official_actions(previous).items():

@@ -13,12 +13,13 @@ from tests.parity.comparison.compare import Comparison, Computation, Recorded
 from tests.parity.comparison.dreamerv3.subject import read_config
 from tests.parity.comparison.dreamerv3.units_flow import compare_flow
 from worldflux.config.training import TrainingConfig
-from worldflux.core.distributions import Binary, BoundedNormal, OneHot, SymlogMSE, TwoHot
-from worldflux.core.layers import BlockLinear, Conv, Linear, RMSNorm, one_hot_flat
-from worldflux.core.math import percentile, symexp, symexp_bins, symlog
-from worldflux.core.normalize import RunningScale
+from worldflux.core.distributions import Binary, OneHot
+from worldflux.core.math import one_hot_flat, percentile, symexp, symexp_bins, symlog
 from worldflux.core.optim import make_optimizer, move_target_, schedule_factor
+from worldflux.models.dreamerv3.distributions import BoundedNormal, SymlogMSE, TwoHot
+from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear, RMSNorm
 from worldflux.models.dreamerv3.losses import imagined_returns, replay_returns
+from worldflux.models.dreamerv3.normalize import RunningScale
 from worldflux.models.dreamerv3.official.weights import CONV, LINEAR, Weight
 
 LAMBDA, DISCOUNT = 0.95, 1 - 1 / 333

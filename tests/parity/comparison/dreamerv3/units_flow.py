@@ -12,9 +12,10 @@ import torch
 
 from tests.parity.comparison.compare import Comparison, compare
 from worldflux.config.spaces import Space
-from worldflux.core.layers import BlockLinear, Conv, Linear
-from worldflux.data.replay import SequenceReplay, consecutive_chunks
-from worldflux.data.sources import UpdateRatio
+from worldflux.data.gym_source import ConsecutiveChunks
+from worldflux.data.ratio import UpdateRatio
+from worldflux.data.replay import SequenceReplay
+from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear
 
 
 def compare_flow(settings: Mapping[str, Any], comparison: Comparison) -> None:
@@ -75,7 +76,9 @@ def train_ratio(cases: list[dict[str, Any]]) -> Iterator[Case]:
         ratio = UpdateRatio(Fraction(case["train_ratio"]) / case["batch_steps"])
         done, first, granted = 0, case["env_steps"][0], []
         for steps in case["env_steps"]:
-            due = ratio.updates_at(steps - first)
+            due = done
+            while ratio.steps_before(due + 1) <= steps - first:
+                due += 1
             granted.append(due - done)
             done = due
         yield f"{case['train_ratio']:g}", case["repeats"], granted, 0.0
@@ -126,7 +129,8 @@ def chunks(case: dict[str, Any]) -> Iterator[Case]:
     """One sampled window after the other, each cut into consecutive chunks."""
     length, context = case["length"], case["prefix"]
     window = {"x": np.arange(context + case["consec"] * length)[None]}
+    consecutive = ConsecutiveChunks(lambda _: window, context, length, case["consec"])
     for i, expected in enumerate(case["chunks"]):
-        found = list(consecutive_chunks(window, length, context))[i % case["consec"]]
+        found = consecutive.batch(1)
         yield f"{i}/x", expected["x"], found["x"][0], 0.0
         yield f"{i}/consec", expected["consec"], found["consec"][0], 0.0

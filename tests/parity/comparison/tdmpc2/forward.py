@@ -7,10 +7,10 @@ from torch import Tensor
 
 from tests.parity.comparison.compare import Comparison, Recorded
 from tests.parity.comparison.tdmpc2.subject import Subject, Twice
-from worldflux.core.distributions import SquashedNormal, SymlogTwoHot
 from worldflux.core.math import episode_discount, symexp, symlog, symlog_two_hot
+from worldflux.models.tdmpc2.distributions import SquashedNormal, SymlogTwoHot
 from worldflux.models.tdmpc2.losses import entropies, termination_statistics
-from worldflux.models.tdmpc2.world_model import QScale
+from worldflux.models.tdmpc2.networks import QScale
 
 # Of the squashed log-density, whose slope near the bounds magnifies rounding: the official float32
 # and float64 numbers themselves differ by 5e-5.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from tests.parity.comparison.compare import Comparison, Recorded
 from tests.parity.comparison.tdmpc2.forward import ENTROPY
 from tests.parity.comparison.tdmpc2.subject import Subject, Twice
-from worldflux.models.tdmpc2.objective import Noise
+from worldflux.models.tdmpc2.objective import ModelStep, Noise, Slices
 from worldflux.models.tdmpc2.official.weights import load_official
 
 # Recorded name -> our metric.
@@ -60,9 +61,22 @@ class Update:
         arrays = (recorded[f"noise_upd{index}_{name}"] for name in names)
         return Noise(*(self.subject.tensor(array) for array in arrays))
 
+    def update(self, batch: dict[str, Tensor], noise: Noise) -> tuple[dict[str, Tensor], ModelStep]:
+        """The agent's metrics, and what it computed of the model."""
+        steps: list[ModelStep] = []
+        objective = self.agent.objective
+        model_losses = objective.model_losses
+
+        def watched(data: Slices, noise: Noise) -> ModelStep:
+            steps.append(model_losses(data, noise))
+            return steps[-1]
+
+        with mock.patch.object(objective, "model_losses", watched):
+            metrics, _, _ = self.agent.update(batch, noise=noise)
+        return metrics, steps[0]
+
     def step(self, index: int, recorded: Recorded, batch: dict[str, Tensor]) -> None:
-        metrics, _ = self.agent.update(batch, self.noise(index, recorded))
-        step, _ = self.agent.last
+        metrics, step = self.update(batch, self.noise(index, recorded))
         limits = self.comparison.tolerances
         # After an update the float32 parameters that follow differ by rounding.
         later, exact = (limits.later, 1e-7) if index else (limits.forward, 1e-8)

@@ -21,7 +21,7 @@ from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arra
 from worldflux.models.dreamerv3.official.spaces import action_spaces_of, obs_spaces_of
 from worldflux.models.dreamerv3.official.weights import load_official, official_names
 from worldflux.models.dreamerv3.world_model import DreamerV3
-from worldflux.models.world_model import new_folder
+from worldflux.models.official import faults, new_folder
 
 IMPORT_HELP = "a run's log folder (with config.yaml), its ckpt folder or one save in it"
 SLOW_COUNT = "slowval_count/value"
@@ -140,23 +140,10 @@ def check_entries(
     folder: Path, params: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     """One CheckpointError that lists every missing, extra and misshapen entry."""
-    missing = [name for name in expected if name not in params]
-    extra = [name for name in params if name not in expected]
-    misshapen = [
-        f"{name} {params[name].shape}, expected {shape}"
-        for name, shape in expected.items()
-        if name in params and params[name].shape != shape
-    ]
-    not_numbers = [name for name, array in params.items() if array.dtype.kind not in "fiu"]
-    faults = {
-        "missing": missing,
-        "not known": extra,
-        "of another shape": misshapen,
-        "not numbers": not_numbers,
-    }
-    found = [f"{what}: {', '.join(names)}" for what, names in faults.items() if names]
-    if found:
-        raise CheckpointError(f"{folder} does not fit its config.yaml; {'; '.join(found)}")
+    shapes = {name: array.shape for name, array in params.items()}
+    no_numbers = [name for name, array in params.items() if array.dtype.kind not in "fiu"]
+    if text := faults(shapes, expected, {"not numbers": no_numbers}):
+        raise CheckpointError(f"{folder} does not fit its config.yaml; {text}")
 
 
 def load_checkpoint(path: str | Path) -> DreamerV3:
@@ -168,14 +155,14 @@ def load_checkpoint(path: str | Path) -> DreamerV3:
     return model
 
 
-def import_checkpoint(path: str | Path, out: str | Path) -> DreamerV3:
+def import_checkpoint(checkpoint: str | Path, out: str | Path) -> DreamerV3:
     """Writes an official checkpoint as a model folder of ours; returns the model.
 
-    path: a run's log folder, its `ckpt` folder or one save in it. Raises CheckpointError for a
-    checkpoint that is damaged, incomplete or does not fit its own settings and
-    ConfigurationError for settings that our model does not have; nothing is written then.
+    checkpoint: a run's log folder, its `ckpt` folder or one save in it. Raises CheckpointError for
+    one that is damaged, incomplete or does not fit its own settings and ConfigurationError for
+    settings that our model does not have; nothing is written then.
     """
     target = new_folder(out)
-    model = load_checkpoint(path)
+    model = load_checkpoint(checkpoint)
     model.save_pretrained(target)
     return model

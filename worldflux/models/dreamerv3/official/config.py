@@ -163,24 +163,3 @@ def _disagreement(agent: Mapping[str, Any], paths: Iterable[str]) -> str:
         return ""
     listed = ", ".join(f"agent.{path} {value!r}" for path, value in values.items())
     return f"these must be equal: {listed}"
-
-
-def training_from_official(agent: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of our TrainingConfig for the official optimizer settings.
-
-    Raises ConfigurationError for learning-rate schedules, which end differently there.
-    """
-    opt = setting(agent, "opt")
-    if opt["schedule"] != "const":
-        raise ConfigurationError(f"agent.opt.schedule is {opt['schedule']!r}, expected 'const'")
-    return {
-        "optimizer": "laprop",
-        "learning_rate": float(opt["lr"]),
-        "agc": float(opt["agc"]),
-        "optimizer_eps": float(opt["eps"]),
-        "beta1": float(opt["beta1"]),
-        "beta2": float(opt["beta2"]),
-        "weight_decay": float(opt["wd"]),
-        "warmup_steps": int(opt["warmup"]),
-        "grad_clip": 0.0,
-    }

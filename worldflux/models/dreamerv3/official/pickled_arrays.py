@@ -1,6 +1,6 @@
 """Reads pickles that hold numpy arrays in plain containers, without running anything they name.
 
-Names in the file select one of a few classes below, which only store what they are given; nothing
+Names in the file select one of a few classes below, which only store their arguments; nothing
 is imported and no code of numpy runs before the whole file is read.
 """
 
@@ -57,7 +57,7 @@ def _scalar(kind: _Type, raw: bytes) -> _Array:
     return _from_bytes(raw, kind, (), "C")
 
 
-# numpy 2 renamed the modules; both names are found in files.
+# numpy 2 renamed the modules; files have either name.
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,

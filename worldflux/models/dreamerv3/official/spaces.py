@@ -42,11 +42,11 @@ def _outputs(params: Params, pattern: re.Pattern[str]) -> dict[str, tuple[int, b
     votes: dict[str, Counter[int]] = {}
     discrete: dict[str, bool] = {}
     for name, array in params.items():
-        if (found := pattern.fullmatch(name)) and array.ndim:
-            key, kernel = found["key"], name.endswith("/kernel")
+        if (match := pattern.fullmatch(name)) and array.ndim:
+            key, kernel = match["key"], name.endswith("/kernel")
             width = math.prod(array.shape[1:] if kernel else array.shape)
             votes.setdefault(key, Counter())[width] += 1
-            discrete[key] = found["out"] == "logits"
+            discrete[key] = match["out"] == "logits"
     return {key: (count.most_common(1)[0][0], discrete[key]) for key, count in votes.items()}
 
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldflux.config.spaces import Space
-from worldflux.core.layers import MLP
 from worldflux.errors import CheckpointError
+from worldflux.models.dreamerv3.layers import MLP
 from worldflux.models.dreamerv3.networks import ContinueHead, TwoHotHead
 from worldflux.models.dreamerv3.world_model import DreamerV3
 
 LINEAR, CONV, SAME = "linear", "conv", "same"
-STEP_KEYS = ("reward", "is_first", "is_last", "is_terminal")
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,6 @@ class Weight:
         elif self.layout == CONV:
             value = value.permute(3, 2, 0, 1)
         return value.contiguous()
-
-    def to_official(self, value: Tensor) -> np.ndarray:
-        """Our tensor in the official layout."""
-        value = value.detach().cpu()
-        if self.layout == LINEAR:
-            value = value.T
-        elif self.layout == CONV:
-            value = value.permute(2, 3, 1, 0)
-        return value.contiguous().numpy()
 
     def official_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """The official shape of a tensor of ours."""
@@ -170,28 +158,3 @@ def load_official(model: DreamerV3, arrays: Mapping[str, np.ndarray]) -> None:
             target.copy_(weight.from_official(arrays[official], target.shape))
         except CheckpointError as error:
             raise CheckpointError(f"{official}: {error}") from None
-
-
-def from_official_image(image: np.ndarray) -> np.ndarray:
-    """`[..., H, W, C]` as `[..., C, H, W]`."""
-    return np.ascontiguousarray(np.moveaxis(image, -1, -3))
-
-
-def observation_space(entry: Mapping[str, Any]) -> Space:
-    """An official observation space {dtype, shape, discrete, classes} as ours."""
-    shape = tuple(entry["shape"])
-    if len(shape) == 3:
-        return Space((shape[2], *shape[:2]), "uint8")
-    return _vector_space(shape, entry)
-
-
-def _vector_space(shape: tuple[int, ...], entry: Mapping[str, Any]) -> Space:
-    if not entry["discrete"]:
-        return Space(shape, "float32")
-    classes = np.broadcast_to(np.asarray(entry["classes"]), shape).flatten().tolist()
-    return Space(shape, "int64", tuple(classes))
-
-
-def action_space(entry: Mapping[str, Any]) -> Space:
-    """An official action space as ours."""
-    return _vector_space(tuple(entry["shape"]), entry)

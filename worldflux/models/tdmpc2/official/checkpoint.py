@@ -6,8 +6,8 @@ the shapes do not show (SimNorm groups, bins, planner, discount) are the officia
 
 from __future__ import annotations
 
-import argparse
 import pickle
+from argparse import ArgumentParser, ArgumentTypeError
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,37 +17,20 @@ import torch
 from torch import Tensor
 
 from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.models.official import faults, new_folder
 from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.official.tasks import official_tasks
 from worldflux.models.tdmpc2.official.weights import DETACHED, is_old, load_official, official_names
 from worldflux.models.tdmpc2.pixels import SIDE
 from worldflux.models.tdmpc2.tasks import action_masks
 from worldflux.models.tdmpc2.world_model import TDMPC2
-from worldflux.models.world_model import new_folder
 
 IMPORT_HELP = "a .pt file of either layout"
+EXPORT_HELP = "a new .pt file"
 _META = ("__batch_size", "__device")  # beside the tensors of an ensemble
 _ENSEMBLES = ("_Qs.params", DETACHED, "_target_Qs_params")
 _BUFFERS = ("log_std_min", "log_std_dif")
 TASK_EMBEDDING, ACTION_MASKS = "_task_emb.weight", "_action_masks"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that `worldflux import` has for these checkpoints."""
-    parser.add_argument(
-        "--action-dims",
-        type=_numbers,
-        metavar="N,N,...",
-        help="action width of each task, for old multi-task files of other tasks than the official"
-        " 30 or 80, which do not hold it",
-    )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 6,2,1") from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -126,7 +109,7 @@ def _picture_fields(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def _task_fields(
     weights: Mapping[str, Tensor], tasks: int, action_dims: Sequence[int]
 ) -> dict[str, Any]:
-    """What a multi-task file tells of its tasks, or the official set of so many tells."""
+    """What a multi-task file holds of its tasks, or the official set of so many tasks."""
     known = official_tasks(tasks)
     if ACTION_MASKS in weights:
         masks = weights[ACTION_MASKS]
@@ -163,18 +146,9 @@ def check_entries(path: Path, model: TDMPC2, weights: Mapping[str, Tensor]) -> N
         shapes |= copies | {name: torch.Size() for name in _BUFFERS}
     if model.config.multitask and (ACTION_MASKS in weights or not is_old(weights)):
         shapes[ACTION_MASKS] = model.action_masks.shape
-    faults = {
-        "missing": [name for name in shapes if name not in weights],
-        "not known": [name for name in weights if name not in shapes],
-        "of another shape": [
-            f"{name} {list(weights[name].shape)}, expected {list(shape)}"
-            for name, shape in shapes.items()
-            if name in weights and weights[name].shape != shape
-        ],
-    }
-    found = [f"{what}: {', '.join(names)}" for what, names in faults.items() if names]
-    if found:
-        raise CheckpointError(f"{path} is no TD-MPC2 checkpoint that is known; {'; '.join(found)}")
+    expected = {name: list(shape) for name, shape in shapes.items()}
+    if text := faults({name: list(value.shape) for name, value in weights.items()}, expected):
+        raise CheckpointError(f"{path} is no TD-MPC2 checkpoint that is known; {text}")
 
 
 def load_checkpoint(path: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
@@ -190,14 +164,35 @@ def load_checkpoint(path: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2
     return model
 
 
-def import_checkpoint(path: str | Path, out: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of `worldflux import` for this family, by the names of `import_checkpoint`."""
+    parser.add_argument(
+        "--action-dims",
+        type=_numbers,
+        metavar="N,N,...",
+        help="action width of each task, for old multi-task files of other tasks than the official"
+        " 30 or 80, which do not hold it",
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no list such as 6,2,1") from None
+
+
+def import_checkpoint(
+    checkpoint: str | Path, out: str | Path, action_dims: Sequence[int] | None = None
+) -> TDMPC2:
     """Writes an official checkpoint file as a model folder of ours; returns the model.
 
-    Raises CheckpointError for a file that is damaged or has other weights than one network layout
-    explains and ConfigurationError where `out` is taken; nothing is written then.
+    action_dims: see `config_of`. Raises CheckpointError for a file that is damaged or has other
+    weights than one network layout explains and ConfigurationError where `out` is taken; nothing
+    is written then.
     """
     target = new_folder(out)
-    model = load_checkpoint(path, action_dims)
+    model = load_checkpoint(checkpoint, action_dims or ())
     model.save_pretrained(target)
     return model
 
@@ -227,9 +222,9 @@ def official_entries(model: TDMPC2) -> OrderedDict[str, Any]:
     return entries
 
 
-def export_checkpoint(model: TDMPC2, path: str | Path) -> None:
+def export_checkpoint(model: TDMPC2, out: str | Path) -> None:
     """Writes a model as an official checkpoint file, which the official code loads."""
-    file = Path(path)
+    file = Path(out)
     if file.exists():
         raise ConfigurationError(f"--out {file} exists already; name a new file")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,6 @@ def load_official(model: TDMPC2, arrays: Mapping[str, np.ndarray | Tensor]) -> N
             raise CheckpointError(f"the weight {official} is missing")
         value, target = torch.as_tensor(arrays[official]), state[ours]
         if value.shape != target.shape:
-            found, expected = list(value.shape), list(target.shape)
-            raise CheckpointError(f"{official} has shape {found}, expected {expected}")
+            shape, expected = list(value.shape), list(target.shape)
+            raise CheckpointError(f"{official} has shape {shape}, expected {expected}")
         target.copy_(value)

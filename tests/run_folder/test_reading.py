@@ -1,0 +1,48 @@
+"""A finished run is read without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_trainer import make
+from tests.training.tiny import TinySource
+
+READ = """
+import sys
+from pathlib import Path
+from worldflux.run_folder.checkpoints import checkpoint_at, checkpoint_named, has_checkpoint
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import read_metrics
+from worldflux.run_folder.state import run_state
+
+run = Path(sys.argv[1])
+assert run_state(run) == "completed" and read_manifest(run)["global_step"] == 40
+assert read_metrics(run)[-1]["step"] == 40 and has_checkpoint(run)
+best = checkpoint_at(run)
+assert best == checkpoint_named(run, "best") == checkpoint_at(run / "checkpoints" / "best")
+assert checkpoint_named(run, "latest").name == "step_000000040"
+"""
+LOADED = "assert not sys.modules.keys() & {'torch', 'gymnasium'}, 'torch was loaded'"
+
+
+def python(code: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_run_holds_is_read_without_torch(tmp_path: Path) -> None:
+    make(tmp_path).train(TinySource())
+    python(READ + LOADED, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["names", "disk"])
+def test_the_other_modules_load_no_torch_either(name: str) -> None:
+    python(f"import sys, worldflux.run_folder.{name}\n{LOADED}")
+
+
+def test_neither_does_the_report_of_a_run() -> None:
+    python(f"import sys, worldflux.cli.report\n{LOADED}")

@@ -1,0 +1,23 @@
+"""The names of the files of a run; they are spelled nowhere else."""
+
+from __future__ import annotations
+
+MANIFEST = "run_manifest.json"
+METRICS = "metrics.jsonl"
+LOCK = "run.lock"
+CHECKPOINTS, REPLAY = "checkpoints", "replay"
+REPORT, VIDEOS, PICTURES = "report", "videos", "pictures"
+LEARNING_CURVE = f"{REPORT}/learning_curve.png"
+PREVIOUS = "previous"  # earlier runs of the folder
+
+# Written by Hydra
+HYDRA, LOG = ".hydra", "run.log"
+SAVED_CONFIG = f"{HYDRA}/config.yaml"
+
+# In CHECKPOINTS: text files that name a checkpoint; in a checkpoint: its files
+LATEST, BEST = "latest", "best"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+TENSORBOARD = "events.out.tfevents.*"
+OF_TRAINER = (MANIFEST, METRICS, CHECKPOINTS, REPLAY, TENSORBOARD, PICTURES, VIDEOS, REPORT)
+FOLDERS = frozenset({CHECKPOINTS, REPLAY, PREVIOUS, HYDRA, REPORT, VIDEOS, PICTURES})

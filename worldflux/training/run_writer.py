@@ -1,0 +1,178 @@
+"""Writes the folder of a run: its metrics, checkpoints, replay and manifest."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldflux.core.ranks import ALONE, Ranks
+from worldflux.data.sources import Source
+from worldflux.errors import CheckpointError, DiskError
+from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore
+from worldflux.run_folder.disk import disk_errors
+from worldflux.run_folder.manifest import write_manifest
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, METRICS, OF_TRAINER, PREVIOUS, REPLAY
+from worldflux.run_folder.state import Claim
+from worldflux.training.logger import MetricLogger
+from worldflux.training.parallel import part_of_rank, replay_name
+
+log = logging.getLogger("worldflux.training")
+
+
+class RunWriter:
+    """Writes one run; in the processes beside the first one, only their replay.
+
+    path: the folder. tensorboard: also write TensorBoard events. keep: resumable checkpoints kept.
+    claim: of the folder, checked before each write where it is set. saved_at: when the newest
+    checkpoint was written, by the monotonic clock, which took save_seconds. ranks: the processes
+    that train the run.
+    """
+
+    def __init__(
+        self, path: Path, *, tensorboard: bool = True, keep: int | None = 2, ranks: Ranks = ALONE
+    ) -> None:
+        self.path = path
+        self.ranks = ranks
+        self.replay = path / replay_name(REPLAY, ranks)
+        self.store = CheckpointStore(path / CHECKPOINTS, keep)
+        self.tensorboard = tensorboard
+        self.saved_step = -1
+        self.best_step = -1
+        self.claim: Claim | None = None
+        self.saved_at = time.monotonic()
+        self.save_seconds = 0.0
+        self._logger: MetricLogger | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._logger is not None
+
+    @property
+    def logger(self) -> MetricLogger:
+        if not self.ranks.first:
+            return _Silence()
+        if self._logger is None:
+            raise RuntimeError("the run folder is not open")
+        return self._logger
+
+    def start(self, x_axis: str) -> None:
+        """Begins a new run here; one that is here already is moved aside."""
+        if self.ranks.first:
+            set_aside(self.path)
+            self._open(x_axis)
+
+    def extend(self, x_axis: str) -> None:
+        """Goes on with the run of this process."""
+        if self.ranks.first:
+            metrics = self.path / METRICS
+            self._open(x_axis, resume_at=metrics.stat().st_size if metrics.exists() else 0)
+
+    def resume(self, x_axis: str, step: int, x: int, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint of this folder; what is newer than it is cut off."""
+        self.saved_step = step
+        if not self.ranks.first:
+            return
+        self.store.forget_after(step)
+        best = state["trainer"]["best_step"]
+        if best is not None and (self.store.folder / self.store.name(best)).is_dir():
+            self.store.mark_best(best)
+            self.best_step = best
+        self._open(x_axis, resume_at=state["metrics_bytes"], purge_from=x + 1)
+
+    def _open(
+        self, x_axis: str, resume_at: int | None = None, purge_from: int | None = None
+    ) -> None:
+        self._logger = MetricLogger(
+            self.path,
+            x_axis=x_axis,
+            tensorboard=self.tensorboard,
+            resume_at=resume_at,
+            purge_from=purge_from,
+        )
+
+    def save(self, step: int, source: Source, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Saves replay and checkpoint of this step, once; all processes together."""
+        if step == self.saved_step:
+            return
+        begun = time.monotonic()
+        self._check()
+        with disk_errors("replay", self.replay):
+            source.save(self.replay)
+        content = checkpoint()
+        newest: list[dict[str, Any]] = []
+        if self.ranks.first:
+            self.store.save(step, content)
+            kept = itertools.islice(self.store.resumable(), self.store.keep)
+            newest = [state for _, state in kept]
+        # Only now: until its checkpoint was complete, this save was no way to go on.
+        newest = self.ranks.share_object(newest)
+        parts = [part_of_rank(state, self.ranks) for state in newest]
+        source.keep_saves(self.replay, [part["source"] for part in parts])
+        self.saved_step = step
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - begun
+
+    def keep_best(self, step: int, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Points ``best`` at this step, saving it first (without replay) where it is not yet."""
+        if self.ranks.first:
+            self._check()
+            if step != self.saved_step:
+                self.store.save(step, checkpoint(), resumable=False)
+            self.store.mark_best(step)
+        self.best_step = step
+
+    def write_manifest(self, content: Mapping[str, Any]) -> None:
+        if self.ranks.first:
+            self._check()
+            write_manifest(self.path, content)
+
+    def finish(self, content: Mapping[str, Any], error: BaseException | None) -> None:
+        """Writes the last manifest and closes. error: what ends the run; it matters more than a
+        second one from here, and a disk that refuses is reported once."""
+        try:
+            self.write_manifest(content)
+            if self._logger is not None:
+                self._logger.close()
+                self._logger = None
+        except CheckpointError as second:
+            if error is None:
+                raise
+            if not isinstance(error, DiskError):
+                log.error("%s", second)
+
+    def _check(self) -> None:
+        if self.claim is not None:
+            self.claim.check()
+
+
+class _Silence(MetricLogger):
+    """Logs nothing."""
+
+    def __init__(self) -> None:
+        self.listeners = []
+
+    def scalars(self, metrics: Mapping[str, float], **at: Any) -> None: ...
+    def pictures(self, pictures: Mapping[str, Any], **at: Any) -> None: ...
+
+
+def set_aside(folder: Path, more: Sequence[str] = ()) -> None:
+    """Moves the run that a folder holds, if any, to ``previous/<time>`` inside it, so that a new
+    one can start there and nothing is lost.
+
+    more: names besides those that a Trainer writes, as they are there before it begins.
+    """
+    if not (folder / MANIFEST).exists() and not (folder / CHECKPOINTS).exists():
+        return
+    target = folder / PREVIOUS / time.strftime("%Y-%m-%d_%H-%M-%S")
+    with disk_errors("run folder", folder):
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        target.mkdir(parents=True)
+        for pattern in (*OF_TRAINER, *more):
+            for path in folder.glob(pattern):
+                path.rename(target / path.name)
+    log.warning("%s held a run already; it is now in %s", folder, target)
