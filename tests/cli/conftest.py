@@ -52,7 +52,7 @@ def jobs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replaces training: collects the (RunConfig, folder) of every job instead."""
     found: list[Any] = []
 
-    def run(config: Any, run_dir: Path) -> float:
+    def run(config: Any, run_dir: Path, parts: Any = None) -> float:
         found.append((config, run_dir))
         return float(len(found))
 

@@ -198,9 +198,22 @@ def test_auto_with_a_folder_continues_that_one_or_starts_in_it(
         while not (run / "run.lock").read_bytes():
             time.sleep(0.01)
         assert f"is being written by process {pid}" in refused(*words)
+        before = digest(run)
+        line = refused("model/size=ci", "training.seed=7", "hydra.run.dir=job")
+        assert f"is being written by process {pid}" in line and digest(run) == before
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_a_run_whose_manifest_lacks_its_configuration_resumes_from_what_hydra_saved(
+    jobs: list[Any], begun: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = begun("model/size=ci", "training.seed=5")
+    write_manifest(run, {"schema_version": SCHEMA, "status": "stopped"})
+    assert main([f"resume={run}"]) == 0
+    assert jobs[-1][0].training.seed == 5
+    assert capfd.readouterr().out.count(".hydra/config.yaml is read instead") == 1
 
 
 def test_the_same_command_again_continues_a_stopped_run(

@@ -86,7 +86,7 @@ def test_a_recipe_that_is_a_sweep(jobs: list[Any]) -> None:
 def test_training_that_stops_itself_gives_3(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(config: Any, run_dir: Path) -> float:
+    def run(config: Any, run_dir: Path, parts: Any = None) -> float:
         raise TrainingError("loss 'rew' is not finite at update 7")
 
     monkeypatch.setattr("worldflux.runner.run.run", run)
@@ -99,7 +99,7 @@ def test_training_that_stops_itself_gives_3(
 def test_ctrl_c_gives_130(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(config: Any, run_dir: Path) -> float:
+    def run(config: Any, run_dir: Path, parts: Any = None) -> float:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("worldflux.runner.run.run", run)
@@ -110,7 +110,7 @@ def test_ctrl_c_gives_130(
 def test_a_bug_keeps_its_traceback_without_hydras_frames(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def run(config: Any, run_dir: Path) -> float:
+    def run(config: Any, run_dir: Path, parts: Any = None) -> float:
         return {}["a bug"]
 
     monkeypatch.setattr("worldflux.runner.run.run", run)

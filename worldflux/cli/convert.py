@@ -12,8 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
+from worldflux.cli.parser import Parser
 from worldflux.cli.train import told_with_lines
 from worldflux.config import run as schema
 from worldflux.config.composition import composed
@@ -24,7 +24,8 @@ from worldflux.project.convert import experiment, overrides, to_toml
 from worldflux.project.mapping import settings
 from worldflux.project.schema import FILE, load_config
 from worldflux.run_folder.disk import disk_errors, write_atomic
-from worldflux.runner import resume
+from worldflux.run_folder.names import SAVED_CONFIG
+from worldflux.runner import continuation
 
 PROGRAM = "worldflux convert"
 EXPERIMENTS = Path("conf") / "experiment"
@@ -94,14 +95,14 @@ def _to_toml(options: argparse.Namespace) -> int:
 def run_of(path: Path) -> RunConfig:
     """The configuration of a run folder, of its .hydra/config.yaml, or of an experiment."""
     schema.register()
-    saved = path / resume.SAVED if path.is_dir() else path
+    saved = path / SAVED_CONFIG if path.is_dir() else path
     if not saved.is_file():
         raise ConfigurationError(f"{path} is neither an experiment nor a run folder")
     content = OmegaConf.load(saved)
     if not isinstance(content, DictConfig):
         raise ConfigurationError(f"{saved} holds no configuration of names and values")
     if OmegaConf.select(content, "model.model_type") is not None and "defaults" not in content:
-        return schema.run_config(resume.typed(saved))
+        return schema.run_config(continuation.typed(saved))
     with tempfile.TemporaryDirectory() as folder:
         # A file of any place, as the option of a group.
         (Path(folder) / "experiment").mkdir()

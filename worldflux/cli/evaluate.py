@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldflux.cli.guarded import guarded
-from worldflux.core.agent import Agent
-from worldflux.errors import ConfigurationError
-from worldflux.report.video import write_video
+from worldflux.cli.guarded import verb
+from worldflux.cli.parser import SEED, Parser, positive
 from worldflux.run_folder.names import VIDEOS
-from worldflux.runner.trained import SavedModel, TrainedRun, open_trained
-from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 
-SEED = 1_000_003  # far from the seeds 0, 1, 2… that runs train with
+if TYPE_CHECKING:
+    from worldflux.runner.trained import SavedModel, TrainedRun
+    from worldflux.training.evaluate import Evaluation
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="worldflux eval",
-        description="Plays greedy episodes in an environment and tells the mean return.",
+def parser() -> Parser:
+    made = Parser(
+        "worldflux eval",
+        description="Plays greedy episodes in an environment and prints the mean return.",
     )
     made.add_argument(
         "run",
@@ -41,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         " unless given, a model folder needs one",
     )
     made.add_argument(
-        "--episodes", type=_positive, default=20, metavar="N", help="of each task; default: 20"
+        "--episodes", type=positive, default=20, metavar="N", help="of each task; default: 20"
     )
     made.add_argument(
         "--checkpoint", default="best", metavar="NAME", help="best (default), latest, step_..."
@@ -62,40 +58,23 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0, 1 below ``--at-least``, 2 wrong input)."""
-    options = parser().parse_intermixed_args(argv)
+def _main(options: argparse.Namespace) -> int:
+    from worldflux.runner.trained import open_trained  # PyTorch: nothing for --help
+
     if options.video and options.video.startswith("env"):
         options.overrides.append(options.video)
         options.video = ""
-    return guarded("worldflux eval", lambda: _main(options))
-
-
-def _main(options: argparse.Namespace) -> int:
     run = open_trained(options.run, options.checkpoint, options.overrides)
     agent = run.agent(options.device)
     video = None
     if options.video is not None:
-        video = record(run, agent, options.seed, Path(options.video) if options.video else None)
-    result = GreedyEvaluator(run.env, options.episodes, layout=run.layout)(agent, options.seed)
+        video = Path(options.video or run.folder / VIDEOS / f"eval_{run.name}.gif")
+        run.record(agent, options.seed, video)
+    result = run.evaluator(options.episodes)(agent, options.seed)
     assert result is not None
     report = summary(run, result, options, video)
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(text(report))
+    print(json.dumps(report, indent=2) if options.json else text(report))
     return int(options.at_least is not None and result.mean < options.at_least)
-
-
-def record(run: TrainedRun | SavedModel, agent: Agent, seed: int, path: Path | None) -> Path:
-    """Records one episode in an environment of its own (scored episodes draw no frames)."""
-    path = path or run.folder / VIDEOS / f"eval_{run.name}.gif"
-    player = GreedyEvaluator(run.env, episodes=1, layout=run.layout)
-    played = player(agent, seed, record=True)
-    if played is None or not played.frames:
-        raise ConfigurationError(f"env.id={run.env.id} draws no frames, so there is no video")
-    write_video(path, np.stack(played.frames))
-    return path
 
 
 def summary(
@@ -107,7 +86,7 @@ def summary(
     low, high = result.interval()
     return {
         "run": str(run.folder),
-        "checkpoint": run.name if isinstance(run, TrainedRun) else None,
+        "checkpoint": run.name if hasattr(run, "checkpoint") else None,
         "env": run.env.id,
         "episodes": len(result.returns),
         "mean_return": result.mean,
@@ -137,12 +116,4 @@ def text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = verb(parser, _main)

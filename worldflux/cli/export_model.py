@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from worldflux.cli.guarded import guarded
-from worldflux.cli.official import official_module
+from worldflux.cli.guarded import verb
+from worldflux.cli.import_model import official
+from worldflux.cli.parser import Parser
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import family
 
-FAMILIES = ("tdmpc2",)
 
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="worldflux export",
+def parser() -> Parser:
+    made = Parser(
+        "worldflux export",
         description="Writes the weights of a model folder as the official implementation saves"
         " them, so that it can load them.",
     )
-    made.add_argument("family", metavar="FAMILY", help=", ".join(FAMILIES))
+    made.add_argument("family", metavar="FAMILY", help="whose official checkpoints can be written")
     made.add_argument("model", type=Path, metavar="DIR", help="a folder of save_pretrained")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .pt file")
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0, or 2 for wrong input)."""
-    options = parser().parse_args(argv)
-    return guarded("worldflux export", lambda: _main(options))
-
-
 def _main(options: argparse.Namespace) -> int:
-    module = official_module(options.family, FAMILIES)
+    module = official(options.family, "export_checkpoint")
     try:
-        model = module.TDMPC2.from_pretrained(options.model)
+        model = family(options.family).model_class().from_pretrained(options.model)
     except TypeError as error:  # another family's model
         raise ConfigurationError(str(error)) from None
     module.export_checkpoint(model, options.out)
     print(f"{options.out}: official {options.family} checkpoint")
     return 0
+
+
+main = verb(parser, _main)

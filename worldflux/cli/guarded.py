@@ -1,18 +1,20 @@
-"""Mistakes of a person are told in one line; a bug keeps its traceback."""
+"""Mistakes of a person are one line; a bug keeps its traceback."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from worldflux.cli.parser import Parser
 from worldflux.config.hydra_errors import explain
 from worldflux.errors import WorldFluxError
 
@@ -21,16 +23,29 @@ INTERRUPTED = 130
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code; tells every mistake in one line as `program`'s."""
+    """Runs a command and returns its exit code; prints every mistake in one line as `program`'s."""
     try:
         return command()
     except BrokenPipeError:
-        raise  # the reader of our output has seen enough: told nowhere
+        raise  # the reader of our output has seen enough
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         return report(error, program)
+
+
+def verb(
+    parser: Callable[[], Parser], command: Callable[[argparse.Namespace], int]
+) -> Callable[..., int]:
+    """The `main` of a verb: reads a command line (None: of this process), runs the command with its
+    options and returns the exit code, 2 for wrong input."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        made = parser()
+        return guarded(made.prog, lambda: command(made.read(argv)))
+
+    return main
 
 
 def guarded_hydra(program: str, command: Callable[[], int]) -> int:
@@ -47,8 +62,8 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
 
 @contextmanager
 def quiet_disk() -> Iterator[None]:
-    """A full disk is told once, by the run that ends with it, not also by everyone who tries to
-    write there: log files print a traceback of their own, and so does TensorBoard's thread, whose
+    """A full disk is reported once, by the run that ends with it, not also by everyone who tries
+    to write there: log files print a traceback of their own, and so does TensorBoard's thread, whose
     error the run meets at its next write."""
     before = logging.raiseExceptions, threading.excepthook
 
@@ -64,7 +79,7 @@ def quiet_disk() -> Iterator[None]:
 
 
 def report(error: Exception, program: str) -> int:
-    """Tells an error, in one line if it is a user's mistake, and returns its exit code."""
+    """Prints an error, in one line if it is a user's mistake, and returns its exit code."""
     line = explain(error)
     if line is None:
         error.__traceback__ = _without_hydra(error.__traceback__)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from worldflux.config.groups import CHOICES, EXPERIMENT
 from worldflux.config.presets import conf_dir, size_names
-from worldflux.models.families import conf_folders, model_types, names
+from worldflux.models.families import OURS, conf_folders, model_types, names
 
 _TEXT = """\
 worldflux-run trains a world-model agent in an environment.
@@ -23,10 +23,10 @@ Examples:
   worldflux-run                                          train the default agent on CartPole
   worldflux-run env=gym env.id=LunarLander-v3            any Gymnasium environment
   worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
-  worldflux-run model=tdmpc2 env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
+  worldflux-run model={other} env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
   worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
-  worldflux-run -m sweep=families model=dreamerv3,tdmpc2 env=pendulum training.seed=range(3)
+  worldflux-run -m sweep=families model={both} env=pendulum training.seed=range(3)
                                                          a named one; again: goes on with it
   worldflux-run -m training.seed=range(5) hydra/launcher=joblib  several jobs at a time, here
   worldflux-run -m training.seed=range(5) hydra/launcher=slurm   the same on a cluster
@@ -68,7 +68,11 @@ def help_text(config_dir: str | None) -> str:
     rows[f"+{EXPERIMENT}"] = _options(folders, EXPERIMENT)
     for group in ("model", "data", "training"):  # a family without a file has a stated default
         rows[group] = sorted({*rows[group], *names()})
-    return _TEXT.format(groups="\n".join(_row(name, options) for name, options in rows.items()))
+    return _TEXT.format(
+        groups="\n".join(_row(name, options) for name, options in rows.items()),
+        other=OURS[-1].name,
+        both=",".join(family.name for family in OURS),
+    )
 
 
 def _options(folders: list[Path], group: str) -> list[str]:

@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from worldflux.cli.guarded import guarded
-from worldflux.cli.official import MODULES, official_module
+from worldflux.cli.parser import Parser
+from worldflux.config.fields import near_miss
 from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.models.families import families
+
+PROGRAM = "worldflux import"
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="worldflux import",
+def parser(official: ModuleType | None = None) -> Parser:
+    """The parser with the flags that an official module adds."""
+    made = Parser(
+        PROGRAM,
         description="Writes a checkpoint of an official implementation as a model folder,"
         " which from_pretrained reads. The checkpoint's code is never executed.",
     )
-    made.add_argument("family", metavar="FAMILY", help=", ".join(MODULES))
-    made.add_argument(
-        "checkpoint",
-        type=Path,
-        metavar="CKPT",
-        help="dreamerv3: a run's log folder (with config.yaml), its ckpt folder or one save in it;"
-        " tdmpc2: a .pt file of either layout",
-    )
+    names = [one.name for one in families() if one.official is not None]
+    made.add_argument("family", metavar="FAMILY", help=", ".join(names))
+    described = f"see {PROGRAM} FAMILY --help" if official is None else official.IMPORT_HELP
+    made.add_argument("checkpoint", type=Path, metavar="CKPT", help=described)
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    made.add_argument(
-        "--action-dims",
-        type=_numbers,
-        metavar="N,N,...",
-        help="tdmpc2: action width of each task, for old multi-task files of other tasks than the"
-        " official 30 or 80, which do not hold it",
-    )
+    if official is not None and hasattr(official, "add_arguments"):
+        official.add_arguments(made)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0, or 2 for wrong input)."""
-    options = parser().parse_args(argv)
-    return guarded("worldflux import", lambda: _main(options))
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(PROGRAM, lambda: _main(words))
 
 
-def _main(options: argparse.Namespace) -> int:
-    module = official_module(options.family, MODULES)
-    more = {} if options.action_dims is None else {"action_dims": options.action_dims}
-    if more and options.family != "tdmpc2":
-        raise ConfigurationError("--action-dims is for tdmpc2")
+def _main(words: list[str]) -> int:
+    family_first = bool(words) and not words[0].startswith("-")
+    options = parser(official(words[0]) if family_first else None).read(words)
+    more = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("family", "checkpoint", "out") and value is not None
+    }
     try:
+        module = official(options.family)
         model = module.import_checkpoint(options.checkpoint, options.out, **more)
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror}") from None
@@ -56,8 +57,12 @@ def _main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list such as 6,2,1") from None
+def official(family: str, function: str = "import_checkpoint") -> ModuleType:
+    """The module of a family that has the function for official checkpoints; ConfigurationError."""
+    modules = {one.name: one.official_module() for one in families() if one.official is not None}
+    able = {name: module for name, module in modules.items() if hasattr(module, function)}
+    module = able.get(family)
+    if module is None:
+        text = f"unknown family {family!r}; there are {', '.join(able)}."
+        raise ConfigurationError(text + near_miss(family, able))
+    return module

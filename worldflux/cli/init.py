@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
+from worldflux.cli.parser import Parser
 from worldflux.config.fields import near_miss
 from worldflux.config.overrides import command
 from worldflux.errors import ConfigurationError

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from worldflux.cli.guarded import guarded
-from worldflux.config.model import WorldModelConfig
+from worldflux.cli.guarded import verb
+from worldflux.cli.parser import Parser
 from worldflux.errors import ConfigurationError
-from worldflux.models.factory import get_model_info, list_models, model_class, resolve
+from worldflux.models.factory import count_parameters, get_model_info, list_models, resolve
+from worldflux.models.families import DEFAULT
+
+PROGRAM = "worldflux models"
+EXAMPLE = f"{DEFAULT.name}:ci"
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="worldflux models", description="Lists the presets with their parameter counts."
-    )
+def parser() -> Parser:
+    made = Parser(PROGRAM, description="Lists the presets with their parameter counts.")
     made.add_argument("what", nargs="?", choices=("list", "info"), default="list")
-    made.add_argument("id", nargs="?", metavar="ID", help="for info: such as dreamerv3:size12m")
+    made.add_argument("id", nargs="?", metavar="ID", help=f"for info: such as {EXAMPLE}")
     made.add_argument(
         "--obs",
         type=_shape,
@@ -31,12 +31,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--action-type", choices=("discrete", "continuous"), default="continuous")
     made.add_argument("-f", "--format", choices=("table", "json"), default="table")
     return made
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns the exit code."""
-    options = parser().parse_args(argv)
-    return guarded("worldflux models", lambda: _main(options))
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -71,20 +65,6 @@ def row(name: str, spaces: dict[str, Any]) -> dict[str, Any]:
     return {"id": name, "parameters": counted, **shown}
 
 
-def count_parameters(config: WorldModelConfig) -> int:
-    """Trainable parameters of the whole agent; nothing is allocated.
-
-    Target networks, which no gradient reaches, are not counted.
-    """
-    import torch
-
-    if hasattr(config, "actor_critic"):
-        config = config.with_overrides(actor_critic=True)
-    with torch.device("meta"):
-        model = model_class(config.model_type)(config)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def table(rows: list[dict[str, Any]], spaces: dict[str, Any]) -> str:
     """The rows as aligned text."""
     lines = []
@@ -101,7 +81,7 @@ def table(rows: list[dict[str, Any]], spaces: dict[str, Any]) -> str:
 
 def _info(options: argparse.Namespace) -> int:
     if options.id is None:
-        raise ConfigurationError("info needs a model, such as: worldflux models info dreamerv3:ci")
+        raise ConfigurationError(f"info needs a model, such as: {PROGRAM} info {EXAMPLE}")
     info = get_model_info(options.id)
     info.update(spaces_of(options), **row(info["id"], spaces_of(options)))
     if options.format == "json":
@@ -120,5 +100,4 @@ def _shape(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,64,64") from None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = verb(parser, _main)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     require_optuna()
-    from worldflux.cli.main import check_trainable
+    from worldflux.runner.preflight import check_trainable
     from worldflux.search.plan import Plan
     from worldflux.search.report import count, space_table
     from worldflux.search.study import Search

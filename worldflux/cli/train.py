@@ -8,22 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
-from worldflux.cli import main as runner
-from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded_hydra
-from worldflux.config import composition
+from worldflux.cli.main import start
+from worldflux.cli.parser import Parser
+from worldflux.config.composition import Composition, composed
+from worldflux.config.overrides import key_of, override, parse_overrides
+from worldflux.config.run import register
 from worldflux.errors import ConfigurationError
 from worldflux.project.convert import overrides
 from worldflux.project.mapping import Setting, settings
 from worldflux.project.origins import origins, shown
-from worldflux.project.runtime import Project
 from worldflux.project.schema import FILE, ProjectConfig, load_config
 from worldflux.project.sections import DELEGATED
 from worldflux.run_folder.checkpoints import run_at
 from worldflux.runner.continuation import changes, saved_config
+from worldflux.runner.job import Job
+
+if TYPE_CHECKING:
+    from worldflux.project.runtime import Project
 
 PROGRAM = "worldflux train"
 # Flag -> the key of worldflux.toml it stands for.
@@ -34,6 +38,12 @@ OF_FILE = {
 }
 # Flag -> the Hydra key it sets; the file has none.
 OF_RUN = {"num_envs": "training.num_envs", "env_mode": "training.env_mode", "seed": "training.seed"}
+# Flags of older versions.
+GONE = {
+    "--use-ddp": "worldflux-run trains with several processes, training.nproc=N",
+    "--cloud": "runs are local",
+    "--gpu": "runs are local; --device cuda:0 takes a GPU of this machine",
+}
 
 
 def parser() -> Parser:
@@ -41,12 +51,8 @@ def parser() -> Parser:
         prog=PROGRAM,
         description="Trains what worldflux.toml describes. Flags go before what the file says.",
         epilog="exit codes: 0 fine, 2 wrong input, 3 training stopped itself, 130 Ctrl-C",
+        gone=GONE,
     )
-    made.gone = {
-        "--use-ddp": "worldflux-run trains with several processes, training.nproc=N",
-        "--cloud": "runs are local",
-        "--gpu": "runs are local; --device cuda:0 takes a GPU of this machine",
-    }
     made.add_argument("-c", "--config", type=Path, default=Path(FILE), metavar="FILE")
     made.add_argument("--steps", type=int, metavar="N", help="gradient updates in all")
     made.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
@@ -82,27 +88,26 @@ def _main(options: argparse.Namespace) -> int:
     config = with_flags(load_config(options.config), options)
     if options.resume_from is not None:
         return _resume(config, options)
-    found = with_strictness(settings(config), options.strict)
+    of_file = with_strictness(settings(config), options.strict)
     extra = _extra(options)
-    replaced = {word.lstrip("+").partition("=")[0] for word in extra}
-    kept = {key: item for key, item in found.items() if key not in replaced}
-    words = [*overrides(kept), *extra]
-    with told_with_lines(config, found):
-        run = composition.composed(words)
-        told = origins(run, config, kept, _flags(options))
+    replaced = {key_of(word) for word in extra}
+    if "resume" in replaced:
+        raise ConfigurationError(": --resume-from RUN continues a run", key="resume")
+    kept = {key: item for key, item in of_file.items() if key not in replaced}
+    words = [*overrides(kept), *extra, "hydra.run.dir=${training.output_dir}"]
+    with told_with_lines(config, of_file):
+        register()
+        parse_overrides(words)
+        job = Job.compose(Composition.of(None), words)
+        sources = origins(job.config, config, kept, _flags(options))
         if options.show:
-            print(shown(run, told))
+            print(shown(job.config, sources))
             return 0
-        if run.training.nproc > 1:
-            raise ConfigurationError(
-                "training.nproc must be 1 in worldflux train: see worldflux-run"
-            )
-        _tell_ignored(config)
-        folder = Path(run.training.output_dir)
-        project = Project(config.path.parent, strict=options.strict)
-        project.fresh = folder
-        project.facts = {"config_origins": told}
-        return _started([*words, f"hydra.run.dir={_quoted(str(folder))}"], project)
+        _warn_of_ignored(config)
+        project = _project(config, options)
+        project.fresh, project.facts = job.folder, {"config_origins": sources}
+        job.start(project)
+    return 0
 
 
 def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
@@ -110,26 +115,25 @@ def _resume(config: ProjectConfig, options: argparse.Namespace) -> int:
     if options.output_dir is not None:
         raise ConfigurationError("--output-dir: a run is resumed in its own folder; leave it out")
     run = run_at(options.resume_from)
-    words = [f"resume={_quoted(str(run))}"]
+    words = [override("resume", str(run))]
     if options.steps is not None:
-        words.append(f"training.total_steps={options.steps}")
+        words.append(override("training.total_steps", options.steps))
     if options.device is not None:
-        words.append(f"training.device={_quoted(options.device)}")
+        words.append(override("training.device", options.device))
     if options.strict:
         words.append("data.on_env_failure=error")
     words += _extra(options)
     if options.show:
-        return runner.start([*words, "--cfg", "job"])
-    _tell_ignored(config)
-    _tell_kept(run, config, _flags(options))
-    return _started(words, Project(config.path.parent, strict=options.strict))
+        return start([*words, "--cfg", "job"])
+    _warn_of_ignored(config)
+    _warn_of_kept(run, config, _flags(options))
+    return start(words, _project(config, options))
 
 
-def _started(words: list[str], project: Project) -> int:
-    try:
-        return runner.start(words, project)
-    finally:
-        project.close()
+def _project(config: ProjectConfig, options: argparse.Namespace) -> Project:
+    from worldflux.project.runtime import Project  # PyTorch: nothing for --help and --show
+
+    return Project(config.path.parent, strict=options.strict)
 
 
 def with_flags(config: ProjectConfig, options: argparse.Namespace) -> ProjectConfig:
@@ -148,33 +152,29 @@ def with_flags(config: ProjectConfig, options: argparse.Namespace) -> ProjectCon
     return replace(config, training=replace(config.training, **changed))
 
 
-def with_strictness(found: dict[str, Setting], strict: bool) -> dict[str, Setting]:
-    if strict and "data.on_env_failure" in found:
-        return {**found, "data.on_env_failure": Setting("error", None, "--strict")}
-    return found
+def with_strictness(of_file: dict[str, Setting], strict: bool) -> dict[str, Setting]:
+    if strict and "data.on_env_failure" in of_file:
+        return {**of_file, "data.on_env_failure": Setting("error", None, "--strict")}
+    return of_file
 
 
 def _extra(options: argparse.Namespace) -> list[str]:
-    words = [
-        f"{key}={getattr(options, flag)}"
-        for flag, key in OF_RUN.items()
-        if getattr(options, flag) is not None
-    ]
+    set_here = {key: getattr(options, flag) for flag, key in OF_RUN.items()}
+    words = [override(key, value) for key, value in set_here.items() if value is not None]
     return [*words, *options.override]
 
 
 def _flags(options: argparse.Namespace) -> dict[str, str]:
     """Key of the file or of the run -> the flag that set it."""
-    found = {}
-    for flag, key in {**OF_FILE, **OF_RUN}.items():
-        if getattr(options, flag) is not None:
-            found[key] = f"flag --{flag.replace('_', '-')}"
-    for word in options.override:
-        found[word.lstrip("+").partition("=")[0]] = f"flag --override {word}"
-    return found
+    named = {
+        key: f"flag --{flag.replace('_', '-')}"
+        for flag, key in {**OF_FILE, **OF_RUN}.items()
+        if getattr(options, flag) is not None
+    }
+    return named | {key_of(word): f"flag --override {word}" for word in options.override}
 
 
-def _tell_ignored(config: ProjectConfig) -> None:
+def _warn_of_ignored(config: ProjectConfig) -> None:
     if config.ignored:
         names = ", ".join(config.ignored)
         print(
@@ -185,9 +185,9 @@ def _tell_ignored(config: ProjectConfig) -> None:
         print(f"{PROGRAM}: training with the native_torch backend instead", file=sys.stderr)
 
 
-def _tell_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
+def _warn_of_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
     """What the file says by now and a run that continues does not take over."""
-    now = composition.composed(overrides(settings(config)))
+    now = composed(overrides(settings(config)))
     for key, (old, new) in changes(saved_config(run), now).items():
         if key not in flags and not key.startswith(("project", "data.on_env_failure")):
             text = f"{key} stays {old!r} in a run that continues ({config.path} makes it {new!r})"
@@ -195,21 +195,13 @@ def _tell_kept(run: Path, config: ProjectConfig, flags: dict[str, str]) -> None:
 
 
 @contextmanager
-def told_with_lines(config: ProjectConfig, found: dict[str, Setting]) -> Iterator[None]:
+def told_with_lines(config: ProjectConfig, of_file: dict[str, Setting]) -> Iterator[None]:
     """Tells what is wrong with a value by the key of the file that gave it, and its line."""
     try:
         yield
     except ConfigurationError as error:
-        item = found.get(error.key)
+        item = of_file.get(error.key)
         if item is None or item.source is None or item.source not in config.explicit:
             raise
         mistake = error.about(item.source)
         raise mistake.labelled(f"{config.where(item.source)}: ") from error
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text=text, quote=Quote.single).with_quotes()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

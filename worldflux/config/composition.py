@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from worldflux.config import run as schema
 from worldflux.config.hydra_errors import translated
@@ -103,17 +104,18 @@ def run_dir(cfg: DictConfig) -> Path | None:
 
 
 def checked(cfg: DictConfig) -> RunConfig:
-    """The run that a composition is; raises the first mistake."""
-    with open_dict(cfg.hydra):
-        # What Hydra knows only once a job runs, so that ${hydra:...} can be followed here.
-        cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
-        cfg.hydra.runtime.output_dir = "${hydra.run.dir}"
+    """The run that a composition is; raises the first mistake.
+
+    What Hydra knows only once a job runs is filled in, so that ${hydra:...} can be followed here;
+    from now on the clock in the name of its folder stands still.
+    """
     outer = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        OmegaConf.to_container(cfg.hydra.run, resolve=True)
-        job = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-        return run_config(job)
+        with read_write(cfg.hydra), open_dict(cfg.hydra):
+            cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+            cfg.hydra.runtime.output_dir = os.path.abspath(cfg.hydra.run.dir)
+        return run_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     finally:
         HydraConfig.instance().cfg = outer
 

@@ -135,3 +135,17 @@ def get_model_info(model: str) -> dict[str, Any]:
         "available": True,
         "config": config.to_dict(),
     }
+
+
+def count_parameters(config: WorldModelConfig) -> int:
+    """Trainable parameters of the whole agent; nothing is allocated.
+
+    Target networks, which no gradient reaches, are not counted.
+    """
+    import torch
+
+    if hasattr(config, "actor_critic"):
+        config = config.with_overrides(actor_critic=True)
+    with torch.device("meta"):
+        model = model_class(config.model_type)(config)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

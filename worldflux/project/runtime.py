@@ -1,4 +1,4 @@
-"""What a project's own files add to a run: the data of dataset.py, the page of local_dashboard.py.
+"""What the files of a project add to its run: the data of dataset.py, the page of local_dashboard.py.
 
 Function and class names are those that projects of older versions have, so that these go on working.
 """
@@ -10,7 +10,8 @@ import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.training import TrainingConfig
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
 from worldflux.run_folder.names import HYDRA, LOG
-from worldflux.run_folder.state import claim
+from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
 from worldflux.training.run_writer import set_aside
@@ -32,6 +32,8 @@ from worldflux.training.run_writer import set_aside
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
     from worldflux.core.agent import Agent
+    from worldflux.core.ranks import Ranks
+    from worldflux.envs.vector import VectorEnv
 
 log = logging.getLogger("worldflux.project")
 
@@ -39,42 +41,45 @@ DATASET, DASHBOARD, PAGE = "dataset.py", "local_dashboard.py", Path("dashboard")
 FUNCTION = "build_training_data"
 SCAFFOLD_FALLBACK = "scaffold_runtime_fallback"
 MODES = ("online", "offline", "random")
-# The phase that older helpers tell when only the pictures are switched off.
+# The phase of older projects when only the pictures are switched off.
 ONLY_PICTURES = "gameplay stream disabled"
 
 
 class OwnFileError(ConfigurationError):
-    """A project's own file failed; the text says where."""
+    """A file of the project failed; the text says where."""
 
 
-class Project:
-    """The folder of a worldflux.toml while its run lasts.
+class Project(Parts):
+    """The files beside a worldflux.toml as parts of its run.
 
     strict: what fails is an error instead of a named degradation. After `prepare`: data is what
     dataset.py gave, None where the run collects as configured; failed says that dataset.py was to
     give data and could not.
     """
 
+    continuing = "worldflux train --resume-from "
+
     def __init__(self, folder: Path, *, strict: bool) -> None:
+        super().__init__()
         self.folder = folder
         self.strict = strict
         self.data: Any = None
         self.mode = "unknown"
         self.failed = False
-        self.model: WorldModelConfig | None = None  # what the data was made for
         self.degraded_modes: list[str] = []
         self.provenance: dict[str, Any] | None = None
-        self.facts: dict[str, Any] = {}  # more content for the manifest
         self.fresh: Path | None = None  # the run folder, where a new run begins
-        self.page_modes: list[str] = []  # degraded modes of what is only shown
         self.live: LiveDashboard | None = None
         self._frames = 0
         self._cleanup: Callable[[], None] = lambda: None
         self._unavailable: list[str] = []
-        self._warnings: list[str] = []  # told once the run's log is there
+        self._warnings: list[str] = []  # logged once the run's log is there
 
     def prepare(self, config: RunConfig) -> None:
-        """Imports the project's files and asks dataset.py for its data. Nothing is written."""
+        """Imports the project's files and calls dataset.py for its data."""
+        if config.training.nproc > 1:
+            text = "training.nproc must be 1 in worldflux train: see worldflux-run"
+            raise ConfigurationError(text)
         try:
             module = self._module(DATASET)
             if module is not None:
@@ -89,11 +94,11 @@ class Project:
     def begin(self) -> None:
         """Makes room for a new run: one that is in the folder already is moved aside, whole."""
         if self.fresh is not None and self.fresh.is_dir():
-            with claim(self.fresh):
-                set_aside(self.fresh, (HYDRA, LOG))
+            set_aside(self.fresh, (HYDRA, LOG))
 
     def close(self) -> None:
         """Calls the cleanup that dataset.py gave, once."""
+        super().close()
         cleanup, self._cleanup = self._cleanup, lambda: None
         cleanup()
 
@@ -102,13 +107,13 @@ class Project:
         if not callable(build):
             raise OwnFileError(f"{DATASET} has no function {FUNCTION}")
         model = fitted(config)
-        wanted = config.visualization.enabled and config.gameplay.enabled
-        frames = self._frame if wanted else None
-        with told_with_their_place(self.folder):
-            given = build(model, frame_callback=frames, phase_callback=self._phase)
-        if not isinstance(given, tuple) or len(given) != 3:
+        watched = config.visualization.enabled and config.gameplay.enabled
+        frames = self._frame if watched else None
+        with placed_errors(self.folder):
+            built = build(model, frame_callback=frames, phase_callback=self._phase)
+        if not isinstance(built, tuple) or len(built) != 3:
             raise OwnFileError(f"{FUNCTION} of {DATASET} must return (data, cleanup, mode)")
-        data, cleanup, mode = given
+        data, cleanup, mode = built
         self._cleanup = cleanup if callable(cleanup) else self._cleanup
         if isinstance(data, AsConfigured):
             return
@@ -154,11 +159,11 @@ class Project:
             frame, episode=episode, episode_step=episode_step, reward=reward, done=done
         )
 
-    def dashboard(self, config: RunConfig, run_dir: Path) -> LiveDashboard:
+    def page(self, config: RunConfig, folder: Path) -> LiveDashboard:
         """The page of the run: of local_dashboard.py and dashboard/index.html, where they are."""
         for text in self._warnings:
             log.warning("%s", text)
-        # Data of its own shows its own frames.
+        # dataset.py shows its own frames.
         gameplay = config.gameplay if self.data is None else replace(config.gameplay, enabled=False)
         parts: dict[str, Any] = {}
         if config.visualization.enabled and (self.folder / PAGE).is_file():
@@ -174,13 +179,24 @@ class Project:
                 parts = {"parts": module, "root": (self.folder / PAGE).parent}
         strict = config.data.on_env_failure != "degrade"
         self.live = LiveDashboard(
-            config.visualization, gameplay, run_dir, config.env, strict=strict, **parts
+            config.visualization, gameplay, folder, config.env, strict=strict, **parts
         )
         return self.live
 
-    def source(self, agent: Agent, training: TrainingConfig) -> Source:
-        """The data of dataset.py, with what is to be said of it."""
-        source = as_source(self.data, agent, training)
+    def source(
+        self,
+        config: RunConfig,
+        envs: VectorEnv | None,
+        agent: Agent,
+        model: WorldModelConfig,
+        ranks: Ranks,
+    ) -> Source:
+        """The data of dataset.py, or what it stands in for, with what degrades it."""
+        if self.model is None:
+            data = replace(config.data, source="random") if self.failed else config.data
+            source = super().source(replace(config, data=data), envs, agent, model, ranks)
+        else:
+            source = as_source(self.data, agent, config.training)
         if isinstance(source, Feed):
             source.data_mode, source.data_provenance = self.mode, self.provenance
         source.degraded_modes.extend(self.degraded_modes)
@@ -199,34 +215,28 @@ class Project:
         module = importlib.util.module_from_spec(spec)
         # Under its own name, as its neighbours import it, and never that of another project.
         sys.modules[path.stem] = module
-        with told_with_their_place(self.folder):
+        with placed_errors(self.folder):
             spec.loader.exec_module(module)
         return module
 
 
-class told_with_their_place:
+@contextmanager
+def placed_errors(folder: Path) -> Iterator[None]:
     """Makes one line, with file and line, of what a file of the project raises."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        said = " ".join(str(error).split())
-        if isinstance(error, SyntaxError):
-            where = f"{Path(error.filename or DATASET).name}, line {error.lineno}"
-            raise OwnFileError(f"{where}: {type(error).__name__}: {error.msg}") from error
+    try:
+        yield
+    except SyntaxError as error:
+        where = f"{Path(error.filename or DATASET).name}, line {error.lineno}"
+        raise OwnFileError(f"{where}: {type(error).__name__}: {error.msg}") from error
+    except Exception as error:
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).resolve().is_relative_to(self.folder)
+            if Path(frame.filename).resolve().is_relative_to(folder.resolve())
         ]
         where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else DATASET
-        raise OwnFileError(f"{where}: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise OwnFileError(f"{where}: {type(error).__name__}: {reason}") from error
 
 
 def fitted(config: RunConfig) -> WorldModelConfig:
@@ -237,7 +247,7 @@ def fitted(config: RunConfig) -> WorldModelConfig:
     try:
         envs = one_environment(config)
     except WorldFluxError:
-        return model  # what cannot be asked is told by whoever needs it
+        return model  # whoever needs the environment reports it
     try:
         return model.with_spaces(envs.obs_spaces, envs.action_spaces)
     except ConfigurationError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from worldflux.config.groups import (
     OF_TRAINING,
@@ -15,18 +18,20 @@ from worldflux.config.groups import (
     may_change,
 )
 from worldflux.config.options import ENVIRONMENT, rules
+from worldflux.config.run import composed_schema, run_config
 from worldflux.errors import CheckpointError, ConfigurationError
+from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.manifest import plain, read_manifest
-from worldflux.run_folder.names import MANIFEST
+from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
 
 AUTO = "auto"  # resume=auto
 
 # Where the weights came from counts only at the start; the model group repeats the training's values.
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
-# What of the model its spaces describe, besides the fields that follow the environment.
-DESCRIPTIONS = ("observation_modalities", "action_spec")
+# Of the model, what its spaces describe beside the fields that are declared to follow them.
+DESCRIPTIONS = ("observation_modalities", "action_spec", "episode_length")
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +42,7 @@ def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any,
     What the new one leaves to the environment is no difference, nor is a key that only one of them
     has: it is that of another version.
     """
-    before, after = dict(_leaves("", saved)), dict(_leaves("", plain(config)))
-    for name, rule in rules(type(config.model)).items():
-        follows = rule.get("follows") == ENVIRONMENT or name in DESCRIPTIONS
-        if follows and name not in config.model.explicit:
-            after.pop(f"model.{name}", None)
-    if after.get("model.episode_length", 0) is None:
-        del after["model.episode_length"]
+    before, after = dict(_leaves("", saved)), dict(_leaves("", chosen(config)))
     return {
         key: (value, after[key])
         for key, value in before.items()
@@ -51,14 +50,82 @@ def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any,
     }
 
 
+def chosen(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain data, without what its model leaves to the environment."""
+    content = plain(config)
+    model = {
+        name: value
+        for name, value in content["model"].items()
+        if not _decided(type(config.model), name)
+        or (name in config.model.explicit and value is not None)
+    }
+    return {**content, "model": model}
+
+
+def _decided(cls: type, name: str) -> bool:
+    """Whether the environment decides a field of the model where nothing else does."""
+    return name in DESCRIPTIONS or rules(cls).get(name, {}).get("follows") == ENVIRONMENT
+
+
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration with which a run was trained last, its model as it met the
-    environment."""
-    manifest = read_manifest(folder)
+    """The resolved configuration with which a run was trained last, by its manifest; where that has
+    none, what Hydra saved at the run's start, and a line says so. ConfigurationError: neither."""
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     config = manifest.get("config")
     if not isinstance(config, dict):
-        raise ConfigurationError(f"{folder} was not started by worldflux-run: it cannot be resumed")
-    return {**config, "model": manifest.get("model_config", config.get("model"))}
+        if not (folder / SAVED_CONFIG).is_file():
+            text = f"{folder} was not started by worldflux-run: it cannot be resumed"
+            raise ConfigurationError(text)
+        _warn_once(
+            f"{folder} has no configuration in its {MANIFEST}; {SAVED_CONFIG} is read instead"
+        )
+        return chosen(run_config(typed(folder / SAVED_CONFIG)))
+    return {**config, "model": manifest.get("model_config") or _without_defaults(config["model"])}
+
+
+def _without_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's saved configuration without defaults where the environment decides."""
+    cls = family_of_type(model["model_type"]).config_class()
+    defaults = plain(cls())
+    return {
+        name: value
+        for name, value in model.items()
+        if not (_decided(cls, name) and value == defaults.get(name))
+    }
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+def typed(saved: Path) -> DictConfig:
+    """A configuration that Hydra saved, with the schema it was composed by."""
+    content = OmegaConf.load(saved)
+    kind = OmegaConf.select(content, "model.model_type")
+    if not isinstance(content, DictConfig) or not is_model_type(str(kind)):
+        raise ConfigurationError(f"{saved} is no configuration of a run")
+    return OmegaConf.merge(_schema(kind), content)  # type: ignore[return-value]
+
+
+def saved_job(folder: Path) -> DictConfig:
+    """`saved_config` as Hydra composes it: overrides may change it, and the values that the model
+    group repeats follow the training's."""
+    content = saved_config(folder)
+    schema = _schema(content["model"]["model_type"])
+    values: dict[str, Any] = {}
+    for group in schema:
+        value = content.get(str(group))
+        if isinstance(value, dict) and group not in free_mappings():
+            value = {SPELLING.get(key, key): item for key, item in value.items()}
+            value = {key: item for key, item in value.items() if key in schema[group].keys()}
+        values[str(group)] = value
+    values["model"] |= {name: f"${{training.{name}}}" for name in OF_TRAINING}
+    return OmegaConf.merge(schema, values)  # type: ignore[return-value]
+
+
+def _schema(model_type: str) -> DictConfig:
+    return composed_schema(family_of_type(model_type).config_class())
 
 
 def check_same_run(folder: Path, config: RunConfig) -> None:
@@ -80,11 +147,6 @@ def continues(folder: Path, config: RunConfig) -> bool:
         return False
     check_same_run(folder, config)
     return True
-
-
-def remembered(folder: Path) -> dict[str, Any]:
-    """The settings, by key, that may change on resume, as the run was trained last."""
-    return {key: value for key, value in _leaves("", saved_config(folder)) if may_change(key)}
 
 
 def changed_settings(folder: Path, config: RunConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from worldflux.envs.vector import VectorEnv
 def for_environment(model: WorldModelConfig, env: EnvConfig, envs: VectorEnv) -> WorldModelConfig:
     """The model's configuration with what its environment decides, `envs` made from `env`;
     ConfigurationError where they do not fit."""
-    found = model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
-    if getattr(found, "episode_length", 0) is None and not envs.tasks:
-        found = found.with_overrides(episode_length=episode_length(env))
-    return found
+    fitted = model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
+    if getattr(fitted, "episode_length", 0) is None and not envs.tasks:
+        fitted = fitted.with_overrides(episode_length=episode_length(env))
+    return fitted

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from worldflux.config.run import RunConfig
-from worldflux.errors import ConfigurationError, MissingDependencyError
+from worldflux.dashboard.server import check_installed
+from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
+from worldflux.runner.parts import Fitted, Parts
 
 if TYPE_CHECKING:
+    from worldflux.config.model import WorldModelConfig
     from worldflux.envs.vector import VectorEnv
 
 
@@ -18,8 +25,60 @@ def one_environment(config: RunConfig) -> VectorEnv:
     return make_envs(config.env, num_envs=1, mode="sync", seed=config.training.seed)
 
 
+def training_envs(
+    config: RunConfig, *, rank: int = 0, size: int = 1, render: bool = False
+) -> VectorEnv:
+    """The share that one of `size` processes has of the environments to train in."""
+    from worldflux.envs.make import make_envs
+
+    training = config.training
+    seed = training.seed
+    if rank > 0:
+        from worldflux.training.parallel import rank_seed
+
+        seed = rank_seed(seed, rank)
+    return make_envs(
+        config.env,
+        num_envs=training.num_envs // size,
+        mode=training.env_mode,
+        seed=seed,
+        render=render,
+    )
+
+
+def check_trainable(configs: Iterable[RunConfig]) -> None:
+    """The models and environments of all jobs exist here, and fit each other."""
+    seen: list[tuple[object, ...]] = []
+    for config in configs:
+        check_machine(config)
+        facts = (config.env, config.model, config.data.on_env_failure, config.init_from)
+        if facts not in seen:
+            seen.append(facts)
+            fitted = check_environment(config, one_environment)
+            if fitted is not None:
+                fitted.envs.close()
+
+
+def check_run(config: RunConfig, parts: Parts) -> None:
+    """Everything a run needs exists here; its environments are made for `parts` to keep."""
+    check_machine(config)
+    parts.prepare(config)
+    if parts.model is not None:
+        return
+    # An environment may draw random numbers while it is made.
+    random.seed(config.training.seed)
+    np.random.seed(config.training.seed % 2**32)
+    drawn = config.visualization.enabled and config.gameplay.enabled
+    if drawn or config.training.nproc > 1:  # the run's are made to draw, or are a process's share
+        check_trainable([config])
+    else:
+        parts.fitted = check_environment(config, training_envs)
+
+
 def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
+    if config.visualization.enabled and config.data.on_env_failure != "degrade":
+        check_installed()
     if config.training.compile_model:
         import torch
 
@@ -28,23 +87,33 @@ def check_machine(config: RunConfig) -> None:
         check_compiler(torch.device(config.training.resolve_device()))
 
 
-def check_environment(config: RunConfig) -> None:
-    """Makes one environment and closes it again: a wrong id, argument or shape shows here."""
+def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) -> Fitted | None:
+    """The environments that `make` gives, which fit the model: a wrong id, argument or shape shows
+    here. None where the run has none, or goes on without."""
     if config.env.suite == "none":
-        return
+        return None
     try:
-        envs = one_environment(config)
-    except MissingDependencyError:  # its package, or the environment itself, is not to be had
+        envs = make(config)
+    except (MissingDependencyError, TrainingError):  # its package, or itself, is not to be had
         if config.data.on_env_failure == "degrade":
-            return  # the run itself tells it, and goes on
+            return None  # the run itself reports it, and goes on
         raise
     try:
-        model = config.model.with_spaces(envs.obs_spaces, envs.action_spaces, envs.tasks)
+        return Fitted(envs, _fitted(config, envs))
+    except BaseException:
+        envs.close()
+        raise
+
+
+def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
+    from worldflux.runner.fitting import for_environment
+
+    try:
+        model = for_environment(config.model, config.env, envs)
     except ConfigurationError as error:
         raise error.within("model") from None
-    finally:
-        envs.close()
     if config.init_from is not None and config.resume in (None, "auto"):
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)
+    return model

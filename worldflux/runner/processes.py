@@ -1,12 +1,11 @@
 """Starts the processes of a run with `training.nproc` above 1, or joins those that Slurm started.
 
-`worldflux-run` composes and checks once. PyTorch's elastic engine then starts the ranks and watches
-them; this process only forwards signals to them and tells how they ended.
+`worldflux-run` composes and checks once. The ranks that it then starts train; this process watches
+them, forwards signals to them and reports how they ended.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import logging.config
 import multiprocessing
@@ -15,17 +14,20 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch.multiprocessing import ProcessExitedException, start_processes
 
-from worldflux.core.ranks import ProcessGroup, RankLost, Ranks
+from worldflux.core.ranks import ProcessGroup, RankLost
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
 from worldflux.run_folder.checkpoints import CheckpointFolder
 from worldflux.run_folder.disk import shown
@@ -39,198 +41,168 @@ if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
 
 MEETING_TIMEOUT = timedelta(minutes=10)  # until all tasks of a step have started
-FAREWELL_SECONDS = 10.0  # until the ranks that live have told so
-ENGINE_LOGS = ("torch.distributed.elastic", "torch.multiprocessing")
+FAREWELL_SECONDS = 10.0  # until the ranks that live have reported so
+GRACE_SECONDS = 30.0  # until the others of a rank that died are stopped, and then killed
+HERE = "127.0.0.1"
 
 
 def launch(config: RunConfig, run_dir: Path, log_config: Mapping[str, Any] | None = None) -> float:
     """Trains with ``training.nproc`` processes and returns what `worldflux.runner.run.run` returns.
 
-    log_config: how the ranks log, for logging.config. Ends as a run of one process does; TrainingError names
-    a rank that died.
+    log_config: how the ranks log, for logging.config. Ends as a run of one process does;
+    TrainingError names a rank that died.
     """
-    task = slurm_task(config.training.nproc)
+    nproc = config.training.nproc
+    task = slurm_task(nproc)
     if task is not None:
         return run_task(config, run_dir, task)
-    if config.training.resolve_device() == "cuda" and torch.cuda.device_count() < (
-        wanted := config.training.nproc
-    ):
+    if config.training.resolve_device() == "cuda" and torch.cuda.device_count() < nproc:
         raise ConfigurationError(
-            f"training.nproc={wanted} takes a GPU for each process, but this machine has "
+            f"training.nproc={nproc} takes a GPU for each process, but this machine has "
             f"{torch.cuda.device_count()}"
         )
-    return _Elastic(config, run_dir, log_config).run()
+    return _spawn(config, run_dir, log_config)
 
 
 # === Ranks that this process starts ===========================================================
 
 
-@dataclass
-class Outcome:
-    """How a rank ended. stopped: the signal that stopped it. lost: it ended because
-    another one did. crash: the traceback of a bug."""
-
-    score: float | None = None
-    stopped: int | None = None
-    error: WorldFluxError | None = None
-    lost: str | None = None
-    crash: str | None = None
+class RankFailed(RuntimeError):
+    """A bug in a rank; the text is its traceback."""
 
 
-class _Elastic:
-    def __init__(self, config: RunConfig, run_dir: Path, log_config: Mapping[str, Any] | None):
-        self.config = config
-        self.folder = folder_of(config, run_dir)
-        self.args = (config, run_dir, log_config, logging.getLogger().level, os.getpid())
-        self.outcomes: dict[int, Outcome] = {}
-        self.failure: Exception | None = None
-        self.received: list[int] = []
-        self._before = set(multiprocessing.active_children())
+# What ends a rank, the reason of a failure before its consequences.
+ENDS = (RankFailed, WorldFluxError, RankLost, KeyboardInterrupt, Stopped)
 
-    def run(self) -> float:
-        # In a thread of its own the engine leaves the signals to us: it would kill the ranks half a
-        # minute after the first one, however long their checkpoint takes.
-        engine = threading.Thread(target=self._engine, name="elastic", daemon=True)
-        with claim(self.folder), self._forwarding(), _quiet(*ENGINE_LOGS):
-            engine.start()
-            while engine.is_alive():
-                engine.join(0.2)
-        if self.failure is not None:
-            self._tell_failure(self.failure)
-        return _answer(self.outcomes)
 
-    def _engine(self) -> None:
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def _spawn(config: RunConfig, run_dir: Path, log_config: Mapping[str, Any] | None) -> float:
+    from torch.distributed import TCPStore
 
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=self.config.training.nproc,
-            run_id=f"worldflux-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            start_method="spawn",
+    folder, nproc = folder_of(config, run_dir), config.training.nproc
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    with claim(folder):
+        store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
+        logs = log_config, logging.getLogger().level
+        context = start_processes(
+            _rank,
+            (config, run_dir, logs, os.getpid(), store.port, queue),
+            nprocs=nproc,
+            join=False,
         )
-        try:
-            self.outcomes = elastic_launch(config, _rank)(*self.args)
-        except Exception as error:
-            self.failure = error
-
-    @contextmanager
-    def _forwarding(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._forward) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.received.append(number)
-        # The first one asks to stop, a second Ctrl-C interrupts at once, a third one does not ask.
-        sent = signal.SIGKILL if self.received.count(signal.SIGINT) > 2 else number
-        for child in multiprocessing.active_children():
-            if child not in self._before and child.pid is not None:
-                try:
-                    os.kill(child.pid, sent)
-                except ProcessLookupError:
+        with _forwarding(context.processes) as received:
+            try:
+                while not context.join(timeout=0.2, grace_period=GRACE_SECONDS):
                     pass
+            except ProcessExitedException as error:
+                _raise_death(error, folder, nproc, received)
+    outcomes = {}
+    while not queue.empty():
+        rank, outcome = queue.get()
+        outcomes[rank] = outcome
+    if signal.SIGINT in received and len(outcomes) < nproc:  # it had not begun to train
+        raise KeyboardInterrupt
+    return _result(outcomes)
 
-    def _tell_failure(self, failure: Exception) -> None:
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-        if not isinstance(failure, ChildFailedError):
-            raise failure
-        rank, process = failure.get_first_failure()
-        if -process.exitcode in self.received:  # it had not begun to train
-            if -process.exitcode == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 - process.exitcode)
-        if process.exitcode < 0:
-            how = f"was killed by {signal.Signals(-process.exitcode).name}"
-        else:
-            how = f"ended with exit code {process.exitcode}"
-        text = f"rank {rank} of {self.config.training.nproc} {how}, which ends the run"
-        if CheckpointFolder(self.folder / CHECKPOINTS).folders():
-            text += f"; continue from its last checkpoint with: worldflux-run resume={shown(self.folder)}"
-        raise TrainingError(text)
+@contextmanager
+def _forwarding(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
+    """While entered, stop signals go on to the processes; yields those that came."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # The first one requests a stop, a second Ctrl-C interrupts at once, a third one kills.
+        sent = signal.SIGKILL if received.count(signal.SIGINT) > 2 else number
+        for process in processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, sent)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise_death(
+    error: ProcessExitedException, folder: Path, nproc: int, received: Sequence[int]
+) -> NoReturn:
+    """Raises how the run ends because a rank died."""
+    if -error.exit_code in received:  # it had not begun to train
+        if -error.exit_code == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 - error.exit_code)
+    how = f"ended with exit code {error.exit_code}"
+    if error.signal_name is not None:
+        how = f"was killed by {error.signal_name}"
+    text = f"rank {error.error_index} of {nproc} {how}, which ends the run"
+    if CheckpointFolder(folder / CHECKPOINTS).folders():
+        continuing = f"worldflux-run resume={shown(folder)}"
+        text += f"; continue from its last checkpoint with: {continuing}"
+    raise TrainingError(text)
 
 
 def _rank(
+    rank: int,
     config: RunConfig,
     run_dir: Path,
-    log_config: Mapping[str, Any] | None,
-    log_level: int,
+    logs: tuple[Mapping[str, Any] | None, int],
     parent: int,
-) -> Outcome:
+    port: int,
+    queue: SimpleQueue[tuple[int, float | BaseException]],
+) -> None:
     """What each started process runs."""
     os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it
     if os.getppid() != parent:
         os._exit(1)
-    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    log_config, level = logs
     if log_config is not None:
         logging.config.dictConfig(dict(log_config))
-        logging.getLogger().setLevel(log_level)
+        logging.getLogger().setLevel(level)
     _log_as(rank)
     if rank == 0:
         inherit(folder_of(config, run_dir))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.training.nproc))
-    outcome = Outcome()
-    try:
-        device = _device(config, local)
-        outcome = _outcome(_on(config, device), run_dir, ProcessGroup(device))
-    except RankLost as error:
-        outcome.lost = str(error)
+    task = SlurmTask(rank, config.training.nproc, rank, HERE, port)
+    queue.put((rank, _outcome(config, run_dir, task)))
     if os.getppid() != parent:
         os._exit(0)  # nobody is left to take the outcome
-    return outcome
 
 
-def _outcome(config: RunConfig, run_dir: Path, ranks: Ranks) -> Outcome:
+def _outcome(config: RunConfig, run_dir: Path, task: SlurmTask) -> float | BaseException:
+    """The score of the run, or what ended it in this rank."""
+    ranks: ProcessGroup | None = None
     try:
-        return Outcome(score=run(config, run_dir, ranks=ranks))
-    except WorldFluxError as error:
-        return Outcome(error=error)
-    except RankLost as error:
-        return Outcome(lost=str(error))
-    except KeyboardInterrupt:
-        return Outcome(stopped=signal.SIGINT)
-    except Stopped as stop:
-        return Outcome(stopped=stop.signal)
+        device = _device(config, task.local)
+        ranks = ProcessGroup(device, store=_store(task, False), rank=task.rank, size=task.size)
+        return run(_on(config, device), run_dir, ranks=ranks)
+    except ENDS as error:
+        return error
     except Exception:
-        return Outcome(crash=traceback.format_exc())
+        return RankFailed(f"rank {task.rank} failed\n\n{traceback.format_exc()}")
     finally:
-        ranks.leave()
+        if ranks is not None:
+            ranks.leave()
 
 
-def _answer(outcomes: Mapping[int, Outcome]) -> float:
-    """What the run gives as a whole: the reason of a failure before its consequences."""
-    ranked = sorted(outcomes.items())
-    for rank, outcome in ranked:
-        if outcome.crash is not None:
-            raise RuntimeError(f"rank {rank} failed\n\n{outcome.crash}")
-    errors = [(rank, outcome.error) for rank, outcome in ranked if outcome.error is not None]
-    if errors:
-        rank, error = errors[0]
-        if rank > 0:
-            error = error.labelled(f"rank {rank}: ")
-        raise error
-    lost = [outcome.lost for _, outcome in ranked if outcome.lost is not None]
-    if lost:
-        raise TrainingError(lost[0])
-    stopped = [outcome.stopped for _, outcome in ranked if outcome.stopped is not None]
-    if signal.SIGINT in stopped:
-        raise KeyboardInterrupt
-    if stopped:
-        raise Stopped(signal.Signals(stopped[0]))
-    score = outcomes[0].score
-    assert score is not None
+def _result(outcomes: Mapping[int, float | BaseException]) -> float:
+    """The score of the run; raises what ended it."""
+    for kind in ENDS:
+        for rank, outcome in sorted(outcomes.items()):
+            if not isinstance(outcome, kind):
+                continue
+            if isinstance(outcome, RankLost):
+                raise TrainingError(str(outcome))
+            if isinstance(outcome, WorldFluxError) and rank > 0:
+                outcome = outcome.labelled(f"rank {rank}: ")
+            raise outcome
+    score = outcomes[0]
+    assert isinstance(score, float)
     return score
 
 
@@ -241,7 +213,7 @@ def run_task(config: RunConfig, run_dir: Path | None, task: SlurmTask) -> float:
     """Trains as one task of a Slurm step; the run folder is that of the first task."""
     _log_as(task.rank)
     device = _device(config, task.local)
-    store: Any = _store(task)
+    store: Any = _store(task, task.rank == 0)
     if task.rank == 0:
         store.set("run_dir", str(run_dir))
     folder = Path(store.get("run_dir").decode())
@@ -257,12 +229,13 @@ def run_task(config: RunConfig, run_dir: Path | None, task: SlurmTask) -> float:
         group.leave()
 
 
-def _store(task: SlurmTask) -> Any:
+def _store(task: SlurmTask, keeps: bool) -> Any:
+    """Where the ranks meet; `keeps`: in this process."""
     from torch.distributed import TCPStore
 
     try:
         return TCPStore(
-            task.host, task.port, task.size, task.rank == 0, MEETING_TIMEOUT, wait_for_workers=False
+            task.host, task.port, task.size, keeps, MEETING_TIMEOUT, wait_for_workers=False
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
@@ -324,7 +297,7 @@ def _device(config: RunConfig, local: int) -> torch.device:
 
 def _on(config: RunConfig, device: torch.device) -> RunConfig:
     training = config.training.with_updates(device=str(device))
-    return dataclasses.replace(config, training=training)
+    return replace(config, training=training)
 
 
 def _log_as(rank: int) -> None:
@@ -336,20 +309,3 @@ def _log_as(rank: int) -> None:
     for handler in root.handlers:
         layout = handler.formatter._fmt if handler.formatter is not None else "%(message)s"
         handler.setFormatter(logging.Formatter(f"[rank {rank}] {layout}"))
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """What the engine has to say of a failure is told in our own line."""
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.propagate for logger in loggers]
-    silence = logging.NullHandler()
-    for logger in loggers:
-        logger.propagate = False
-        logger.addHandler(silence)
-    try:
-        yield
-    finally:
-        for logger, propagate in zip(loggers, before, strict=True):
-            logger.propagate = propagate
-            logger.removeHandler(silence)

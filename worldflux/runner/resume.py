@@ -1,24 +1,21 @@
-"""`resume=RUN`: continue a stopped run with the configuration it was started with."""
+"""`resume=RUN`: continue a stopped run with the configuration it was trained with."""
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import Override, Quote, QuotedString
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf, open_dict, read_write
 
-from worldflux.cli.arguments import Arguments
-from worldflux.config import composition
-from worldflux.config.groups import CHOICES
-from worldflux.config.overrides import value_of
-from worldflux.config.presets import conf_dir
-from worldflux.config.run import RunConfig, composed_schema
+from worldflux.config.composition import checked, run_dir
+from worldflux.config.groups import CHOICES, RunConfig
+from worldflux.config.overrides import override, value_of
+from worldflux.config.run import run_config
 from worldflux.errors import ConfigurationError, RunBusyError
-from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
@@ -27,94 +24,82 @@ from worldflux.runner.continuation import (
     changed_settings,
     continues,
     newest_unfinished,
-    remembered,
+    saved_job,
 )
+from worldflux.runner.job import Job
 
 CONFIG_NAME = "resume"
-SAVED = Path(SAVED_CONFIG)
 
 
-def requested(overrides: list[Override]) -> str | None:
+def requested(overrides: Sequence[Override]) -> str | None:
     """The run folder that `resume=` names, None if there is none."""
-    for override in overrides:
-        if override.get_key_element() == "resume":
-            if override.is_sweep_override():
+    for item in overrides:
+        if item.get_key_element() == "resume":
+            if item.is_sweep_override():
                 raise ConfigurationError("resume takes one run; resume the runs one by one")
-            value = value_of(override)
+            value = value_of(item)
             return None if value is None else str(value)
     return None
 
 
-def prepare(run: str, overrides: list[Override], multirun: bool) -> list[str]:
-    """Registers the run's saved configuration and returns the overrides that continue it."""
-    if multirun:
-        text = "resume continues one run, in this process: leave out -m and hydra/launcher"
-        raise ConfigurationError(text)
+def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
+    """Registers the configuration that the run was trained with, for the primary configuration
+    CONFIG_NAME, and returns the overrides that continue it."""
     folder = Path(run)
-    saved = folder / SAVED
-    if not saved.is_file():
+    if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
-    groups = [o for o in overrides if "/" in o.get_key_element() or _chooses_group(o)]
-    if groups:
-        word = groups[0].input_line
-        text = f"{word}: a resumed run keeps its own groups; single values can be changed"
-        raise ConfigurationError(text)
+    for item in overrides:
+        if "/" in item.get_key_element() or item.get_key_element() in CHOICES:
+            text = "a resumed run keeps its own groups; single values can be changed"
+            raise ConfigurationError(f"{item.input_line}: {text}")
     if not has_checkpoint(folder):
         raise no_checkpoint(folder)
-    ConfigStore.instance().store(name="saved_run", node=_remembering(typed(saved), folder))
-    rest = [str(o.input_line) for o in overrides if o.get_key_element() != "resume"]
-    path = str(folder.resolve())
-    return [*rest, f"resume={_quoted(run)}", f"hydra.run.dir={_quoted(path)}"]
+    ConfigStore.instance().store(name="saved_run", node=saved_job(folder))
+    rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
+    return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]
 
 
-def automatic(asked: Arguments) -> tuple[str | None, list[str]]:
-    """For `resume=auto`: the run to continue, and the overrides that continue it; None and those
-    given where there is none.
+def automatic(job: Job) -> Job:
+    """For `resume=auto`: the job that continues a run; the same job where there is none.
 
     Where ``hydra.run.dir`` names a folder (one without a clock in it), that is the place to look;
     else the run of this configuration in the output folder that was written last and is not
     complete. ConfigurationError: the folder named holds a run of another configuration.
     """
-    source = composition.Composition.of(asked.config_dir, asked.config_path, asked.config_name)
-    cfg = source.compose(asked.overrides)
-    place, config = composition.run_dir(cfg), composition.checked(cfg)
-    if place is None:
-        found = newest_unfinished(Path(config.training.output_dir), config)
+    folder = run_dir(job.cfg)
+    if folder is None:
+        run = newest_unfinished(Path(job.config.training.output_dir), job.config)
     else:
-        holder = claimed_by(place)
+        holder = claimed_by(folder)
         if holder is not None:
-            raise RunBusyError(f"resume=auto: {place} is being written by {holder}")
-        found = place if continues(place, config) else None
-    if found is None:
+            raise RunBusyError(f"resume=auto: {folder} is being written by {holder}")
+        run = folder if continues(folder, job.config) else None
+    if run is None:
         print("worldflux-run: resume=auto: nothing to continue, a new run begins", file=sys.stderr)
-        return None, list(asked.overrides)
-    print(f"worldflux-run: resume=auto continues {shown(found)}", file=sys.stderr)
-    words = [
-        word
-        for word in asked.overrides
-        if word.lstrip("+~").startswith("hydra.") and not word.startswith("hydra.run.dir=")
-    ]
-    changed = changed_settings(found, config)
-    words += [f"{key}={_literal(value)}" for key, value in changed.items() if _scalar(value)]
-    return str(found), words
+        return job
+    print(f"worldflux-run: resume=auto continues {shown(run)}", file=sys.stderr)
+    return _continuing(job, run)
 
 
-def _literal(value: Any) -> str:
-    return _quoted(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _scalar(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+def _continuing(job: Job, run: Path) -> Job:
+    """The job with the configuration of a run, and what may change as the job has it."""
+    saved, cfg = saved_job(run), job.cfg
+    for key, value in changed_settings(run, job.config).items():
+        if not isinstance(value, dict | list):
+            OmegaConf.update(saved, key, value)
+    saved.resume = str(run)
+    with open_dict(cfg), read_write(cfg.hydra):
+        for group in saved:
+            cfg[group] = saved._get_node(group)
+        cfg.hydra.run.dir, cfg.hydra.output_subdir = str(run.resolve()), None
+    return replace(job, config=checked(cfg))
 
 
 def config_of(folder: Path) -> RunConfig:
-    """The configuration that the run in `folder` was started with, to continue it."""
-    overrides = prepare(str(folder), [], multirun=False)
-    return composition.Composition(conf_dir(), CONFIG_NAME).check(overrides)
-
-
-def _chooses_group(override: Override) -> bool:
-    return override.get_key_element() in CHOICES
+    """The configuration that the run in `folder` was trained with, to continue it."""
+    saved = saved_job(folder)
+    saved.resume = str(folder)
+    return run_config(saved)
 
 
 def _why(folder: Path) -> str:
@@ -122,32 +107,7 @@ def _why(folder: Path) -> str:
         return "there is no such folder"
     if not folder.is_dir():
         return "it is a file"
-    runs = sorted(path.parents[1] for path in folder.glob(f"*/{SAVED}"))
+    runs = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     if runs:
         return f"it holds {len(runs)} runs, for example {runs[0]}"
-    return f"{SAVED} is missing in it"
-
-
-def typed(saved: Path) -> DictConfig:
-    """A saved configuration with the schema it was composed by."""
-    content = OmegaConf.load(saved)
-    kind = OmegaConf.select(content, "model.model_type")
-    if not isinstance(content, DictConfig) or not is_model_type(str(kind)):
-        raise ConfigurationError(f"{saved} is no configuration of a run")
-    schema = composed_schema()
-    schema = composed_schema(family_of_type(kind).config_class())
-    return OmegaConf.merge(schema, content)  # type: ignore[return-value]
-
-
-def _remembering(config: DictConfig, folder: Path) -> DictConfig:
-    """With the settings that an earlier resume changed."""
-    if not (folder / MANIFEST).exists():
-        return config
-    for key, value in remembered(folder).items():
-        if _scalar(value) and OmegaConf.select(config, key, default=value) != value:
-            OmegaConf.update(config, key, value)
-    return config
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text=text, quote=Quote.single).with_quotes()
+    return f"{MANIFEST} or {SAVED_CONFIG} is missing in it"

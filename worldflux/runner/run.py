@@ -16,11 +16,8 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.ranks import ALONE, Ranks
-from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.ratio import updates_per_step
-from worldflux.data.sources import Sequences, Source, make_source, try_envs
-from worldflux.envs.make import make_envs
-from worldflux.envs.vector import VectorEnv
+from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import model_class
 from worldflux.report.curves import draw_run
@@ -30,17 +27,18 @@ from worldflux.run_folder.manifest import degrading, plain
 from worldflux.run_folder.state import claim
 from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
-from worldflux.runner.preflight import one_environment
+from worldflux.runner.parts import Fitted, Parts
+from worldflux.runner.preflight import one_environment, training_envs
 from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
-from worldflux.training.parallel import rank_seed
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
 from worldflux.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
-    from worldflux.project.runtime import Project
+    from worldflux.dashboard.live import LiveDashboard
+    from worldflux.envs.vector import VectorEnv
 
 EVALUATION_UNAVAILABLE = "evaluation_unavailable"
 
@@ -48,7 +46,7 @@ log = logging.getLogger("worldflux.run")
 
 
 def run(
-    config: RunConfig, run_dir: Path, project: Project | None = None, ranks: Ranks = ALONE
+    config: RunConfig, run_dir: Path, parts: Parts | None = None, ranks: Ranks = ALONE
 ) -> float:
     """Trains one agent as the configuration says and returns its final evaluation score, the mean
     return of ``training.eval_episodes`` greedy episodes (NaN where there is no environment).
@@ -56,19 +54,17 @@ def run(
     run_dir: where everything the run is goes; with ``config.resume`` the run continues in that
     folder instead, with ``resume=auto`` in run_dir if it has a checkpoint there. A stop signal ends
     it with SystemExit(0), Ctrl-C with KeyboardInterrupt, each after a checkpoint and a line that
-    says how to continue. project: the files beside a worldflux.toml, whose data and page are used.
-    ranks: the ``training.nproc`` processes that train it together; the first one evaluates and
-    writes.
+    names the command to continue. parts: what it is made of beside its configuration. ranks: the
+    ``training.nproc`` processes that train it together; the first one evaluates and writes.
     """
-    folder = folder_of(config, run_dir)
+    folder, parts = folder_of(config, run_dir), parts or Parts()
     if not ranks.first:
         hidden = replace(config.visualization, enabled=False)
         config = replace(config, visualization=hidden)
-    page = LiveDashboard.of if project is None else project.dashboard
     with claim(folder) if ranks.first else nullcontext():
         resume = ranks.share_object(ranks.first and _resumes(config, folder))
-        with page(config, folder) as live:
-            return _run(config, folder, resume, live, project, ranks)
+        with parts.page(config, folder) as live:
+            return _run(config, folder, resume, live, parts, ranks)
 
 
 def folder_of(config: RunConfig, run_dir: Path) -> Path:
@@ -89,31 +85,27 @@ def _run(
     folder: Path,
     resume: bool,
     live: LiveDashboard,
-    project: Project | None,
+    parts: Parts,
     ranks: Ranks,
 ) -> float:
     training = config.training
     set_seed(training.seed)
-    model_config, envs = config.model, None
-    if project is not None and project.model is not None:
-        model_config = project.model
-    else:
-        envs = training_envs(config, ranks, render=live.renders)
-    if envs is not None:
-        model_config = for_environment(model_config, config.env, envs)
+    fitted = parts.fitted
+    if fitted is None and parts.model is None:
+        fitted = _fitted(config, ranks, live.renders)
+    envs, model_config = fitted or (None, parts.model or config.model)
     if resume and has_checkpoint(folder):
         check_same_run(folder, replace(config, model=model_config))
-    source: Source | None = None
     try:
         agent = make_agent(model_config, training)
-        facts = {**run_facts(config, agent.model), **(project.facts if project else {})}
+        facts = {**run_facts(config, agent.model), **parts.facts}
         if config.init_from is not None and not resume:
             weights = InitialWeights.find(config.init_from)
             weights.check(model_config)
             weights.load_into(agent.model)
             facts |= weights.facts()
         evaluator = _evaluator(config, model_config, envs) if ranks.first else None
-        source = _source(config, envs, agent, model_config, project, ranks)
+        source = parts.source(config, envs, agent, model_config, ranks)
         live.watch(source)
         trainer = Trainer(
             agent,
@@ -124,55 +116,38 @@ def _run(
             solved_return=config.env.solved_return,
             facts=facts,
             tensorboard=config.logger.tensorboard,
-            progress=_progress(config) if ranks.first else None,
+            progress=Progress(_subject(config)) if ranks.first else None,
             degraded_modes=lambda: [
                 *live.degraded_modes,
-                *(project.page_modes if project else ()),
+                *parts.page_modes,
                 *getattr(evaluator, "degraded_modes", ()),
             ],
             ranks=ranks,
         )
-        _train(trainer, source, folder, resume, project)
+        _train(trainer, source, folder, resume, parts)
     finally:
         if envs is not None:
             envs.close()
     log.info("%s", final_line(trainer, folder))
-    tell_degraded(trainer)
+    warn_of_degradation(trainer)
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
 
 
-def _progress(config: RunConfig) -> Progress:
-    return Progress("random data" if config.env.suite == "none" else config.env.id)
+def _subject(config: RunConfig) -> str:
+    return "random data" if config.env.suite == "none" else config.env.id
 
 
-def _source(
-    config: RunConfig,
-    envs: VectorEnv | None,
-    agent: Agent,
-    model: WorldModelConfig,
-    project: Project | None,
-    ranks: Ranks,
-) -> Source:
-    """Where the batches come from: a project's own data, or what the configuration names."""
-    data, training = config.data, config.training
-    if project is not None and project.data is not None:
-        return project.source(agent, training)
-    if project is not None and project.failed:
-        data = replace(data, source="random")
-    sequences = Sequences(
-        obs_spaces=model.obs_spaces(),
-        action_spaces=model.action_spaces(),
-        entry_spaces=agent.entry_spaces,
-        batch_size=training.effective_batch_size() // ranks.size,
-        sequence_length=training.sequence_length,
-        replay_context=agent.replay_context,
-        seed=rank_seed(training.seed, ranks.rank),
-        ranks=ranks.size,
+def _fitted(config: RunConfig, ranks: Ranks, render: bool) -> Fitted | None:
+    """This process's share of the environments to train in, and the model for them; None where they
+    cannot be made and the run may degrade."""
+    if config.env.suite == "none":
+        return None
+    envs = try_envs(
+        lambda: training_envs(config, rank=ranks.rank, size=ranks.size, render=render), config.data
     )
-    source = make_source(data, envs, sequences)
-    if project is not None:
-        source.degraded_modes.extend(project.degraded_modes)
-    return source
+    if envs is None:
+        return None
+    return Fitted(envs, for_environment(config.model, config.env, envs))
 
 
 def _evaluator(
@@ -216,49 +191,28 @@ class ToleratingEvaluator:
             return None
 
 
-def tell_degraded(trainer: Trainer) -> None:
+def warn_of_degradation(trainer: Trainer) -> None:
     """The last word of a run that is no evidence of learning."""
     modes = degrading(trainer.all_degraded_modes())
     if modes:
-        told = f"DEGRADED: {', '.join(modes)}"
+        reason = f"DEGRADED: {', '.join(modes)}"
     elif getattr(trainer.source, "data_mode", None) == "random":
-        told = "RANDOM DATA, as asked for"
+        reason = "RANDOM DATA, as asked for"
     else:
         return
     text = "this run counts as contract_smoke: the machinery works, nothing was learned"
-    log.warning("%s; %s", told, text)
+    log.warning("%s; %s", reason, text)
 
 
-def training_envs(
-    config: RunConfig, ranks: Ranks = ALONE, *, render: bool = False
-) -> VectorEnv | None:
-    """The environments to train in, this process's share of them; None where they cannot be made
-    and the run may degrade."""
-    training = config.training
-    if config.env.suite == "none":
-        return None
-    seed = rank_seed(training.seed, ranks.rank)
-    share = training.num_envs // ranks.size
-    return try_envs(
-        lambda: make_envs(
-            config.env, num_envs=share, mode=training.env_mode, seed=seed, render=render
-        ),
-        config.data,
-    )
-
-
-def _train(
-    trainer: Trainer, source: Source, folder: Path, resume: bool, project: Project | None
-) -> None:
+def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: Parts) -> None:
     draws = trainer.ranks.first
     try:
         trainer.train(source, resume_from=folder if resume else None)
     except DiskError:
-        draws = False  # this error is the one to tell, and nothing more can be written
+        draws = False  # this error is the one to report, and nothing more can be written
         raise
     except (KeyboardInterrupt, SystemExit):
-        command = "worldflux-run resume=" if project is None else "worldflux train --resume-from "
-        log.info("continue with: %s%s", command, shown(folder))
+        log.info("continue with: %s%s", parts.continuing, shown(folder))
         raise
     finally:
         try:

@@ -83,5 +83,5 @@ def _node_address(node: str) -> str | None:
     done = subprocess.run(
         ["scontrol", "-o", "show", "node", node], capture_output=True, text=True, timeout=30
     )
-    found = re.search(r"NodeAddr=(\S+)", done.stdout)
-    return found[1] if found else None
+    address = re.search(r"NodeAddr=(\S+)", done.stdout)
+    return address[1] if address else None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldflux.config.composition import composed
 from worldflux.config.env import EnvConfig
+from worldflux.config.groups import SPELLING
 from worldflux.config.model import WorldModelConfig
+from worldflux.config.overrides import override, parse_overrides
 from worldflux.config.spaces import Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry, Entries
@@ -20,31 +23,51 @@ from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.models.families import family_of_type
+from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
+from worldflux.training.evaluate import GreedyEvaluator
 
 
 @dataclass
-class TrainedRun:
-    """What evaluation needs of a run folder."""
+class Playable:
+    """Something trained and the environment to play it in; model: its configuration there."""
 
     folder: Path
-    checkpoint: Path
     model: WorldModelConfig
     env: EnvConfig
+
+    @property
+    def layout(self) -> TaskLayout | None:
+        return layout_of(self.model, self.env)
+
+    def evaluator(self, episodes: int) -> GreedyEvaluator:
+        """Plays so many greedy episodes of each task."""
+        return GreedyEvaluator(self.env, episodes, layout=self.layout)
+
+    def record(self, agent: Agent, seed: int, path: Path) -> None:
+        """Records one episode in a fresh environment (scored episodes draw no frames)."""
+        played = self.evaluator(1)(agent, seed, record=True)
+        if played is None or not played.frames:
+            text = f"env.id={self.env.id} draws no frames, so there is no video"
+            raise ConfigurationError(text)
+        write_video(path, np.stack(played.frames))
+
+
+@dataclass
+class TrainedRun(Playable):
+    """What evaluation needs of a run folder."""
+
+    checkpoint: Path
     training: TrainingConfig
 
     @property
     def name(self) -> str:
         return self.checkpoint.name
-
-    @property
-    def layout(self) -> TaskLayout | None:
-        return layout_of(self.model, self.env)
 
     def agent(self, device: str) -> Agent:
         """The agent with the checkpoint's weights, on a device."""
@@ -57,31 +80,22 @@ class TrainedRun:
 
 
 @dataclass
-class SavedModel:
-    """A model folder and the environment to play it in; model: its configuration there.
+class SavedModel(Playable):
+    """A model folder in an environment. obs_key: what the model calls the only observation, where
+    the environment calls it otherwise."""
 
-    own_key: what the model calls the only observation, where the environment calls it otherwise.
-    """
-
-    folder: Path
-    model: WorldModelConfig
-    env: EnvConfig
-    own_key: str | None = None
+    obs_key: str | None = None
 
     @property
     def name(self) -> str:
         return self.env.id.replace("/", "_")
-
-    @property
-    def layout(self) -> TaskLayout | None:
-        return layout_of(self.model, self.env)
 
     def agent(self, device: str) -> Agent:
         """An agent with the model's weights, on a device."""
         model = model_class(self.model.model_type)(self.model)
         model.load_weights(self.folder)
         agent = model.make_agent(TrainingConfig(device=device), device=None)
-        return agent if self.own_key is None else OtherKey(agent, self.own_key)
+        return agent if self.obs_key is None else OtherKey(agent, self.obs_key)
 
 
 class OtherKey:
@@ -102,7 +116,7 @@ class OtherKey:
         return self._agent.act(carry, {self._key: seen, "is_first": obs["is_first"]}, explore)
 
 
-def open_trained(path: Path, wanted: str, overrides: Sequence[str]) -> TrainedRun | SavedModel:
+def open_trained(path: Path, checkpoint: str, overrides: Sequence[str]) -> TrainedRun | SavedModel:
     """A run folder, a checkpoint folder inside one, or a model folder.
 
     overrides: of the ``env`` group, on what the run was trained in; a model folder has no
@@ -110,11 +124,9 @@ def open_trained(path: Path, wanted: str, overrides: Sequence[str]) -> TrainedRu
     """
     if (path / "config.json").is_file() and not (path / MANIFEST).is_file():
         return open_model(path, overrides)
-    run = open_run(path, wanted)
+    run = open_run(path, checkpoint)
     if not overrides:
         return run
-    from worldflux.runner.env_overrides import chosen_env
-
     env = chosen_env(run.model.model_type, overrides, run.env)
     fitted(run.folder, run.model, env)
     return replace(run, env=env)
@@ -122,8 +134,6 @@ def open_trained(path: Path, wanted: str, overrides: Sequence[str]) -> TrainedRu
 
 def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
     """A model folder in the environment that `overrides` name."""
-    from worldflux.runner.env_overrides import chosen_env
-
     model = WorldModelConfig.load(path)
     if getattr(model, "actor_critic", True) is False:
         raise ConfigurationError(f"{path} is a world model without an actor: it cannot act")
@@ -133,15 +143,52 @@ def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
     return fitted(path, model, chosen_env(model.model_type, overrides))
 
 
+def chosen_env(
+    model_type: str, overrides: Sequence[str], recorded: EnvConfig | None = None
+) -> EnvConfig:
+    """The environment that `overrides` describe, as on the command line of `worldflux-run`.
+
+    model_type: of the family, which says how its official code counts. recorded: what a run was
+    trained in, which the overrides change unless they choose another group (env=...).
+    """
+    keys: dict[str, str] = {}
+    for item in parse_overrides(overrides):
+        key, word = item.get_key_element(), str(item.input_line)
+        if key != "env" and not key.startswith("env."):
+            raise ConfigurationError(f"{word}: only env can be overridden here")
+        if item.is_sweep_override():
+            raise ConfigurationError(f"{word}: one environment is needed, not a sweep")
+        keys[key] = word
+    words = list(overrides)
+    if "env" not in keys:
+        words = ["env=gym", *([] if recorded is None else _words(recorded, keys)), *words]
+    return composed([f"model={family_of_type(model_type).name}", *words]).env
+
+
+def _words(recorded: EnvConfig, keys: Container[str]) -> list[str]:
+    """The recorded fields as overrides, but those that are overridden anew."""
+    fields = recorded.to_dict()
+    kwargs = fields.pop("kwargs")
+    if "env.id" in keys or "env.tasks" in keys:
+        kwargs = {}  # another environment takes other arguments
+        del fields["id"], fields["tasks"]
+    else:
+        del fields["id" if fields["tasks"] else "tasks"]
+    values = {f"env.{SPELLING.get(name, name)}": value for name, value in fields.items()}
+    words = [override(key, value) for key, value in values.items() if key not in keys]
+    # Its keys are free: added here, overrides of them come later and win.
+    return words + [override(f"++env.kwargs.{key}", value) for key, value in kwargs.items()]
+
+
 def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
     """The model in the environment; ConfigurationError where its spaces do not fit."""
-    own_key: str | None = None
+    obs_key: str | None = None
     envs = make_envs(env, layout=layout_of(model, env))
     try:
         ours, theirs = model.obs_spaces(), envs.obs_spaces
         if len(ours) == 1 and list(ours.values()) == list(theirs.values()) and ours != theirs:
-            envs.obs_spaces, own_key = ours, next(iter(ours))
-        return SavedModel(folder, for_environment(model, env, envs), env, own_key)
+            envs.obs_spaces, obs_key = ours, next(iter(ours))
+        return SavedModel(folder, for_environment(model, env, envs), env, obs_key)
     except ConfigurationError as error:
         error.label = f"{folder} does not fit env.id={env.id}: "  # instead of the model's name
         raise error from None
@@ -171,14 +218,14 @@ def layout_of(model: WorldModelConfig, env: EnvConfig) -> TaskLayout | None:
     return TaskLayout(tuple(tasks), width, model.action_dim)
 
 
-def open_run(path: Path, wanted: str = "best") -> TrainedRun:
+def open_run(path: Path, checkpoint: str = "best") -> TrainedRun:
     """A run folder, or a checkpoint folder inside one.
 
-    wanted: ``best`` (the newest where nothing was evaluated yet), ``latest`` or a folder name
+    checkpoint: ``best`` (the newest where nothing was evaluated yet), ``latest`` or a folder name
     under ``checkpoints``. CheckpointError says what is missing.
     """
     if path.parent.name == CHECKPOINTS and path.is_dir():
-        path, wanted = run_of(path), path.name
+        path, checkpoint = run_of(path), path.name
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
     manifest = read_manifest(path)
@@ -187,7 +234,7 @@ def open_run(path: Path, wanted: str = "best") -> TrainedRun:
         family = family_of_type(model["model_type"]).config_class()
         return TrainedRun(
             folder=path,
-            checkpoint=checkpoint_named(path, wanted),
+            checkpoint=checkpoint_named(path, checkpoint),
             model=family.from_dict(model),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),

@@ -1,0 +1,7 @@
+"""`python -m worldflux`: the verbs of `worldflux`."""
+
+import sys
+
+from worldflux.cli.verbs import main
+
+sys.exit(main())

@@ -1,0 +1,105 @@
+"""A run as a job of Hydra: composed and checked once, then trained in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, env_override, run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from worldflux.config.composition import Composition, checked
+from worldflux.config.run import RunConfig
+from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.run_folder.state import claim
+from worldflux.runner.parts import Parts
+from worldflux.runner.preflight import check_run
+from worldflux.runner.slurm_task import slurm_task
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. cfg: as Hydra composed it, with the `hydra` section; config: the same, checked."""
+
+    source: Composition
+    cfg: DictConfig
+    config: RunConfig
+
+    @classmethod
+    def compose(cls, source: Composition, overrides: Sequence[str]) -> Job:
+        """The job of these overrides; raises the first mistake."""
+        cfg = source.compose(overrides)
+        if cfg.hydra.mode == RunMode.MULTIRUN:
+            raise ConfigurationError("hydra.mode=MULTIRUN: -m starts a sweep; leave hydra.mode out")
+        return cls(source, cfg, checked(cfg))
+
+    @property
+    def folder(self) -> Path:
+        """Where it runs."""
+        return Path(self.cfg.hydra.runtime.output_dir)
+
+    def start(self, parts: Parts) -> None:
+        """Checks what the run needs of this machine, and trains. Nothing is written before the
+        checks are over and the folder is claimed; a WorldFluxError ends the run as it is."""
+        try:
+            with env_override(self.cfg.hydra.job.env_set):
+                check_run(self.config, parts)
+            task = slurm_task(self.config.training.nproc)
+            if task is not None and task.rank > 0:  # the folder is that of the first task
+                from worldflux.runner.processes import run_task
+
+                run_task(self.config, None, task)
+                return
+            with claim(self.folder):
+                parts.begin()
+                self._run(parts)
+        finally:
+            parts.close()
+
+    def _run(self, parts: Parts) -> None:
+        """As `hydra.main` runs a job, but with the configuration that was composed already."""
+        errors: list[WorldFluxError] = []
+
+        def task(cfg: DictConfig) -> float | None:
+            try:
+                return train(self.config, self.folder, parts)
+            except WorldFluxError as error:
+                errors.append(error)  # kept from Hydra, which would print more than its line
+                return None
+
+        with self.source.initialized():
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
+            with read_write(self.cfg.hydra):
+                self.cfg.hydra.mode = RunMode.RUN
+            callbacks = Callbacks(self.cfg)
+            callbacks.on_run_start(config=self.cfg, config_name=self.source.name)
+            ended: JobReturn = run_job(
+                hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+                task_function=task,
+                config=self.cfg,
+                job_dir_key="hydra.run.dir",
+                job_subdir_key=None,
+            )
+            callbacks.on_run_end(config=self.cfg, config_name=self.source.name, job_return=ended)
+        if errors:
+            raise errors[0]
+        _ = ended.return_value  # raises what the job raised
+
+
+def train(config: RunConfig, folder: Path, parts: Parts | None = None) -> float:
+    """Trains inside of a job of Hydra, in `training.nproc` processes; returns the evaluation score."""
+    if config.training.nproc > 1:
+        from worldflux.runner.processes import launch
+
+        log_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+        return launch(config, folder, log_config)  # type: ignore[arg-type]
+    from worldflux.runner.run import run
+
+    return run(config, folder, parts)
