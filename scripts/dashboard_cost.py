@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             speeds[live].append(updates_per_second(options, live))
             print(f"{'with' if live else 'without':>8} {speeds[live][-1]:.3f}", file=sys.stderr)
     ratios = [on / off for off, on in zip(speeds[False], speeds[True], strict=True)]
-    found = {
+    figures = {
         "without": statistics.median(speeds[False]),
         "with": statistics.median(speeds[True]),
         "ratio": statistics.median(ratios),
@@ -119,11 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "when": time.strftime("%Y-%m-%d %H:%M"),
     }
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
     else:
         print(
-            f"updates/s {found['without']:.3f} without the page, {found['with']:.3f} with it; ratio"
-            f" {found['ratio']:.3f} (pairs {min(ratios):.3f} to {max(ratios):.3f}), load before"
+            f"updates/s {figures['without']:.3f} without the page, {figures['with']:.3f} with it; ratio"
+            f" {figures['ratio']:.3f} (pairs {min(ratios):.3f} to {max(ratios):.3f}), load before"
             f" {load:.1f}"
         )
     return 0

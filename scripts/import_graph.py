@@ -61,12 +61,12 @@ SCAFFOLD = "project/scaffold/"
 
 def files(package: Path) -> dict[str, str]:
     """Path below the package -> source, of every module that is imported."""
-    found = {}
+    sources = {}
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).as_posix()
         if not name.startswith(SCAFFOLD):
-            found[name] = path.read_text(encoding="utf-8")
-    return found
+            sources[name] = path.read_text(encoding="utf-8")
+    return sources
 
 
 def room_of(name: str) -> str:

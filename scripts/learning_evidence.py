@@ -110,15 +110,15 @@ class Running:
     process: subprocess.Popen[bytes]
     cores: list[int]
     deadline: float
-    told: bool = False
+    reported: bool = False
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
         over = time.monotonic() - self.deadline
         code = self.process.poll()
-        if code is None and over > 0 and not self.told:
+        if code is None and over > 0 and not self.reported:
             self.process.send_signal(signal.SIGTERM)
-            self.told = True
+            self.reported = True
         if code is None and over > GRACE:
             self.process.kill()
         return code
@@ -299,9 +299,9 @@ def section(
     lines += list(dict.fromkeys(map(machine_line, machines)))
     versions = {json.dumps(r.manifest["versions"], sort_keys=True): r.manifest for r in runs}
     for manifest in versions.values():
-        found = manifest["versions"]
+        versions = manifest["versions"]
         lines.append(
-            f"Python {found['python']}, torch {found['torch']}, commit {manifest['git_commit']}."
+            f"Python {versions['python']}, torch {versions['torch']}, commit {manifest['git_commit']}."
         )
     if options.note:
         lines += ["", options.note]

@@ -283,19 +283,19 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1, help="slurmd to start (default: 1)")
     parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="of each node")
     parser.add_argument("--gpus", type=int, default=0, help="pretended, of each node (default: 0)")
-    asked = parser.parse_args()
-    folder = asked.folder.resolve()
+    options = parser.parse_args()
+    folder = options.folder.resolve()
     try:
-        if asked.action == "stop":
+        if options.action == "stop":
             stop(folder)
             return 0
         if missing_packages():
-            if not (asked.install or asked.action == "install"):
+            if not (options.install or options.action == "install"):
                 packages = " ".join(PACKAGES)
                 raise ClusterError(f"needs {packages}: apt-get install them, or add --install")
             install()
-        if asked.action == "start":
-            start(folder, nodes=asked.nodes, cpus=asked.cpus, gpus=asked.gpus)
+        if options.action == "start":
+            start(folder, nodes=options.nodes, cpus=options.cpus, gpus=options.gpus)
             print(_output(["sinfo"]), end="")
             print(f"source {folder}/env.sh")
     except ClusterError as error:

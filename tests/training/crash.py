@@ -126,9 +126,9 @@ def settings(family: str, envs: int, updates: int) -> RunConfig:
 class Moments:
     """Counts what a process does and interrupts it; used in the process that is to die."""
 
-    def __init__(self, folder: Path, plan: Interruption | None, tell: int) -> None:
+    def __init__(self, folder: Path, plan: Interruption | None, pipe: int) -> None:
         self.folder = str(folder)
-        self.plan, self.tell = plan, tell
+        self.plan, self.pipe = plan, pipe
         self.all = self.saving = self.updates = 0
         self.where = "start"
         self.signalled_at: int | None = None
@@ -183,17 +183,17 @@ class Moments:
                 os.kill(os.getpid(), plan.signal)
 
     def _say(self, number: signal.Signals) -> None:
-        told = {"signal": number.name, "where": self.where, "updates": self.updates}
-        os.write(self.tell, json.dumps(told).encode() + b"\n")
+        ending = {"signal": number.name, "where": self.where, "updates": self.updates}
+        os.write(self.pipe, json.dumps(ending).encode() + b"\n")
 
     def say_counts(self) -> None:
         """For a process that was not interrupted: how many moments there were."""
-        os.write(self.tell, json.dumps({"all": self.all, "saving": self.saving}).encode() + b"\n")
+        os.write(self.pipe, json.dumps({"all": self.all, "saving": self.saving}).encode() + b"\n")
 
 
 def in_a_process(config: RunConfig, folder: Path, plan: Interruption | None) -> dict[str, Any]:
-    """Trains in a fork of this process, which is interrupted as planned; returns what it said."""
-    listen, tell = os.pipe()
+    """Trains in a fork of this process, which is interrupted as planned; returns what it reported."""
+    listen, pipe = os.pipe()
     process = os.fork()
     if process == 0:
         code = 1
@@ -202,7 +202,7 @@ def in_a_process(config: RunConfig, folder: Path, plan: Interruption | None) -> 
             with open(folder.with_suffix(".log"), "ab", buffering=0) as out:
                 os.dup2(out.fileno(), 1)
                 os.dup2(out.fileno(), 2)
-            moments = Moments(folder.resolve(), plan, tell)
+            moments = Moments(folder.resolve(), plan, pipe)
             moments.install()
             run(config, folder.resolve())
             moments.plan = None
@@ -218,7 +218,7 @@ def in_a_process(config: RunConfig, folder: Path, plan: Interruption | None) -> 
             traceback.print_exc()
         finally:
             os._exit(code)
-    os.close(tell)
+    os.close(pipe)
     try:
         return _attend(process, listen, plan)
     finally:
@@ -226,13 +226,13 @@ def in_a_process(config: RunConfig, folder: Path, plan: Interruption | None) -> 
 
 
 def _attend(process: int, listen: int, plan: Interruption | None) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    ending: dict[str, Any] = {}
     buffer = b""
     deadline = time.monotonic() + 60 * MINUTES
     while True:
         if not select.select([listen], [], [], max(0.0, deadline - time.monotonic()))[0]:
             os.kill(process, signal.SIGKILL)
-            told["hung"] = True
+            ending["hung"] = True
             break
         chunk = os.read(listen, 65536)
         if not chunk:
@@ -240,13 +240,13 @@ def _attend(process: int, listen: int, plan: Interruption | None) -> dict[str, A
         buffer += chunk
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
-            told.update(json.loads(line))
-            if plan is not None and plan.delay is not None and told.get("signal") == "SIGKILL":
+            ending.update(json.loads(line))
+            if plan is not None and plan.delay is not None and ending.get("signal") == "SIGKILL":
                 time.sleep(plan.delay)
                 os.kill(process, signal.SIGKILL)
     status = os.waitpid(process, 0)[1]
-    told["exit"] = os.waitstatus_to_exitcode(status)
-    return told
+    ending["exit"] = os.waitstatus_to_exitcode(status)
+    return ending
 
 
 def draw(rng: random.Random, kill: bool, counts: dict[str, int], kills: int) -> Interruption:
@@ -274,23 +274,23 @@ def interrupted_run(
     came = 0
     for plan in [*plans, None]:
         before = newest_step(folder)
-        told = in_a_process(config, folder, plan)
-        sent = told.get("signal")
+        ending = in_a_process(config, folder, plan)
+        sent = ending.get("signal")
         if sent is not None:
             came += 1
             outcome.signals[sent] += 1
-            outcome.places[f"{sent}: {told['where']}"] += 1
+            outcome.places[f"{sent}: {ending['where']}"] += 1
         expected = {"SIGKILL": (-signal.SIGKILL,), "SIGINT": (130, 0)}.get(str(sent), (0,))
         if sent == "SIGKILL" and plan is not None and plan.delay is not None:
             expected = (*expected, 0)  # it may have been done before the signal came
-        if told.get("where") == "start" and plan is not None:
+        if ending.get("where") == "start" and plan is not None:
             expected = (*expected, -plan.signal)  # before the handlers were in place
-        if told["exit"] not in expected:
-            outcome.differences.append(f"{folder.name}: exit code {told['exit']} after {plan}")
+        if ending["exit"] not in expected:
+            outcome.differences.append(f"{folder.name}: exit code {ending['exit']} after {plan}")
             return came
         if sent == "SIGKILL":
             # A stop signal's own save may come later than its moment, hence the 0.
-            outcome.lost.append(max(0, before + told["updates"] - newest_step(folder)))
+            outcome.lost.append(max(0, before + ending["updates"] - newest_step(folder)))
         if run_state(folder) == RunState.COMPLETED and sent is None:
             return came
     return came
@@ -298,25 +298,25 @@ def interrupted_run(
 
 def differences(folder: Path, whole: Path) -> list[str]:
     """Everything in which two finished runs differ, clock times apart; empty if nothing."""
-    found = []
+    unequal = []
     for pointer in ("latest", "best"):
         pair = [_pointed(path, pointer) for path in (folder, whole)]
         if pair[0].name != pair[1].name:
-            found.append(f"checkpoints/{pointer}: {pair[0].name}, not {pair[1].name}")
+            unequal.append(f"checkpoints/{pointer}: {pair[0].name}, not {pair[1].name}")
             continue
         if (pair[0] / MODEL).read_bytes() != (pair[1] / MODEL).read_bytes():
-            found.append(f"checkpoints/{pointer}: {MODEL}")
+            unequal.append(f"checkpoints/{pointer}: {MODEL}")
         # The best one is the agent at that update: it also has the environments in it where a
         # stop signal saved it, and not yet its score where that came during the evaluation.
         everything = pointer == "latest"
         if _arrays(pair[0], everything) != _arrays(pair[1], everything):
-            found.append(f"checkpoints/{pointer}: {OPTIMIZER}")
+            unequal.append(f"checkpoints/{pointer}: {OPTIMIZER}")
         if everything and _timeless(pair[0]) != _timeless(pair[1]):
-            found.append(f"checkpoints/{pointer}: {STATE}")
+            unequal.append(f"checkpoints/{pointer}: {STATE}")
     for name, read in (("replay", _replay), (METRICS, _metrics), ("manifest", _results)):
         if read(folder) != read(whole):
-            found.append(name)
-    return [f"{folder.name}: {text}" for text in found]
+            unequal.append(name)
+    return [f"{folder.name}: {text}" for text in unequal]
 
 
 def _pointed(folder: Path, pointer: str) -> Path:
@@ -398,18 +398,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--updates", type=int, default=24, help="length of a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)  # a fork has no other threads
-    cases = [(family, envs) for family in asked.family for envs in asked.envs]
+    cases = [(family, envs) for family in options.family for envs in options.envs]
     root = Path(tempfile.mkdtemp(prefix="crash_test_"))
     outcomes = []
     for index, (family, envs) in enumerate(cases):
-        kills = (asked.kills + index) // len(cases)
-        outcomes.append(crash(family, envs, kills, asked.per_run, asked.updates, asked.seed, root))
-        if not asked.json:
-            tell(outcomes[-1])
+        kills = (options.kills + index) // len(cases)
+        outcomes.append(
+            crash(family, envs, kills, options.per_run, options.updates, options.seed, root)
+        )
+        if not options.json:
+            print_outcome(outcomes[-1])
     differ = [text for outcome in outcomes for text in outcome.differences]
-    if asked.json:
+    if options.json:
         print(json.dumps([vars(outcome) for outcome in outcomes], indent=2))
     else:
         total = sum(sum(outcome.signals.values()) for outcome in outcomes)
@@ -421,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def tell(outcome: Outcome) -> None:
+def print_outcome(outcome: Outcome) -> None:
     """One case for a person."""
     sent = ", ".join(f"{count} {name}" for name, count in sorted(outcome.signals.items()))
     lost = outcome.lost or [0]

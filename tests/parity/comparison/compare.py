@@ -146,16 +146,16 @@ def compare(
     scale: float | None = None,
 ) -> Row:
     """The row of one array: shapes must be equal, and numbers finite where they should be."""
-    expected, found = np.asarray(expected, np.float64), as_array(ours)
-    if expected.shape != found.shape:
-        note = f"shape {found.shape}, expected {expected.shape}"
+    expected, actual = np.asarray(expected, np.float64), as_array(ours)
+    if expected.shape != actual.shape:
+        note = f"shape {actual.shape}, expected {expected.shape}"
         return Row(name, None, None, tolerance, False, note)
     if not expected.size:
         return Row(name, 0.0, 0.0, tolerance, True, "empty")
-    equal = expected == found
-    if not (np.isfinite(expected) & np.isfinite(found) | equal).all():
+    equal = expected == actual
+    if not (np.isfinite(expected) & np.isfinite(actual) | equal).all():
         return Row(name, None, None, tolerance, False, "not finite")
-    absolute = float(np.abs(np.where(equal, 0.0, found - np.where(equal, 0.0, expected))).max())
+    absolute = float(np.abs(np.where(equal, 0.0, actual - np.where(equal, 0.0, expected))).max())
     if scale is None:
         scale = float(np.abs(expected).max())
     relative = absolute / scale if scale else (np.inf if absolute else 0.0)

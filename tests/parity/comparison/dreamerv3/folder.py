@@ -74,11 +74,11 @@ def compare_folder(
 
 def check_files(folder: Path, kind: str, comparison: Comparison) -> None:
     """A failure for every file that is missing or not known."""
-    found = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
     for pattern in FILES[kind]:
-        if not fnmatch.filter(found, pattern):
+        if not fnmatch.filter(names, pattern):
             comparison.fail(pattern, "no such file in the folder")
-    for name in found:
+    for name in names:
         if not any(fnmatch.fnmatch(name, pattern) for pattern in FILES[kind]):
             comparison.fail(name, "no such file is known")
 
@@ -124,7 +124,7 @@ def compare_settings(config: Mapping[str, Any], subject: Subject, comparison: Co
         if dict(ours) != dict(theirs):
             comparison.fail(f"config.json/{what}", f"our model has {ours}, expected {theirs}")
     trained = sum(param.numel() for param in model.parameters() if param.requires_grad)
-    found: dict[str, float] = {
+    settings: dict[str, float] = {
         "param_count": trained,
         "context": subject.agent.replay_context,
         "H": model.config.imagination_horizon,
@@ -132,10 +132,10 @@ def compare_settings(config: Mapping[str, Any], subject: Subject, comparison: Co
         **{f"loss_scales/{name.removeprefix(RECON)}": s for name, s in model.scales.items()},
     }
     scales = {f"loss_scales/{name}": value for name, value in config["loss_scales"].items()}
-    expected = {key: config[key] for key in found if key in config} | scales
+    expected = {key: config[key] for key in settings if key in config} | scales
     for name, value in expected.items():
-        if name not in found:
+        if name not in settings:
             comparison.fail(f"config.json/{name}", "no such setting is known")
             continue
         label = f"config.json/{name}"
-        comparison.rows.append(compare(label, np.asarray(value), found[name], 1e-12))
+        comparison.rows.append(compare(label, np.asarray(value), settings[name], 1e-12))

@@ -82,9 +82,9 @@ class Scalars:
         for name, change in changes.items():
             norm = change.norm()
             self.check(f"steps/{index}/update_norm/{name}", norm, self.tolerances.change)
-        found = {name: float(value) for name, value in metrics.items()}
-        found |= {
-            "opt/loss": found["loss/total"],
+        values = {name: float(value) for name, value in metrics.items()}
+        values |= {
+            "opt/loss": values["loss/total"],
             "opt/grad_rms": root_mean_square(gradients),
             "opt/param_rms": root_mean_square(self.trained),
             "opt/update_rms": root_mean_square(changes),
@@ -92,10 +92,10 @@ class Scalars:
             "opt/updates": self.agent.updates,
         }
         for name in self.expected.names(f"steps/{index}/metrics/"):
-            if name in found:
-                self.metric(index, name, found)
+            if name in values:
+                self.metric(index, name, values)
 
-    def metric(self, index: int, name: str, found: Mapping[str, float]) -> None:
+    def metric(self, index: int, name: str, values: Mapping[str, float]) -> None:
         tolerance = self.tolerances.later if index else self.tolerances.forward
         if name in GRADIENT_METRICS:
             tolerance = self.gradient_tolerance(index)
@@ -103,8 +103,8 @@ class Scalars:
             tolerance = self.tolerances.change
         elif name in EXACT_METRICS:
             tolerance = 0.0
-        scale = max(abs(found[name]), found["adv_mag"]) if name in SIGNED_METRICS else None
-        self.check(f"steps/{index}/metrics/{name}", found[name], tolerance, scale)
+        scale = max(abs(values[name]), values["adv_mag"]) if name in SIGNED_METRICS else None
+        self.check(f"steps/{index}/metrics/{name}", values[name], tolerance, scale)
 
     def optimizer_state(self) -> None:
         """Moments and counters after the last update."""

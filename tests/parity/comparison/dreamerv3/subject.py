@@ -102,14 +102,14 @@ class Subject:
 
     def official_actions(self, flat: Tensor) -> dict[str, Tensor]:
         """Flat actions `[..., A]` as recorded: class indices or values, in the key's shape."""
-        found = {}
+        values = {}
         for key, part in self.split_action(flat).items():
             space, shape = self.action_spaces[key], self.action_shapes[key]
             if space.discrete:
                 pieces = part.split(space.classes, -1)
                 part = torch.stack([piece.argmax(-1) for piece in pieces], -1)
-            found[key] = part.reshape(*part.shape[:-1], *shape)
-        return found
+            values[key] = part.reshape(*part.shape[:-1], *shape)
+        return values
 
     def action_noise(self, arrays: Mapping[str, np.ndarray], lead: int) -> Tensor:
         """Recorded action noise by key as `[..., A]`; `lead` dimensions are kept."""

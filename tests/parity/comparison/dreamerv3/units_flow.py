@@ -43,10 +43,10 @@ def initialisation(cases: list[dict[str, Any]]) -> Iterator[Case]:
         shape, count, fan = case["shape"], case["n"], math.sqrt(case["fan_in_used"])
         name = "x".join(map(str, shape))
         weights = fresh_weights(shape, count)
-        found = {"std": float(weights.std()), "absmax": float(weights.abs().max())}
+        actual = {"std": float(weights.std()), "absmax": float(weights.abs().max())}
         # Two independent samples of n weights: five standard errors of their spread.
         tolerances = {"std": 5 / math.sqrt(count), "absmax": 5e-3}
-        for key, value in found.items():
+        for key, value in actual.items():
             yield f"{name}/{key}", case[key], value, tolerances[key]
             scaled = f"{key}_times_sqrt_fan"
             yield f"{name}/{scaled}", case[scaled], value * fan, tolerances[key]
@@ -131,6 +131,6 @@ def chunks(case: dict[str, Any]) -> Iterator[Case]:
     window = {"x": np.arange(context + case["consec"] * length)[None]}
     consecutive = ConsecutiveChunks(lambda _: window, context, length, case["consec"])
     for i, expected in enumerate(case["chunks"]):
-        found = consecutive.batch(1)
-        yield f"{i}/x", expected["x"], found["x"][0], 0.0
-        yield f"{i}/consec", expected["consec"], found["consec"][0], 0.0
+        actual = consecutive.batch(1)
+        yield f"{i}/x", expected["x"], actual["x"][0], 0.0
+        yield f"{i}/consec", expected["consec"], actual["consec"][0], 0.0

@@ -75,11 +75,11 @@ def compare_folder(
 
 def check_files(folder: Path, comparison: Comparison) -> None:
     """A failure for every file that is missing or not known."""
-    found = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir())
     for pattern in FILES:
-        if not fnmatch.filter(found, pattern):
+        if not fnmatch.filter(names, pattern):
             comparison.fail(pattern, "no such file in the folder")
-    for name in found:
+    for name in names:
         if not any(fnmatch.fnmatch(name, pattern) for pattern in (*FILES, *OPTIONAL)):
             comparison.fail(name, "no such file is known")
 
@@ -107,13 +107,13 @@ def compare_checkpoint(
 
 def compare_weights(model: TDMPC2, file: Path, comparison: Comparison) -> None:
     """What the imported model is as an official file must be what it was read from."""
-    found = read_checkpoint(file)
-    state, old = model.state_dict(), is_old(found)
+    names = read_checkpoint(file)
+    state, old = model.state_dict(), is_old(names)
     ours = {name: state[our] for name, our in official_names(model, old).items()}
     if not old:
         entries = official_entries(model)
         ours = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
-    recorded = Recorded({key: np.asarray(value) for key, value in found.items()}, f"{file.name}/")
+    recorded = Recorded({key: np.asarray(value) for key, value in names.items()}, f"{file.name}/")
     for name, value in ours.items():
         label = f"{file.name}/{name}"
         if name in recorded:

@@ -132,13 +132,13 @@ class Subject:
 def compare_settings(subject: Subject, comparison: Comparison) -> None:
     """What our model made of the settings."""
     model, config = subject.model, subject.config
-    found = {
+    values = {
         "discount": model.discount,
         "total_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "bin_size": float(model.bins[1] - model.bins[0]),
         "obs_dim": model.obs_spaces["obs"].size,
     }
-    for name, value in found.items():
+    for name, value in values.items():
         label, tolerance = f"config.json/{name}", 1e-6 if name == "bin_size" else 1e-12
         comparison.rows.append(compare(label, np.asarray(config[name]), value, tolerance))
     known = (*FIELDS, *TRAINING, *FACTS, *ORIGIN)
@@ -175,11 +175,11 @@ class Twice:
     ) -> None:
         """double: its name among the float64 outputs. absolute: the tolerance is of values of
         size 1, and grows with larger ones element by element."""
-        given = self.comparison.tolerances.forward if tolerance is None else tolerance
+        allowed = self.comparison.tolerances.forward if tolerance is None else tolerance
         twin = double or name
-        exact = min(given, self.exact64) if self.dtype == torch.float64 else given
+        exact = min(allowed, self.exact64) if self.dtype == torch.float64 else allowed
         for recorded, key, limit in (
-            (self.recorded, f"out_{name}", given),
+            (self.recorded, f"out_{name}", allowed),
             (self.doubles, twin, exact),
         ):
             if recorded is self.doubles and key not in recorded:
