@@ -156,7 +156,7 @@ def test_a_failed_training_is_told(tmp_path, serve):
         total_steps=5, batch_size=2, sequence_length=4, log_interval=1, output_dir=str(tmp_path)
     )
     callback = DashboardCallback(metrics, tmp_path / "copy.jsonl")
-    trainer = Trainer(model, config, [callback], tensorboard=False)
+    trainer = Trainer(model, config, [callback], loggers=())
     trainer.train(data, num_steps=2)
     assert client.until("/api/summary", lambda s: s["status"] == "finished")["latest_step"] == 2
     copied = (tmp_path / "copy.jsonl").read_text().splitlines()

@@ -10,10 +10,11 @@ from worldflux.report.curves import compact, draw_run, learning_curve, series, s
 from worldflux.report.video import write_video
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.logger import MetricLogger
+from worldflux.training.loggers import Destination
 
 
 def write_run(folder, online=True):
-    logger = MetricLogger(folder, tensorboard=False)
+    logger = MetricLogger(Destination(folder), ())
     for n in range(1, 200):
         at = {"step": n, "env_steps": 20 * n if online else 0}
         logger.scalars({"episode/return": n + 30 * np.sin(n), "episode/length": 20}, **at)
@@ -60,14 +61,14 @@ def test_offline_runs_are_drawn_over_updates(tmp_path):
 
 
 def test_a_run_without_a_return_has_no_picture(tmp_path):
-    logger = MetricLogger(tmp_path, tensorboard=False)
+    logger = MetricLogger(Destination(tmp_path), ())
     logger.scalars({"train/loss/total": 1.0}, step=1, env_steps=0)
     logger.close()
     assert draw_run(tmp_path) is None and draw_run(tmp_path / "nothing") is None
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path):
-    logger = MetricLogger(tmp_path, tensorboard=False)
+    logger = MetricLogger(Destination(tmp_path), ())
     logger.scalars({"episode/return": float("nan")}, step=1, env_steps=1)
     logger.scalars({"episode/return": 2.0}, step=1, env_steps=2)
     logger.close()

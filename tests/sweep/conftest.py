@@ -9,6 +9,7 @@ import pytest
 from tests.cli.conftest import folder, refused  # noqa: F401
 from worldflux.run_folder.manifest import SCHEMA, write_manifest
 from worldflux.training.logger import MetricLogger
+from worldflux.training.loggers import Destination
 
 
 def end(run_dir: Path, status: str, score: float | None, **facts: Any) -> None:
@@ -28,7 +29,7 @@ def started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa
     def run(config: Any, run_dir: Path) -> float:
         found.append((config, run_dir))
         score = 10 * config.training.seed + 1 + 1000 * (config.model.model_type == "tdmpc2")
-        logger = MetricLogger(run_dir, x_axis="env_steps", tensorboard=False)
+        logger = MetricLogger(Destination(run_dir), ())
         for step in (1, 2, 3):
             logger.scalars({"eval/return": score * step / 3}, step=step, env_steps=10 * step)
         logger.close()

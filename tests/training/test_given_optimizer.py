@@ -32,7 +32,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     optimizer = torch.optim.SGD(made.parameters(), lr=RATE, **options)
     scheduler = ExponentialLR(optimizer, DECAY)
     config = TrainingConfig(grad_clip=1.0, learning_rate=5.0, **fields)
-    return Trainer(made, config, None, optimizer, scheduler, run_dir=folder, tensorboard=False)
+    return Trainer(made, config, None, optimizer, scheduler, run_dir=folder, loggers=())
 
 
 def rates(folder: Path) -> list[float]:

@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from worldflux.config.training import LoggerConfig
 from worldflux.run_folder.metrics import read_metrics
-from worldflux.training.logger import MetricLogger, encode
+from worldflux.training.logger import MetricLogger
+from worldflux.training.loggers import LOGGERS, Destination, make_loggers
+from worldflux.training.pictures import encode
 
 
 def events(folder):
@@ -23,7 +26,7 @@ def points(folder, tag):
 
 
 def test_records_hold_both_counters_and_valid_json(tmp_path):
-    logger = MetricLogger(tmp_path)
+    logger = MetricLogger(Destination(tmp_path))
     logger.scalars({"train/loss/dyn": 1.5, "bad": float("nan")}, step=10, env_steps=40, speed=2.0)
     logger.scalars({"eval/return": 7}, step=20, env_steps=80)
     logger.close()
@@ -37,7 +40,7 @@ def test_records_hold_both_counters_and_valid_json(tmp_path):
 
 @pytest.mark.parametrize(("x_axis", "expected"), [("env_steps", 40), ("updates", 10)])
 def test_tensorboard_has_the_names_and_the_x_axis(tmp_path, x_axis, expected):
-    logger = MetricLogger(tmp_path, x_axis=x_axis)
+    logger = MetricLogger(Destination(tmp_path, x_axis))
     logger.scalars({"train/loss/dyn": 1.5, "fps/env": 3.0}, step=10, env_steps=40)
     logger.close()
     assert points(tmp_path, "train/loss/dyn") == [(expected, 1.5)]
@@ -45,7 +48,7 @@ def test_tensorboard_has_the_names_and_the_x_axis(tmp_path, x_axis, expected):
 
 
 def test_videos_are_gifs_in_an_event_file_of_their_own(tmp_path):
-    logger = MetricLogger(tmp_path)
+    logger = MetricLogger(Destination(tmp_path))
     logger.scalars({"a": 1.0}, step=1, env_steps=1)
     video = np.zeros((2, 5, 8, 6, 3), np.uint8)  # [B, T, H, W, C]
     video[1, :, :, :, 0] = 250  # the second row of the batch is red
@@ -75,7 +78,7 @@ def test_an_encoded_video_keeps_its_duration():
 
 
 def test_a_resumed_logger_cuts_what_is_newer_than_the_checkpoint(tmp_path):
-    logger = MetricLogger(tmp_path)
+    logger = MetricLogger(Destination(tmp_path))
     logger.scalars({"a": 1.0}, step=1, env_steps=10)
     position = logger.position()
     logger.scalars({"a": 2.0}, step=2, env_steps=20)
@@ -83,7 +86,7 @@ def test_a_resumed_logger_cuts_what_is_newer_than_the_checkpoint(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "half')  # killed while writing
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
-    logger = MetricLogger(tmp_path, resume_at=position, purge_from=11)
+    logger = MetricLogger(Destination(tmp_path, purge_from=11), resume_at=position)
     logger.scalars({"a": 5.0}, step=2, env_steps=21)
     logger.close()
     records = read_metrics(tmp_path)
@@ -92,8 +95,16 @@ def test_a_resumed_logger_cuts_what_is_newer_than_the_checkpoint(tmp_path):
 
 
 def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
-    logger = MetricLogger(tmp_path / "new", tensorboard=False)
+    logger = MetricLogger(Destination(tmp_path / "new"), ())
     logger.scalars({"a": 1.0}, step=1, env_steps=1)
     logger.pictures({"p": np.zeros((2, 2, 3), np.uint8)}, step=1, env_steps=1)
     logger.close()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["metrics.jsonl"]
+
+
+def test_every_field_of_the_group_is_a_row_of_the_table(tmp_path):
+    assert list(LoggerConfig().to_dict()) == list(LOGGERS)
+    assert LoggerConfig().names() == ["tensorboard"]
+    assert LoggerConfig(tensorboard=False).names() == []
+    (made,) = make_loggers(["tensorboard"], Destination(tmp_path))
+    made.close()

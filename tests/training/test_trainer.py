@@ -39,7 +39,7 @@ def make(
         run_dir=folder,
         evaluator=evaluator,
         solved_return=solved_return,
-        tensorboard=False,
+        loggers=(),
     )
 
 

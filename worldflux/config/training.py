@@ -159,6 +159,11 @@ class TrainingConfig(CheckedConfig):
 
 @dataclass
 class LoggerConfig(CheckedConfig):
-    """Where metrics go besides `metrics.jsonl`, which is always written."""
+    """Where metrics go besides `metrics.jsonl`, which is always written: one field for each row of
+    worldflux/training/loggers.py."""
 
     tensorboard: bool = True
+
+    def names(self) -> list[str]:
+        """The loggers that are switched on."""
+        return [name for name, on in self.to_dict().items() if on]

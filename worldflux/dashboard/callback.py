@@ -13,13 +13,14 @@ import numpy as np
 from worldflux.dashboard.metrics import MetricBuffer
 from worldflux.run_folder.manifest import plain
 from worldflux.run_folder.metrics import read_metrics
-from worldflux.training.logger import video_frames
+from worldflux.training.loggers import Listener
+from worldflux.training.pictures import video_frames
 from worldflux.training.session import Callback, TrainingSession
 
 STATUS_SECONDS = 0.5
 
 
-class DashboardCallback(Callback):
+class DashboardCallback(Callback, Listener):
     """Passes every logged record and open-loop picture, and the progress, to a MetricBuffer.
 
     jsonl_path: where records are also appended as JSON lines; the run's own ``metrics.jsonl``,

@@ -115,7 +115,7 @@ def _run(
             evaluator=evaluator,
             solved_return=config.env.solved_return,
             facts=facts,
-            tensorboard=config.logger.tensorboard,
+            loggers=config.logger.names(),
             progress=Progress(_subject(config)) if ranks.first else None,
             degraded_modes=lambda: [
                 *live.degraded_modes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from worldflux.run_folder.manifest import write_manifest
 from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, METRICS, OF_TRAINER, PREVIOUS, REPLAY
 from worldflux.run_folder.state import Claim
 from worldflux.training.logger import MetricLogger
+from worldflux.training.loggers import Destination
 from worldflux.training.parallel import part_of_rank, replay_name
 
 log = logging.getLogger("worldflux.training")
@@ -26,20 +27,25 @@ log = logging.getLogger("worldflux.training")
 class RunWriter:
     """Writes one run; in the processes beside the first one, only their replay.
 
-    path: the folder. tensorboard: also write TensorBoard events. keep: resumable checkpoints kept.
+    path: the folder. loggers: names of those that get the metrics too. keep: resumable checkpoints kept.
     claim: of the folder, checked before each write where it is set. saved_at: when the newest
     checkpoint was written, by the monotonic clock, which took save_seconds. ranks: the processes
     that train the run.
     """
 
     def __init__(
-        self, path: Path, *, tensorboard: bool = True, keep: int | None = 2, ranks: Ranks = ALONE
+        self,
+        path: Path,
+        *,
+        loggers: Iterable[str] = ("tensorboard",),
+        keep: int | None = 2,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.path = path
         self.ranks = ranks
         self.replay = path / replay_name(REPLAY, ranks)
         self.store = CheckpointStore(path / CHECKPOINTS, keep)
-        self.tensorboard = tensorboard
+        self.loggers = tuple(loggers)
         self.saved_step = -1
         self.best_step = -1
         self.claim: Claim | None = None
@@ -86,13 +92,8 @@ class RunWriter:
     def _open(
         self, x_axis: str, resume_at: int | None = None, purge_from: int | None = None
     ) -> None:
-        self._logger = MetricLogger(
-            self.path,
-            x_axis=x_axis,
-            tensorboard=self.tensorboard,
-            resume_at=resume_at,
-            purge_from=purge_from,
-        )
+        destination = Destination(self.path, x_axis, purge_from)
+        self._logger = MetricLogger(destination, self.loggers, resume_at=resume_at)
 
     def save(self, step: int, source: Source, checkpoint: Callable[[], Checkpoint]) -> None:
         """Saves replay and checkpoint of this step, once; all processes together."""

@@ -56,7 +56,7 @@ class TrainingSession:
         evaluator: Evaluator | None = None,
         solved_return: float | None = None,
         facts: Mapping[str, Any] | None = None,
-        tensorboard: bool = True,
+        loggers: Iterable[str] = ("tensorboard",),
         progress: Progress | None = None,
         degraded_modes: Callable[[], Iterable[str]] = tuple,
         ranks: Ranks = ALONE,
@@ -80,7 +80,7 @@ class TrainingSession:
         half = self.config.mixed_precision and self.config.mixed_precision_dtype == "float16"
         self.books = Bookkeeping(check_gradients=not half)
         folder = Path(run_dir or self.config.output_dir)
-        self.folder = RunWriter(folder, tensorboard=tensorboard, ranks=ranks)
+        self.folder = RunWriter(folder, loggers=loggers, ranks=ranks)
         self.checkpointing = Checkpointing(self.agent, self.books, self.folder, self.device)
         self._progress = progress
         self._degraded_modes = degraded_modes

@@ -32,7 +32,7 @@ class Trainer(TrainingSession):
 
     The runner also passes: run_dir (default ``config.output_dir``), evaluator (greedy evaluation;
     without one nothing is evaluated and no checkpoint is ``best``), solved_return (training ends
-    when an evaluation reaches it), facts (more manifest content), tensorboard, progress (the live
+    when an evaluation reaches it), facts (more manifest content), loggers (by name), progress (the live
     line), degraded_modes (besides the source's), ranks (the processes that train together).
     """
 

@@ -1,0 +1,58 @@
+"""Where a run's metrics go besides metrics.jsonl: one row for each field of the `logger` group."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Field of LoggerConfig -> `module:class` of its listener, made from a Destination.
+LOGGERS = {"tensorboard": "worldflux.training.tensorboard:TensorBoard"}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What a logger is made for. folder: of the run. x_axis: ``env_steps`` or ``updates``, the axis
+    of loggers that have one. purge_from: what was logged before at this x or later is void."""
+
+    folder: Path
+    x_axis: str = "env_steps"
+    purge_from: int | None = None
+
+    def x(self, step: int, env_steps: int) -> int:
+        """Where a record with these counters stands on the axis."""
+        return env_steps if self.x_axis == "env_steps" else step
+
+
+class Listener:
+    """Gets everything that is logged, as it is logged; override what you need.
+
+    scalars: a record as in metrics.jsonl. phase: training pauses for something else, such as
+    ``evaluating``. pictures: images `[H, W, 3]` and videos `[T, H, W, 3]` or `[B, T, H, W, 3]`
+    (rows below each other), uint8. flush: everything to the disk.
+    """
+
+    def scalars(self, record: Mapping[str, Any]) -> None: ...
+
+    def phase(self, phase: str) -> None: ...
+
+    def pictures(
+        self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int
+    ) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def make_loggers(names: Iterable[str], destination: Destination) -> list[Listener]:
+    """The listeners of the table with these names."""
+    listeners = []
+    for name in names:
+        module, _, cls = LOGGERS[name].partition(":")
+        listeners.append(getattr(importlib.import_module(module), cls)(destination))
+    return listeners
