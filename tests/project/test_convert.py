@@ -193,7 +193,7 @@ def test_the_experiment_runs_to_what_train_runs(
     command = told.partition("run it with: worldflux-run ")[2].split()
     assert command == ["--config-dir", "conf", "+experiment=my_project"]
     assert runner.main(command) == 0
-    (trained, where, _), (ran, _) = jobs
+    (trained, where, _), (ran, *_) = jobs
     assert trained == ran and where == folder / "outputs"
     assert convert.main([]) == 0, "the same content again is no overwriting"
 
