@@ -166,10 +166,15 @@ class Search:
         with locked(self.root / STUDY):
             trials = self.trials
             for trial in trials:
-                if trial.state == TrialState.RUNNING:
-                    lock = self._lock(trial.number)
-                    if lock is not None:
-                        return Trial(self.study, trial._trial_id), lock
+                if trial.state != TrialState.RUNNING:
+                    continue
+                lock = self._lock(trial.number)
+                if lock is None:
+                    continue
+                # Its searcher may have ended it after we looked and before it let go of the lock.
+                if self._state(trial) == TrialState.RUNNING:
+                    return Trial(self.study, trial._trial_id), lock
+                os.close(lock)
             if len(trials) >= total:
                 return None
             self.study.sampler = self._sampler(len(trials))
@@ -177,6 +182,10 @@ class Search:
             lock = self._lock(fresh.number)
             assert lock is not None
             return fresh, lock
+
+    def _state(self, trial: FrozenTrial) -> TrialState:
+        """The state of a trial now."""
+        return next(t.state for t in self.trials if t.number == trial.number)
 
     def _lock(self, number: int) -> int | None:
         folder = self.folder(number)
