@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,17 @@ def test_mistakes_of_the_verbs(
     assert verbs.main(words) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
+
+
+def test_optuna_as_a_sweeper_leads_to_the_search(refused: Callable[..., str]) -> None:
+    assert "`worldflux search NAME`" in refused("-m", "hydra/sweeper=optuna")
+
+
+def test_a_pickle_is_never_loaded(refused: Callable[..., str]) -> None:
+    assert "resume=RUN continues a run" in refused("--experimental-rerun", "x.pickle")
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worldflux", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"worldflux {__version__}\n"

@@ -35,7 +35,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     words; show: it only prints, and no job is started. ConfigurationError for what does not exist.
     """
     parser = Parser(
-        "worldflux-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve"
+        "worldflux-run",
+        parents=[get_args_parser()],
+        add_help=False,
+        allow_abbrev=False,
+        conflict_handler="resolve",
     )
     parser.add_argument("--version", "-V", action="store_true")  # ours, not Hydra's
     args = parser.read(argv)

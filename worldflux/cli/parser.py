@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, *, gone: Mapping[str, str] | None = None, **options: Any) -> None:
-        super().__init__(prog, allow_abbrev=False, **options)
+        super().__init__(prog, **options)
         self.gone = gone or {}
 
     def error(self, message: str) -> NoReturn:
