@@ -54,10 +54,36 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
         return command()
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        with quiet_disk():
+        with quiet_disk(), callers_logging():
             return guarded(program, command)
     finally:
         os.environ.pop(FULL_ERROR, None)
+
+
+@contextmanager
+def callers_logging() -> Iterator[None]:
+    """Leaves logging to the caller as it was: Hydra replaces the handlers of every logger and closes
+    them, and may disable loggers."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    loggers = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    disabled = [one for one in loggers if one.disabled]
+    # What is in the list when logging is configured anew is closed.
+    closing: list[Any] = logging._handlerList  # type: ignore[attr-defined]
+    kept = list(closing)
+    closing.clear()
+    try:
+        yield
+    finally:
+        for handler in [one for one in root.handlers if one not in handlers]:
+            root.removeHandler(handler)
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        closing[:] = kept
+        for one in root.manager.loggerDict.values():
+            if isinstance(one, logging.Logger):
+                one.disabled = one in disabled
 
 
 @contextmanager
