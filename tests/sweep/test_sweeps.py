@@ -215,3 +215,20 @@ def test_a_record_that_cannot_be_read_is_told(
     (root / "sweep.json").write_text("{")
     assert main(["-m", "sweep=a"]) == 2
     assert "cannot read" in capfd.readouterr().err and not started
+
+
+def test_a_job_whose_process_ends_before_its_run_begins_has_failed(
+    started: list[Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.utils import JobReturn, JobStatus
+
+    def launch(self: Any, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
+        lost = JobReturn(status=JobStatus.COMPLETED)
+        lost.return_value = "missing"
+        return [lost for _ in job_overrides]
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    assert main(["-m", "sweep=lost", "model/size=ci", "training.seed=1,2"]) == 1
+    out = capfd.readouterr().out
+    assert len(re.findall(r"missing .* its process ended early", out)) == 2 and not started

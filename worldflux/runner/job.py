@@ -150,12 +150,11 @@ class Job:
 
 def anchored(config: RunConfig, cwd: Path) -> RunConfig:
     """The configuration with its paths absolute, for a job that changes its working directory."""
-    changed = {
-        name: str(cwd / value)
-        for name in ("resume", "init_from")
-        if (value := getattr(config, name)) not in (None, AUTO)
-    }
-    return replace(config, **changed)
+
+    def absolute(path: str | None) -> str | None:
+        return path if path in (None, AUTO) else str(cwd / str(path))
+
+    return replace(config, resume=absolute(config.resume), init_from=absolute(config.init_from))
 
 
 def train(config: RunConfig, folder: Path, parts: Parts | None = None) -> float:

@@ -148,9 +148,15 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
             if slurm is not None:
                 slurm.attach([folder for folder in plan.folders if folder in queued])
         finally:
-            ended = finish(plan.root, launching.queued(plan.folders))
+            ended = finish(plan.root, launching.queued(plan.folders), launching.ends)
     bad = (RunState.FAILED, RunState.BROKEN_OFF)
-    return int(any(job.state in bad and job.folder in plan.folders for job in ended.jobs))
+    return int(
+        any(
+            job.state in bad or (job.state == RunState.MISSING and job.folder in launching.ends)
+            for job in ended.jobs
+            if job.folder in plan.folders
+        )
+    )
 
 
 def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) -> None:
@@ -171,9 +177,11 @@ def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) ->
         jobs = plan.left(queued, but=(RunState.FAILED,))
 
 
-def finish(root: Path, queued: Mapping[Path, str]) -> Summary:
-    """Prints the table of a sweep and writes its files."""
-    summary, files = write_report(root, queued=queued)
+def finish(
+    root: Path, queued: Mapping[Path, str], ends: Mapping[Path, str] | None = None
+) -> Summary:
+    """Prints the table of a sweep and writes its files. ends: see `job_status`."""
+    summary, files = write_report(root, queued=queued, ends=ends)
     print(f"\n{text(summary)}\n")
     print(" · ".join(shown(path) for path in files))
     if any(job.state != RunState.COMPLETED for job in summary.jobs):
