@@ -56,8 +56,9 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
     def whole() -> int:
         try:
             return command()
-        except (Exception, KeyboardInterrupt):
-            traceback.print_exc()
+        except Exception as error:
+            if explain(error) is not None:  # else its traceback is shown anyway
+                traceback.print_exc()
             raise
 
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting

@@ -104,17 +104,16 @@ def _sweep(
     if expansion.jobs is None:
         if words != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
-        _preflight(expansion)
+        _preflight(expansion, expansion.check())
         return _hydra([*flags, *overrides], source.name)
     from worldflux.sweep import run as sweep
 
     plan = sweep.plan(overrides, expansion, words, flags)
-    _preflight(expansion, sweep.unfinished(plan, expansion.jobs))
+    _preflight(expansion, sweep.unfinished(plan, expansion))
     return sweep.run(plan, expansion.source)
 
 
-def _preflight(expansion: Expansion, jobs: Sequence[list[str]] | None = None) -> None:
-    configs = expansion.check(jobs)
+def _preflight(expansion: Expansion, configs: Sequence[schema.RunConfig]) -> None:
     with env_override(expansion.base.hydra.job.env_set):
         check_trainable(configs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -11,13 +12,19 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from worldflux import __version__
 from worldflux.config import composition
 from worldflux.config.groups import is_machine
 from worldflux.config.overrides import command, key_of
+from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState
-from worldflux.sweep.jobs import Job, job_of
+from worldflux.runner.continuation import changes, saved_config
+from worldflux.sweep.jobs import Job, job_of, typed
 from worldflux.sweep.launch import Launching
 from worldflux.sweep.record import FOLDER, record_jobs
 from worldflux.sweep.report import jobs_text, text, write_report
@@ -108,10 +115,49 @@ def _root(expansion: composition.Expansion, options: SweepWords, hydra: Sequence
     return (outputs / FOLDER / name).resolve()
 
 
-def unfinished(plan: SweepPlan, jobs: Sequence[list[str]]) -> list[list[str]]:
-    """Those of the plan's jobs, in its order, that are not completed."""
-    pairs = zip(jobs, plan.statuses(), strict=True)
-    return [job for job, now in pairs if now.state != RunState.COMPLETED]
+def unfinished(plan: SweepPlan, expansion: composition.Expansion) -> list[RunConfig]:
+    """The checked configurations of those of the plan's jobs that are not completed.
+
+    ConfigurationError: a job that began already has other values now, though its overrides are the
+    same.
+    """
+    jobs, configs = expansion.jobs or [], expansion.check()
+    left = []
+    for words, now, config in zip(jobs, plan.statuses(), configs, strict=True):
+        if now.state in SETTLED or has_checkpoint(now.folder):
+            _check_same_job(expansion, words, now.folder, config)
+        if now.state != RunState.COMPLETED:
+            left.append(config)
+    return left
+
+
+def _check_same_job(
+    expansion: composition.Expansion, words: Sequence[str], folder: Path, config: RunConfig
+) -> None:
+    """An interpolation, an edited file or another --config-dir may give the same words other
+    values; so may a new version of ours, with which a job goes on as it began."""
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    version = manifest.get("versions", {}).get("worldflux") or __version__
+    if not isinstance(manifest.get("config"), dict) or version != __version__:
+        return
+    different = changes(saved_config(folder), config)
+    weights = manifest["config"].get("init_from"), config.init_from
+    if len({None if path is None else os.path.abspath(path) for path in weights}) > 1:
+        different["init_from"] = weights
+    for key, (old, new) in different.items():
+        if is_machine(key) or _is_of_the_job(expansion.source, words, key):
+            continue
+        text = f"is {typed(old)} in {shown(folder)} and {typed(new)} now, with the same overrides"
+        hint = "write the value as an override, or name a new sweep"
+        raise ConfigurationError(f"{text}: {hint}", key=key)
+
+
+def _is_of_the_job(source: composition.Composition, words: Sequence[str], key: str) -> bool:
+    """Whether a value follows from the clock, or from what Hydra knows only once the job runs."""
+    node = OmegaConf.to_container(source.compose(words), resolve=False)
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return re.search(r"\$\{(now|hydra)\b", str(node)) is not None
 
 
 def run(plan: SweepPlan, source: composition.Composition) -> int:
