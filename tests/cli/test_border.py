@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,3 +125,83 @@ def test_variables_that_hydra_sets_are_there_when_the_environment_is_checked(
     assert main([*words]) == 0
     assert main(["-m", "sweep=s", *words]) == 0
     assert len(jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("env=5", "env must name an option, not 5"),
+        ("dashboard=true", "dashboard must name an option, not true"),
+        ("logger=[1]", r"logger must name an option, not \[1\]"),
+        ("-m training.seed=range(0)", r"training.seed=range\(0\) has no values"),
+        ("-m env=glob(zz*)", r"env=glob\(zz\*\) has no values"),
+        ("hydra.run.dir=", "hydra.run.dir must name a folder"),
+        ("hydra.run.dir='~/runs'", "hydra.run.dir begins with ~"),
+        ("-m hydra.sweep.dir=", "hydra.sweep.dir must name a folder"),
+        ("-m hydra.sweep.subdir=x", "hydra.sweep.subdir: the overrides of a job determine"),
+        ("--config-path nowhere", "--config-path nowhere is no folder"),
+        ("--experimental-rerun x.pickle", "a pickle is never loaded"),
+    ],
+)
+def test_settings_that_are_refused(refused: Callable[..., str], words: str, line: str) -> None:
+    assert re.search(line, refused(*words.split()))
+
+
+@pytest.mark.parametrize("name", ["default", "disabled", "none", "stdout"])
+def test_hydras_own_ways_of_logging_work(jobs: list[Any], folder: Path, name: str) -> None:
+    assert main([f"hydra/job_logging={name}", "hydra.run.dir=x"]) == 0
+    assert main(["-m", f"hydra/job_logging={name}", "sweep=s"]) == 0
+    assert len(jobs) == 2 and not (folder / "x" / "run.log").exists()
+
+
+def test_a_mode_in_a_file_is_refused(
+    refused: Callable[..., str], recipe: Callable[..., None]
+) -> None:
+    recipe("hydra:\n  mode: MULTIRUN\n")
+    assert "-m starts a sweep" in refused("--config-dir", "mine", "+experiment=own")
+
+
+@pytest.fixture
+def recipe(folder: Path) -> Callable[..., None]:
+    """Writes the recipe `own` into the folder `mine`."""
+
+    def write(text: str) -> None:
+        place = folder / "mine" / "experiment"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "own.yaml").write_text(f"# @package _global_\n{text}")
+
+    return write
+
+
+def test_a_file_names_the_folder_of_a_sweep(
+    jobs: list[Any], folder: Path, recipe: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-m", "--config-dir", "mine", "+experiment=own"]
+    recipe("hydra:\n  sweep:\n    dir: sweeps/${now:%f}\n")
+    assert main(words) == 0
+    (root,) = (folder / "sweeps").iterdir()
+    assert jobs[0][1].parent == root
+    printed = re.search("continue it with: worldflux-run (.*)", capfd.readouterr().out)
+    assert printed is not None
+    again = shlex.split(printed[1])
+    assert f"hydra.sweep.dir='sweeps/{root.name}'" in again
+    assert main([*again, "sweep.dry_run=true"]) == 0
+    assert list((folder / "sweeps").iterdir()) == [root]
+    assert main([*words, "sweep=s"]) == 0
+    assert jobs[-1][1].parent == folder / "outputs" / "multirun" / "s"
+    recipe("hydra:\n  sweep:\n    subdir: x\n")
+    assert main(words) == 2
+
+
+def test_a_persons_primary_configuration_and_flags_anywhere(jobs: list[Any], folder: Path) -> None:
+    (folder / "mine").mkdir()
+    text = "defaults:\n  - config\n  - override model/size: ci\n  - _self_\ntraining:\n  seed: 13\n"
+    (folder / "mine" / "own.yaml").write_text(text)
+    words = ["training.batch_size=3", "--config-dir", "mine", "env=pendulum", "-cn", "own"]
+    assert main([*words, "hydra.run.dir=x"]) == 0
+    assert main([*words, "-m", "sweep=s"]) == 0
+    assert main(["--config-path", "x/.hydra", "training.device=cpu"]) == 0
+    for config, _ in jobs:
+        assert (config.training.seed, config.training.batch_size) == (13, 3)
+        assert config.model.model_name == "ci"
+    assert main(["--config-path", "x/.hydra", "--cfg", "job"]) == 0

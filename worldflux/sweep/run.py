@@ -9,13 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from worldflux import __version__
 from worldflux.config import composition
 from worldflux.config.groups import is_machine
-from worldflux.config.overrides import command, key_of
+from worldflux.config.overrides import command, key_of, override
+from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.checkpoints import has_checkpoint
@@ -71,19 +73,36 @@ def plan(
 ) -> SweepPlan:
     """The sweep of a command line. flags: what it has beside overrides."""
     hydra = [word for word in overrides if _of_hydra(word)]
-    root = _root(expansion, options, hydra)
-    named = options.name is not None or _names_folder(hydra)
-    name = [] if options.name is None and named else [f"sweep={root.name}"]
-    words = [*flags, *name, *overrides]
-    return SweepPlan(root, _jobs(expansion), hydra, words, options, unnamed=not named)
+    raw, default = (
+        _raw(cfg.hydra.sweep)
+        for cfg in (expansion.base, OmegaConf.load(conf_dir() / "runner.yaml"))
+    )
+    if raw["subdir"] != default["subdir"]:
+        raise ConfigurationError("hydra.sweep.subdir: the overrides of a job determine its folder")
+    in_words = any(key_of(word) == DIRECTORY for word in hydra)
+    if options.name is not None and in_words:
+        both = f"sweep={options.name} and {DIRECTORY} both name the sweep's folder"
+        raise ConfigurationError(f"{both}: give one")
+    placed = options.name is None and (in_words or raw["dir"] != default["dir"])
+    dated = options.name is None and (not placed or "${now:" in str(raw["dir"]))
+    root = _root(expansion, options.name, placed)
+    words = list(overrides)
+    if placed and dated:  # what continues the sweep names this folder, not that of another day
+        words = [word for word in words if key_of(word) != DIRECTORY]
+        words.append(override(DIRECTORY, shown(root)))
+    name = [] if placed else [f"sweep={root.name}"]
+    return SweepPlan(root, _jobs(expansion), hydra, [*flags, *name, *words], options, unnamed=dated)
+
+
+def _raw(section: DictConfig) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(section, resolve=False)
+    return content
 
 
 def _jobs(expansion: composition.Expansion) -> list[Job]:
-    for override in expansion.overrides:
-        key = override.get_key_element()
-        if key == "hydra.sweep.subdir":
-            raise ConfigurationError(f"{key}: the overrides of a job determine its folder")
-        if override.is_sweep_override() and is_machine(key):
+    for item in expansion.overrides:
+        key = item.get_key_element()
+        if item.is_sweep_override() and is_machine(key):
             reason = "it is about the machine and names no job of its own"
             raise ConfigurationError(f"{key} cannot be swept: {reason}")
     jobs: dict[str, Job] = {}
@@ -100,19 +119,12 @@ def _of_hydra(word: str) -> bool:
     return re.match(r"hydra\b", key_of(word)) is not None
 
 
-def _names_folder(hydra: Sequence[str]) -> bool:
-    return any(key_of(word) == DIRECTORY for word in hydra)
-
-
-def _root(expansion: composition.Expansion, options: SweepWords, hydra: Sequence[str]) -> Path:
-    if _names_folder(hydra):
-        if options.name is not None:
-            both = f"sweep={options.name} and {DIRECTORY} both name the sweep's folder"
-            raise ConfigurationError(f"{both}: give one")
-        return Path(str(OmegaConf.select(expansion.base, DIRECTORY))).resolve()
-    name = options.name or time.strftime("%Y-%m-%d_%H-%M-%S")
+def _root(expansion: composition.Expansion, name: str | None, placed: bool) -> Path:
+    """The sweep's folder. placed: `hydra.sweep.dir` names it."""
+    if placed:
+        return Path(composition.named_folder(expansion.base, DIRECTORY)).resolve()
     outputs = Path(str(OmegaConf.select(expansion.base, "training.output_dir")))
-    return (outputs / FOLDER / name).resolve()
+    return (outputs / FOLDER / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))).resolve()
 
 
 def unfinished(plan: SweepPlan, expansion: composition.Expansion) -> list[RunConfig]:
