@@ -213,7 +213,7 @@ def test_a_run_whose_manifest_lacks_its_configuration_resumes_from_what_hydra_sa
     write_manifest(run, {"schema_version": SCHEMA, "status": "stopped"})
     assert main([f"resume={run}"]) == 0
     assert jobs[-1][0].training.seed == 5
-    assert capfd.readouterr().out.count(".hydra/config.yaml is read instead") == 1
+    assert "".join(capfd.readouterr()).count(".hydra/config.yaml is read instead") == 1
 
 
 def test_the_same_command_again_continues_a_stopped_run(

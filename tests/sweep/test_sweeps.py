@@ -13,6 +13,7 @@ import pytest
 from tests.sweep.conftest import end
 from worldflux.cli.main import main
 from worldflux.errors import TrainingError
+from worldflux.run_folder.manifest import plain
 from worldflux.run_folder.state import claim
 
 FAMILIES = ["-m", "sweep=a", "model=dreamerv3,tdmpc2", "training.seed=range(2)"]
@@ -215,3 +216,70 @@ def test_a_record_that_cannot_be_read_is_told(
     (root / "sweep.json").write_text("{")
     assert main(["-m", "sweep=a"]) == 2
     assert "cannot read" in capfd.readouterr().err and not started
+
+
+def test_a_job_whose_process_ends_before_its_run_begins_has_failed(
+    started: list[Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.utils import JobReturn, JobStatus
+
+    def launch(self: Any, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
+        lost = JobReturn(status=JobStatus.COMPLETED)
+        lost.return_value = "missing"
+        return [lost for _ in job_overrides]
+
+    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    assert main(["-m", "sweep=lost", "model/size=ci", "training.seed=1,2"]) == 1
+    out = capfd.readouterr().out
+    assert len(re.findall(r"missing .* its process ended early", out)) == 2 and not started
+
+
+@pytest.fixture
+def recorded(started: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """`started`, whose jobs record their configuration as the trainer does."""
+
+    def run(config: Any, run_dir: Path) -> float:
+        started.append((config, run_dir))
+        end(run_dir, "completed", 1.0, config=plain(config), model_config=plain(config.model))
+        return 1.0
+
+    monkeypatch.setattr("worldflux.runner.run.run", run)
+    return started
+
+
+def test_a_job_is_what_its_overrides_resolve_to(
+    recorded: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-m", "sweep=a", "model/size=ci", "training.total_steps=${oc.env:BORDER_STEPS}"]
+    monkeypatch.setenv("BORDER_STEPS", "20")
+    assert main(words) == 0 == main([*words, "training.device=cpu"])
+    assert len(recorded) == 1
+    capfd.readouterr()
+    monkeypatch.setenv("BORDER_STEPS", "30")
+    assert main(words) == 2
+    err = capfd.readouterr().err
+    assert "training.total_steps is 20 in outputs/multirun/a/" in err and "and 30 now" in err
+    assert len(recorded) == 1
+    # What follows from the clock or from Hydra is no other job.
+    words = ["-m", "sweep=b", "model/size=ci", "+env.kwargs.place='${now:%f}/${hydra:job.num}'"]
+    monkeypatch.setattr("worldflux.cli.main.check_trainable", lambda configs: None)
+    assert main(words) == 0 == main(words)
+    assert len(recorded) == 2
+
+
+def test_an_edited_recipe_or_another_folder_of_recipes_is_another_job(
+    recorded: list[Any], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, steps in (("a", 3), ("b", 5)):
+        (folder / name / "experiment").mkdir(parents=True)
+        recipe = f"# @package _global_\ntraining:\n  batch_size: {steps}\n"
+        (folder / name / "experiment" / "mine.yaml").write_text(recipe)
+    words = ["-m", "sweep=a", "model/size=ci", "+experiment=mine", "--config-dir"]
+    assert main([*words, "a"]) == 0 == main([*words, "a"])
+    assert main([*words, "b"]) == 2
+    assert "training.batch_size is 3 in " in capfd.readouterr().err
+    (folder / "a" / "experiment" / "mine.yaml").write_text("# @package _global_\n")
+    assert main([*words, "a"]) == 2
+    assert "training.batch_size is 3 in " in capfd.readouterr().err
+    assert len(recorded) == 1

@@ -50,5 +50,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         hint = "; sweep.dry_run=true shows a sweep's jobs" if args.multirun else ""
         raise ConfigurationError(f"{' and '.join(modes)} do not go together{hint}")
     args.flags = [word for word in argv if word not in args.overrides]
+    if args.config_path is not None:  # Hydra takes a relative one from inside of the package
+        args.flags = _without(args.flags, ("--config-path", "-cp"))
+        args.flags += ["--config-path", str(Path(args.config_path).resolve())]
     args.show = bool(args.cfg or args.info or args.hydra_help)
     return args
+
+
+def _without(flags: Sequence[str], names: tuple[str, ...]) -> list[str]:
+    """The flags without those of these names, each with a value of its own or behind a '='."""
+    before = ["", *flags]
+    return [
+        word
+        for last, word in zip(before, flags, strict=False)
+        if last not in names and word.partition("=")[0] not in names
+    ]

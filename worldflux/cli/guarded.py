@@ -49,15 +49,57 @@ def verb(
 
 
 def guarded_hydra(program: str, command: Callable[[], int]) -> int:
-    """`guarded` for a command that hands its jobs to Hydra."""
-    if os.environ.get(FULL_ERROR):
-        return command()
+    """`guarded` for a command that hands its jobs to Hydra. With HYDRA_FULL_ERROR=1 a mistake shows
+    its traceback too."""
+    before = os.environ.get(FULL_ERROR)
+
+    def whole() -> int:
+        try:
+            return command()
+        except Exception as error:
+            if explain(error) is not None:  # else its traceback is shown anyway
+                traceback.print_exc()
+            raise
+
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        with quiet_disk():
-            return guarded(program, command)
+        with quiet_disk(), callers_logging(program):
+            return guarded(program, whole if before == "1" else command)
     finally:
-        os.environ.pop(FULL_ERROR, None)
+        os.environ.pop(FULL_ERROR)
+        if before is not None:
+            os.environ[FULL_ERROR] = before
+
+
+@contextmanager
+def callers_logging(program: str) -> Iterator[None]:
+    """Leaves logging to the caller as it was: Hydra replaces the handlers of every logger and closes
+    them, and may disable loggers. program: whose warnings they are before that."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    loggers = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    disabled = [one for one in loggers if one.disabled]
+    # What is in the list when logging is configured anew is closed.
+    closing: list[Any] = logging._handlerList  # type: ignore[attr-defined]
+    kept = list(closing)
+    closing.clear()
+    early = (
+        logging.StreamHandler()
+    )  # until Hydra replaces it: warnings before the run's log is there
+    early.setFormatter(logging.Formatter(f"{program}: %(message)s"))
+    root.addHandler(early)
+    try:
+        yield
+    finally:
+        for handler in [one for one in root.handlers if one not in handlers]:
+            root.removeHandler(handler)
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        closing[:] = kept
+        for one in root.manager.loggerDict.values():
+            if isinstance(one, logging.Logger):
+                one.disabled = one in disabled
 
 
 @contextmanager

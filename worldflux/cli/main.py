@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
 from omegaconf import DictConfig
 
 from worldflux import __version__
@@ -20,7 +21,7 @@ from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.help import help_text
 from worldflux.config import composition
 from worldflux.config import run as schema
-from worldflux.config.composition import Composition
+from worldflux.config.composition import Composition, Expansion
 from worldflux.config.overrides import parse_overrides
 from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
@@ -103,13 +104,18 @@ def _sweep(
     if expansion.jobs is None:
         if words != sweep_words.SweepWords():
             raise ConfigurationError("sweep.* is for hydra/sweeper=basic, which lists its jobs")
-        check_trainable(expansion.check())
+        _preflight(expansion, expansion.check())
         return _hydra([*flags, *overrides], source.name)
     from worldflux.sweep import run as sweep
 
     plan = sweep.plan(overrides, expansion, words, flags)
-    check_trainable(expansion.check(sweep.unfinished(plan, expansion.jobs)))
+    _preflight(expansion, sweep.unfinished(plan, expansion))
     return sweep.run(plan, expansion.source)
+
+
+def _preflight(expansion: Expansion, configs: Sequence[schema.RunConfig]) -> None:
+    with env_override(expansion.base.hydra.job.env_set):
+        check_trainable(configs)
 
 
 def _hydra(words: Sequence[str], config_name: str) -> int:

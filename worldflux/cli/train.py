@@ -105,7 +105,7 @@ def _main(options: argparse.Namespace) -> int:
             return 0
         _warn_of_ignored(config)
         project = _project(config, options)
-        project.fresh, project.facts = job.folder, {"config_origins": sources}
+        project.facts = {"config_origins": sources}
         job.start(project)
     return 0
 

@@ -47,6 +47,11 @@ class Composition:
         if extra and not extra[0].is_dir():
             raise ConfigurationError(f"--config-dir {config_dir} is no folder")
         folder = Path(config_path).resolve() if config_path else conf_dir()
+        if not folder.is_dir():
+            raise ConfigurationError(f"--config-path {config_path} is no folder")
+        if extra and not config_path and (extra[0] / f"{config_name}.yaml").is_file():
+            # The primary configuration is looked for in one place only.
+            folder, extra = extra[0].resolve(), [conf_dir()]
         return cls(folder, config_name, search_path(extra))
 
     @contextmanager
@@ -75,6 +80,7 @@ class Composition:
         """The jobs of a sweep with these overrides."""
         with self.initialized():
             overrides = parse_overrides(words, GlobalHydra.instance().config_loader())
+            _check_not_empty(overrides)
         first = [
             next(_values(o)) if o.is_sweep_override() else str(o.input_line)
             for o in overrides
@@ -91,7 +97,9 @@ class Composition:
             if key in {override.get_key_element() for override in overrides}:
                 text = "is swept by the configuration itself: leave it out, or set"
                 raise ConfigurationError(f"{text} hydra.sweeper.params instead", key=key)
-            overrides = [*parse_overrides([f"{key}={values}"]), *overrides]
+            swept_here = parse_overrides([f"{key}={values}"])
+            _check_not_empty(swept_here)
+            overrides = [*swept_here, *overrides]
         basic = OmegaConf.select(base, "hydra.sweeper._target_") == BASIC_SWEEPER
         return Expansion(self, base, overrides, list(_jobs_of(overrides)) if basic else None)
 
@@ -101,6 +109,17 @@ def run_dir(cfg: DictConfig) -> Path | None:
     if "${now:" in OmegaConf.to_container(cfg.hydra.run, resolve=False)["dir"]:  # type: ignore
         return None
     return Path(cfg.hydra.run.dir)
+
+
+def named_folder(cfg: DictConfig, key: str) -> str:
+    """The folder that `hydra.run.dir` or `hydra.sweep.dir` names; ConfigurationError: it names none."""
+    value = OmegaConf.select(cfg, key)
+    if value is None or not str(value).strip():
+        raise ConfigurationError("must name a folder", key=key)
+    if str(value).startswith("~"):
+        text = f"begins with ~, which only a shell reads as the home folder: {value}"
+        raise ConfigurationError(text, key=key)
+    return str(value)
 
 
 def checked(cfg: DictConfig) -> RunConfig:
@@ -114,7 +133,7 @@ def checked(cfg: DictConfig) -> RunConfig:
     try:
         with read_write(cfg.hydra), open_dict(cfg.hydra):
             cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
-            cfg.hydra.runtime.output_dir = os.path.abspath(cfg.hydra.run.dir)
+            cfg.hydra.runtime.output_dir = os.path.abspath(named_folder(cfg, "hydra.run.dir"))
         return run_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     finally:
         HydraConfig.instance().cfg = outer
@@ -149,6 +168,12 @@ def _jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
     ]
     for job in itertools.product(*choices):
         yield list(job)
+
+
+def _check_not_empty(overrides: Sequence[Override]) -> None:
+    for item in overrides:
+        if item.is_discrete_sweep() and next(_values(item), None) is None:
+            raise ConfigurationError(f"{item.input_line} has no values to sweep over")
 
 
 def _values(override: Override) -> Iterator[str]:

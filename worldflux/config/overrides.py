@@ -104,10 +104,19 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         seen[key] = word
         if override.is_delete() and not key.startswith(free):
             raise ConfigurationError(f"{word}: what the schema has cannot be removed")
-        if key in CHOICES and not override.is_sweep_override() and override.value() is None:
-            text = "must name an option, not null; see worldflux-run --help"
-            raise ConfigurationError(text, key=key)
+        if key in CHOICES and not override.is_sweep_override() and not override.is_delete():
+            _check_option(key, override.value())
     return parsed
+
+
+def _check_option(key: str, value: Any) -> None:
+    if value is None or not all(isinstance(one, str) for one in _items(value)):
+        text = f"must name an option, not {spelled(value)}; see worldflux-run --help"
+        raise ConfigurationError(text, key=key)
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def check_single(words: Sequence[str]) -> None:

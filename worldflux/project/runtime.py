@@ -23,11 +23,9 @@ from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
-from worldflux.run_folder.names import HYDRA, LOG
 from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
-from worldflux.training.run_writer import set_aside
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -68,7 +66,6 @@ class Project(Parts):
         self.failed = False
         self.degraded_modes: list[str] = []
         self.provenance: dict[str, Any] | None = None
-        self.fresh: Path | None = None  # the run folder, where a new run begins
         self.live: LiveDashboard | None = None
         self._frames = 0
         self._cleanup: Callable[[], None] = lambda: None
@@ -90,11 +87,6 @@ class Project(Parts):
             self._warnings.append(f"{error}; training goes on with RANDOM NOISE")
             self.failed, self.mode = True, "random"
             self.degraded_modes = [SCAFFOLD_FALLBACK, RANDOM_FALLBACK]
-
-    def begin(self) -> None:
-        """Makes room for a new run: one that is in the folder already is moved aside, whole."""
-        if self.fresh is not None and self.fresh.is_dir():
-            set_aside(self.fresh, (HYDRA, LOG))
 
     def close(self) -> None:
         """Calls the cleanup that dataset.py gave, once."""

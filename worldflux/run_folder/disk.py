@@ -79,5 +79,6 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 def shown(folder: Path) -> str:
     """A path as a person would type it: relative where it lies below the working directory."""
-    absolute = folder.resolve()
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else folder)
+    absolute, here = folder.resolve(), Path.cwd()
+    inside = absolute != here and absolute.is_relative_to(here)
+    return str(absolute.relative_to(here) if inside else folder)

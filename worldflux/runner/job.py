@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
@@ -13,13 +16,21 @@ from hydra.core.utils import JobReturn, configure_log, env_override, run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from worldflux.config.composition import Composition, checked
+from worldflux.config.composition import Composition, checked, run_dir
 from worldflux.config.run import RunConfig
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError, RunBusyError, WorldFluxError
+from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
+from worldflux.run_folder.previous import BEFORE_TRAINER, HELD, check_free, set_aside
 from worldflux.run_folder.state import claim
+from worldflux.runner.continuation import AUTO
 from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import check_run
 from worldflux.runner.slurm_task import slurm_task
+
+log = logging.getLogger("worldflux.run")
+
+WRITTEN = (MANIFEST, HYDRA, LOG)  # a folder that has one of them is that of another run
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class Job:
         """Checks what the run needs of this machine, and trains. Nothing is written before the
         checks are over and the folder is claimed; a WorldFluxError ends the run as it is."""
         try:
+            fresh = self.config.resume is None or (
+                self.config.resume == AUTO and not has_checkpoint(self.folder)
+            )
+            if fresh:
+                check_free(self.folder)
             with env_override(self.cfg.hydra.job.env_set):
                 check_run(self.config, parts)
             task = slurm_task(self.config.training.nproc)
@@ -55,17 +71,56 @@ class Job:
 
                 run_task(self.config, None, task)
                 return
-            with claim(self.folder):
-                parts.begin()
-                self._run(parts)
+            with ExitStack() as claims:
+                job = self._claimed(claims)
+                moved = set_aside(job.folder, BEFORE_TRAINER) if fresh else None
+                if moved is not None:
+                    job = job._from_moved(moved)
+                if job.cfg.hydra.job.chdir:
+                    job = replace(job, config=anchored(job.config, Path.cwd()))
+                job._run(parts, moved)
         finally:
             parts.close()
 
-    def _run(self, parts: Parts) -> None:
-        """As `hydra.main` runs a job, but with the configuration that was composed already."""
+    def _claimed(self, claims: ExitStack) -> Job:
+        """The job in a folder that it alone writes: where the clock names the folder, runs of the
+        same second get one each."""
+        dated, folder = run_dir(self.cfg) is None, self.folder
+        for number in itertools.count():
+            job = self if number == 0 else self._in(folder.with_name(f"{folder.name}_{number}"))
+            with ExitStack() as attempt:
+                try:
+                    attempt.enter_context(claim(job.folder))
+                except RunBusyError:
+                    if dated:
+                        continue
+                    raise
+                if not dated or not any((job.folder / name).exists() for name in WRITTEN):
+                    claims.enter_context(attempt.pop_all())
+                    return job
+        raise AssertionError
+
+    def _in(self, folder: Path) -> Job:
+        with read_write(self.cfg.hydra):
+            self.cfg.hydra.run.dir = str(folder)
+        return replace(self, config=checked(self.cfg))
+
+    def _from_moved(self, moved: Path) -> Job:
+        """The job with the weights of the run that has just moved, where it begins with these."""
+        weights, folder = self.config.init_from, self.folder.absolute()
+        if weights is None or not Path(weights).absolute().is_relative_to(folder):
+            return self
+        there = str(moved / Path(weights).absolute().relative_to(folder))
+        return replace(self, config=replace(self.config, init_from=there))
+
+    def _run(self, parts: Parts, moved: Path | None) -> None:
+        """As `hydra.main` runs a job, but with the configuration that was composed already.
+        moved: where the folder's earlier run is now."""
         errors: list[WorldFluxError] = []
 
         def task(cfg: DictConfig) -> float | None:
+            if moved is not None:
+                log.warning(HELD, self.folder, moved)
             try:
                 return train(self.config, self.folder, parts)
             except WorldFluxError as error:
@@ -91,6 +146,15 @@ class Job:
         if errors:
             raise errors[0]
         _ = ended.return_value  # raises what the job raised
+
+
+def anchored(config: RunConfig, cwd: Path) -> RunConfig:
+    """The configuration with its paths absolute, for a job that changes its working directory."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path in (None, AUTO) else str(cwd / str(path))
+
+    return replace(config, resume=absolute(config.resume), init_from=absolute(config.init_from))
 
 
 def train(config: RunConfig, folder: Path, parts: Parts | None = None) -> float:

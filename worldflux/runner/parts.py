@@ -43,9 +43,6 @@ class Parts:
     def prepare(self, config: RunConfig) -> None:
         """Gets ready for a checked configuration; writes nothing."""
 
-    def begin(self) -> None:
-        """The run starts: it alone writes its folder, and nothing is written yet."""
-
     def page(self, config: RunConfig, folder: Path) -> LiveDashboard:
         """The live page of the run."""
         from worldflux.dashboard.live import LiveDashboard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ log = logging.getLogger("worldflux.slurm")
 
 SPOOL = ".slurm"  # in the sweep's folder: what submitit writes, and the logs
 SETTLING = 30.0  # seconds that a network file system may take to show what a job wrote last
+# What Slurm or submitit expands in the path of a log.
+EXPANDED = re.compile(r"\\|%(\d*[A-Za-z]|%)")
 PATIENCE = 600.0  # seconds without an answer of Slurm after which waiting for jobs is given up
 
 
@@ -41,6 +44,7 @@ class SlurmLauncher(Launcher):
     def __init__(self, **_: Any) -> None:
         # Hydra words the errors of a constructor anew; hence `setup` reads the values.
         self.detach = False
+        self.ends: dict[Path, str] = {}  # how jobs ended that did not complete their run
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -51,6 +55,9 @@ class SlurmLauncher(Launcher):
         assert isinstance(values, dict)
         self.slurm = slurm_config({str(k): v for k, v in values.items() if k != "_target_"})
         queue.check_installed()
+        if EXPANDED.search(str(self.root)):
+            text = "Slurm would read '%' with a letter, and a backslash, in the path of the logs as"
+            raise ConfigurationError(f"{text} something else: {self.root}; name another folder")
 
     @property
     def root(self) -> Path:
@@ -100,7 +107,7 @@ class SlurmLauncher(Launcher):
         while waiting:
             try:
                 jobs = alive(waiting)
-                _log_ends({f: submissions[f] for f in waiting if f not in jobs})
+                self._note_ends({f: submissions[f] for f in waiting if f not in jobs})
             except SlurmError as error:
                 log.warning("%s; the jobs are not touched", error)
                 if time.monotonic() - answered > PATIENCE:
@@ -116,6 +123,16 @@ class SlurmLauncher(Launcher):
             if waiting:
                 # A sweep of minutes is watched closely, one of days is not.
                 time.sleep(min(self.slurm.poll_s, 1 + 0.05 * (answered - began)))
+
+    def _note_ends(self, submissions: Mapping[Path, Submission | None]) -> None:
+        """A line for each job that ended without completing its run, and why."""
+        ids = {folder: one.id for folder, one in submissions.items() if one and one.id}
+        statuses = queue.statuses(ids.values())
+        for folder, id in ids.items():
+            if (state := _settled(folder)) != RunState.COMPLETED:
+                self.ends[folder] = f"Slurm job {id}: {statuses[id]}; see {shown(folder)}/{LOG}"
+                text = "Slurm job %s ended (%s), its run is %s; the log: %s/%s"
+                log.warning(text, id, statuses[id], state, shown(folder), LOG)
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> Iterator[SlurmJob]:
         singletons = Singleton.get_state()
@@ -142,16 +159,6 @@ class SlurmLauncher(Launcher):
         with file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
-
-
-def _log_ends(submissions: Mapping[Path, Submission | None]) -> None:
-    """A line for each job that ended without completing its run, and why."""
-    ids = {folder: one.id for folder, one in submissions.items() if one and one.id}
-    statuses = queue.statuses(ids.values())
-    for folder, id in ids.items():
-        if (state := _settled(folder)) != RunState.COMPLETED:
-            text = "Slurm job %s ended (%s), its run is %s; the log: %s/%s"
-            log.warning(text, id, statuses[id], state, shown(folder), LOG)
 
 
 def _settled(folder: Path) -> RunState:

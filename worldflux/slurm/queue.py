@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from worldflux.errors import WorldFluxError
@@ -22,6 +24,12 @@ IMPOSSIBLE = {
     "BadConstraints": "no node has these features",
 }
 SECONDS = 60
+# Variables by which Slurm's commands, and the jobs that they start, take options that nobody named
+# here: those of a job that this command runs in, or of the user's profile.
+OPTIONS = re.compile("(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
+# Those that name the cluster and the way to it.
+CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SLURM_JWT")
+LARGEST_ARRAY = 1000  # one below what Slurm allows unless an administrator changed it
 
 
 class SlurmError(WorldFluxError):
@@ -93,6 +101,35 @@ def partitions() -> list[str]:
     return sorted(set(_run(["sinfo", "--noheader", "--format=%R"]).stdout.split()))
 
 
+def largest_array() -> int:
+    """How many jobs an array of this cluster may have."""
+    limit = re.search(
+        r"^MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]).stdout, re.M
+    )
+    return LARGEST_ARRAY if limit is None else max(1, int(limit[1]))
+
+
+def environment() -> dict[str, str]:
+    """The variables of this process without those that are options of Slurm's commands."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in CLUSTER or not OPTIONS.match(name)
+    }
+
+
+@contextmanager
+def clean_environment() -> Iterator[None]:
+    """While entered, this process's own variables are those of `environment`."""
+    before, kept = dict(os.environ), environment()
+    for name in before.keys() - kept.keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update({name: before[name] for name in before.keys() - kept.keys()})
+
+
 def is_preempted(id: str) -> bool:
     """Whether the running job has to make room for another one."""
     words = _run(["scontrol", "--oneliner", "show", "job", id]).stdout.split()
@@ -132,7 +169,7 @@ def _from_accounting(ids: list[str]) -> Mapping[str, QueueStatus]:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "LC_ALL": "C"}
+    env = {**environment(), "LC_ALL": "C"}
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=env)
     except FileNotFoundError:

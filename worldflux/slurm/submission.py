@@ -26,7 +26,6 @@ from worldflux.slurm.queue import QueueStatus, SlurmError
 
 FILE = "slurm.json"
 LOG = "slurm.log"
-LARGEST_ARRAY = 1000  # one below what Slurm allows unless an administrator changed it
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,10 @@ def submit(jobs: Sequence[SlurmJob], config: SlurmConfig, name: str, spool: Path
     submitit writes. SlurmError: Slurm refuses; nothing is left behind.
     """
     ids = []
-    for start in range(0, len(jobs), LARGEST_ARRAY):
+    largest = queue.largest_array() if len(jobs) > 1 else 1
+    for start in range(0, len(jobs), largest):
         with _uninterrupted():
-            ids += _submit_array(jobs[start : start + LARGEST_ARRAY], config, name, spool)
+            ids += _submit_array(jobs[start : start + largest], config, name, spool)
     return ids
 
 
@@ -120,7 +120,7 @@ def _sbatch(
     )
     printed = io.StringIO()  # submitit prints what the error says too
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), queue.clean_environment():
             return [str(job.job_id) for job in executor.submit_array(jobs)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise SlurmError(_refusal(f"{error}\n{printed.getvalue()}", config)) from None

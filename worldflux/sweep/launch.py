@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from hydra.utils import get_class
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from worldflux.config.overrides import override
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.state import RunState
 from worldflux.slurm.launcher import SlurmLauncher
 from worldflux.sweep.jobs import Job
 from worldflux.sweep.pool import Pool
@@ -49,6 +51,7 @@ class Launching:
         )
         _size_pool(self.config, len(jobs))
         self._callbacks = Callbacks(self.config)
+        self._ends: dict[Path, str] = {}
         self._stop = root / f".stop-{socket.gethostname()}-{os.getpid()}"
         target = str(self.config.hydra.launcher._target_)
         self._pooled = target != BASIC and not issubclass(get_class(target), SlurmLauncher)
@@ -69,16 +72,26 @@ class Launching:
         """Those of the jobs' folders whose job waits or runs at Slurm, with its name there."""
         return {} if self.slurm is None else self.slurm.queued(folders)
 
+    @property
+    def ends(self) -> Mapping[Path, str]:
+        """How started jobs ended that left no run."""
+        return {**self._ends, **({} if self.slurm is None else self.slurm.ends)}
+
     def start(self, jobs: Sequence[Job]) -> None:
         """Starts the jobs and waits for them."""
         words = [[*job.words, override("hydra.sweep.subdir", job.name)] for job in jobs]
+        lost = "its process ended early"
+        self._ends |= {self.root / job.name: lost for job in jobs}
         self._callbacks.on_multirun_start(self.config, config_name=self._config_name)
         try:
             if self._pooled:
                 pool = Pool({self.root / job.name: job for job in jobs}, self._stop)
-                pool.run(lambda: self._launcher.launch(words, initial_job_idx=0))
+                ended = pool.run(lambda: self._launcher.launch(words, initial_job_idx=0))
             else:
-                self._launcher.launch(words, initial_job_idx=0)
+                ended = self._launcher.launch(words, initial_job_idx=0)
+            for job, one in zip(jobs, ended, strict=True):
+                if one.status == JobStatus.COMPLETED and one.return_value == RunState.COMPLETED:
+                    del self._ends[self.root / job.name]
         finally:
             self._stop.unlink(missing_ok=True)
             self._callbacks.on_multirun_end(self.config, config_name=self._config_name)

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from hydra.core.utils import JobReturn
+
 from worldflux.run_folder.state import RunState, process_of
 from worldflux.sweep.jobs import DEFAULTS, Job, text_of
 from worldflux.sweep.status import SETTLED, JobStatus, job_status, shared_overrides
@@ -31,11 +33,11 @@ class Pool:
         self.shared = shared_overrides(list(self.statuses.values()))
         self.request: BaseException | None = None  # to stop
 
-    def run(self, launch: Callable[[], Sequence[object]]) -> None:
-        """Launches, and returns when no job runs any more. A first Ctrl-C or SIGTERM stops the jobs
+    def run(self, launch: Callable[[], Sequence[JobReturn]]) -> Sequence[JobReturn]:
+        """Launches, and returns how jobs ended when none runs any more. A first Ctrl-C or SIGTERM stops the jobs
         with a checkpoint each, a second Ctrl-C at once; both are raised in the end."""
         # Not Thread.join: after an exception in it, Python takes the thread to have ended.
-        launched: Future[Sequence[object]] = Future()
+        launched: Future[Sequence[JobReturn]] = Future()
 
         def work() -> None:
             # Workers inherit it: else Ctrl-C in a terminal would end those that are starting.
@@ -59,7 +61,7 @@ class Pool:
         self._print_changes()
         if self.request is not None:
             raise self.request
-        launched.result()
+        return launched.result()
 
     def _stop(self, request: BaseException) -> None:
         if self.request is not None:

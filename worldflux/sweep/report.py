@@ -22,12 +22,15 @@ WIDTH = 100
 
 
 def write_report(
-    root: Path, by: Sequence[str] = (), queued: Mapping[Path, str] | None = None
+    root: Path,
+    by: Sequence[str] = (),
+    queued: Mapping[Path, str] | None = None,
+    ends: Mapping[Path, str] | None = None,
 ) -> tuple[Summary, list[Path]]:
     """The summary of the sweep in `root`, and the files it was written to. by: see `summarize`."""
     from worldflux.report.curves import draw_sweep
 
-    summary = summarize(root, by, queued)
+    summary = summarize(root, by, queued, ends)
     groups = {label(group, summary): [job.folder for job in group.jobs] for group in summary.groups}
     picture = draw_sweep(root, groups, summary.record.name)
     return summary, [path for path in (write_csv(summary), picture) if path is not None]

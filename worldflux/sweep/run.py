@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from worldflux import __version__
 from worldflux.config import composition
 from worldflux.config.groups import is_machine
-from worldflux.config.overrides import command, key_of
+from worldflux.config.overrides import command, key_of, override
+from worldflux.config.presets import conf_dir
+from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
+from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
+from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState
-from worldflux.sweep.jobs import Job, job_of
+from worldflux.runner.continuation import changes, saved_config
+from worldflux.sweep.jobs import Job, job_of, typed
 from worldflux.sweep.launch import Launching
 from worldflux.sweep.record import FOLDER, record_jobs
 from worldflux.sweep.report import jobs_text, text, write_report
@@ -64,19 +73,36 @@ def plan(
 ) -> SweepPlan:
     """The sweep of a command line. flags: what it has beside overrides."""
     hydra = [word for word in overrides if _of_hydra(word)]
-    root = _root(expansion, options, hydra)
-    named = options.name is not None or _names_folder(hydra)
-    name = [] if options.name is None and named else [f"sweep={root.name}"]
-    words = [*flags, *name, *overrides]
-    return SweepPlan(root, _jobs(expansion), hydra, words, options, unnamed=not named)
+    raw, default = (
+        _raw(cfg.hydra.sweep)
+        for cfg in (expansion.base, OmegaConf.load(conf_dir() / "runner.yaml"))
+    )
+    if raw["subdir"] != default["subdir"]:
+        raise ConfigurationError("hydra.sweep.subdir: the overrides of a job determine its folder")
+    in_words = any(key_of(word) == DIRECTORY for word in hydra)
+    if options.name is not None and in_words:
+        both = f"sweep={options.name} and {DIRECTORY} both name the sweep's folder"
+        raise ConfigurationError(f"{both}: give one")
+    placed = options.name is None and (in_words or raw["dir"] != default["dir"])
+    dated = options.name is None and (not placed or "${now:" in str(raw["dir"]))
+    root = _root(expansion, options.name, placed)
+    words = list(overrides)
+    if placed and dated:  # what continues the sweep names this folder, not that of another day
+        words = [word for word in words if key_of(word) != DIRECTORY]
+        words.append(override(DIRECTORY, shown(root)))
+    name = [] if placed else [f"sweep={root.name}"]
+    return SweepPlan(root, _jobs(expansion), hydra, [*flags, *name, *words], options, unnamed=dated)
+
+
+def _raw(section: DictConfig) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(section, resolve=False)
+    return content
 
 
 def _jobs(expansion: composition.Expansion) -> list[Job]:
-    for override in expansion.overrides:
-        key = override.get_key_element()
-        if key == "hydra.sweep.subdir":
-            raise ConfigurationError(f"{key}: the overrides of a job determine its folder")
-        if override.is_sweep_override() and is_machine(key):
+    for item in expansion.overrides:
+        key = item.get_key_element()
+        if item.is_sweep_override() and is_machine(key):
             reason = "it is about the machine and names no job of its own"
             raise ConfigurationError(f"{key} cannot be swept: {reason}")
     jobs: dict[str, Job] = {}
@@ -93,25 +119,57 @@ def _of_hydra(word: str) -> bool:
     return re.match(r"hydra\b", key_of(word)) is not None
 
 
-def _names_folder(hydra: Sequence[str]) -> bool:
-    return any(key_of(word) == DIRECTORY for word in hydra)
-
-
-def _root(expansion: composition.Expansion, options: SweepWords, hydra: Sequence[str]) -> Path:
-    if _names_folder(hydra):
-        if options.name is not None:
-            both = f"sweep={options.name} and {DIRECTORY} both name the sweep's folder"
-            raise ConfigurationError(f"{both}: give one")
-        return Path(str(OmegaConf.select(expansion.base, DIRECTORY))).resolve()
-    name = options.name or time.strftime("%Y-%m-%d_%H-%M-%S")
+def _root(expansion: composition.Expansion, name: str | None, placed: bool) -> Path:
+    """The sweep's folder. placed: `hydra.sweep.dir` names it."""
+    if placed:
+        return Path(composition.named_folder(expansion.base, DIRECTORY)).resolve()
     outputs = Path(str(OmegaConf.select(expansion.base, "training.output_dir")))
-    return (outputs / FOLDER / name).resolve()
+    return (outputs / FOLDER / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))).resolve()
 
 
-def unfinished(plan: SweepPlan, jobs: Sequence[list[str]]) -> list[list[str]]:
-    """Those of the plan's jobs, in its order, that are not completed."""
-    pairs = zip(jobs, plan.statuses(), strict=True)
-    return [job for job, now in pairs if now.state != RunState.COMPLETED]
+def unfinished(plan: SweepPlan, expansion: composition.Expansion) -> list[RunConfig]:
+    """The checked configurations of those of the plan's jobs that are not completed.
+
+    ConfigurationError: a job that began already has other values now, though its overrides are the
+    same.
+    """
+    jobs, configs = expansion.jobs or [], expansion.check()
+    left = []
+    for words, now, config in zip(jobs, plan.statuses(), configs, strict=True):
+        if now.state in SETTLED or has_checkpoint(now.folder):
+            _check_same_job(expansion, words, now.folder, config)
+        if now.state != RunState.COMPLETED:
+            left.append(config)
+    return left
+
+
+def _check_same_job(
+    expansion: composition.Expansion, words: Sequence[str], folder: Path, config: RunConfig
+) -> None:
+    """An interpolation, an edited file or another --config-dir may give the same words other
+    values; so may a new version of ours, with which a job goes on as it began."""
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    version = manifest.get("versions", {}).get("worldflux") or __version__
+    if not isinstance(manifest.get("config"), dict) or version != __version__:
+        return
+    different = changes(saved_config(folder), config)
+    weights = manifest["config"].get("init_from"), config.init_from
+    if len({None if path is None else os.path.abspath(path) for path in weights}) > 1:
+        different["init_from"] = weights
+    for key, (old, new) in different.items():
+        if is_machine(key) or _is_of_the_job(expansion.source, words, key):
+            continue
+        text = f"is {typed(old)} in {shown(folder)} and {typed(new)} now, with the same overrides"
+        hint = "write the value as an override, or name a new sweep"
+        raise ConfigurationError(f"{text}: {hint}", key=key)
+
+
+def _is_of_the_job(source: composition.Composition, words: Sequence[str], key: str) -> bool:
+    """Whether a value follows from the clock, or from what Hydra knows only once the job runs."""
+    node = OmegaConf.to_container(source.compose(words), resolve=False)
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return re.search(r"\$\{(now|hydra)\b", str(node)) is not None
 
 
 def run(plan: SweepPlan, source: composition.Composition) -> int:
@@ -148,9 +206,15 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
             if slurm is not None:
                 slurm.attach([folder for folder in plan.folders if folder in queued])
         finally:
-            ended = finish(plan.root, launching.queued(plan.folders))
+            ended = finish(plan.root, launching.queued(plan.folders), launching.ends)
     bad = (RunState.FAILED, RunState.BROKEN_OFF)
-    return int(any(job.state in bad and job.folder in plan.folders for job in ended.jobs))
+    return int(
+        any(
+            job.state in bad or (job.state == RunState.MISSING and job.folder in launching.ends)
+            for job in ended.jobs
+            if job.folder in plan.folders
+        )
+    )
 
 
 def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) -> None:
@@ -171,9 +235,11 @@ def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) ->
         jobs = plan.left(queued, but=(RunState.FAILED,))
 
 
-def finish(root: Path, queued: Mapping[Path, str]) -> Summary:
-    """Prints the table of a sweep and writes its files."""
-    summary, files = write_report(root, queued=queued)
+def finish(
+    root: Path, queued: Mapping[Path, str], ends: Mapping[Path, str] | None = None
+) -> Summary:
+    """Prints the table of a sweep and writes its files. ends: see `job_status`."""
+    summary, files = write_report(root, queued=queued, ends=ends)
     print(f"\n{text(summary)}\n")
     print(" · ".join(shown(path) for path in files))
     if any(job.state != RunState.COMPLETED for job in summary.jobs):

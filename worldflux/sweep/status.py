@@ -42,10 +42,13 @@ class JobStatus:
 
 
 def job_status(
-    folder: Path, overrides: Mapping[str, Any], queued: Mapping[Path, str] | None = None
+    folder: Path,
+    overrides: Mapping[str, Any],
+    queued: Mapping[Path, str] | None = None,
+    ends: Mapping[Path, str] | None = None,
 ) -> JobStatus:
     """The status of the job in `folder`. queued: folders whose job waits or runs in a scheduler,
-    with its name there."""
+    with its name there. ends: how jobs ended that left no reason of their own."""
     try:
         state: str = run_state(folder)
         manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
@@ -53,6 +56,9 @@ def job_status(
         return JobStatus(folder, overrides, RunState.FAILED, reason=str(error))
     failed, scores = state == RunState.FAILED, manifest.get("scores", {})
     where = None if state == RunState.COMPLETED else (queued or {}).get(folder)
+    reason = " ".join(str(manifest.get("error")).split()) if failed else None
+    if state in (RunState.MISSING, RunState.BROKEN_OFF):
+        reason = (ends or {}).get(folder)
     return JobStatus(
         folder,
         overrides,
@@ -62,7 +68,7 @@ def job_status(
         score=scores.get("last"),
         best=scores.get("best"),
         seconds=manifest.get("runtime_profile", {}).get("elapsed_sec"),
-        reason=" ".join(str(manifest.get("error")).split()) if failed else None,
+        reason=reason,
         where=where,
     )
 

@@ -50,14 +50,17 @@ class Summary:
 
 
 def summarize(
-    root: Path, by: Sequence[str] = (), queued: Mapping[Path, str] | None = None
+    root: Path,
+    by: Sequence[str] = (),
+    queued: Mapping[Path, str] | None = None,
+    ends: Mapping[Path, str] | None = None,
 ) -> Summary:
     """The summary of the sweep in `root`. by: keys of overrides to group by; default: all but the
     seed. CheckpointError: it is no sweep. ConfigurationError: no job has such a key."""
     record = read_record(root)
     jobs, unstarted = [], []
     for name, overrides in record.jobs.items():
-        job = job_status(root / name, overrides, queued)
+        job = job_status(root / name, overrides, queued, ends)
         if job.state == RunState.MISSING and name not in record.newest:
             unstarted.append(name)
         else:

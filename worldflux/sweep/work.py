@@ -77,8 +77,11 @@ def _train_rank(cfg: DictConfig, folder: Path) -> str:
 def _start(cfg: DictConfig, folder: Path) -> None:
     from worldflux.config import run as schema
     from worldflux.runner import run
+    from worldflux.runner.job import anchored
 
     config = schema.run_config(cfg)
+    if HydraConfig.get().job.chdir:
+        config = anchored(config, Path(HydraConfig.get().runtime.cwd))
     if has_checkpoint(folder):
         config = _continued(config, folder)
     if config.training.nproc > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from worldflux.errors import CheckpointError, DiskError
 from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import write_manifest
-from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, METRICS, OF_TRAINER, PREVIOUS, REPLAY
+from worldflux.run_folder.names import CHECKPOINTS, METRICS, REPLAY
+from worldflux.run_folder.previous import HELD, set_aside
 from worldflux.run_folder.state import Claim
 from worldflux.training.logger import MetricLogger
 from worldflux.training.loggers import Destination
@@ -68,7 +69,8 @@ class RunWriter:
     def start(self, x_axis: str) -> None:
         """Begins a new run here; one that is here already is moved aside."""
         if self.ranks.first:
-            set_aside(self.path)
+            if moved := set_aside(self.path):
+                log.warning(HELD, self.path, moved)
             self._open(x_axis)
 
     def extend(self, x_axis: str) -> None:
@@ -158,22 +160,3 @@ class _Silence(MetricLogger):
 
     def scalars(self, metrics: Mapping[str, float], **at: Any) -> None: ...
     def pictures(self, pictures: Mapping[str, Any], **at: Any) -> None: ...
-
-
-def set_aside(folder: Path, more: Sequence[str] = ()) -> None:
-    """Moves the run that a folder holds, if any, to ``previous/<time>`` inside it, so that a new
-    one can start there and nothing is lost.
-
-    more: names besides those that a Trainer writes, as they are there before it begins.
-    """
-    if not (folder / MANIFEST).exists() and not (folder / CHECKPOINTS).exists():
-        return
-    target = folder / PREVIOUS / time.strftime("%Y-%m-%d_%H-%M-%S")
-    with disk_errors("run folder", folder):
-        while target.exists():
-            target = target.with_name(target.name + "_")
-        target.mkdir(parents=True)
-        for pattern in (*OF_TRAINER, *more):
-            for path in folder.glob(pattern):
-                path.rename(target / path.name)
-    log.warning("%s held a run already; it is now in %s", folder, target)
