@@ -14,6 +14,7 @@ import numpy as np
 
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.trust import SIGNATURE, signature
 
@@ -67,6 +68,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run folder; CheckpointError says what is missing or wrong."""
     path = folder / MANIFEST
+    check_links(folder, (MANIFEST,))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

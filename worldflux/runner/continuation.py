@@ -26,8 +26,9 @@ from worldflux.config.run import composed_schema, run_config
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain, read_manifest
-from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
+from worldflux.run_folder.names import HYDRA, MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.run_folder.trust import check_modules, is_signed, modules_of
 
@@ -96,6 +97,7 @@ def named_modules(overrides: Iterable[Override]) -> list[str]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    check_links(folder, (HYDRA, SAVED_CONFIG, MANIFEST))
     return read_manifest(folder) if (folder / MANIFEST).exists() else {}
 
 

@@ -26,6 +26,7 @@ from worldflux.models.families import family_of_type
 from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
 from worldflux.run_folder.trust import check_modules
@@ -240,6 +241,7 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
         path, checkpoint = run_of(path), path.name
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
+    check_links(path)
     manifest = read_manifest(path)
     try:
         config, model = manifest["config"], manifest["model_config"]

@@ -18,6 +18,7 @@ from worldflux.core.statistics import difference_interval, mean, stratified_inte
 from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import classification, degrading, read_manifest
 from worldflux.run_folder.names import CHECKPOINTS, METRICS
 from worldflux.run_folder.state import RunState, run_state
@@ -105,6 +106,7 @@ def verify_quick(
     episodes: greedy ones to play, and as many random ones. progress: gets a line before what takes
     long. trust: see `open_run`.
     """
+    check_links(folder)
     quick = Quick(folder, read_manifest(folder))
     for check_of in (check_status, check_metrics, check_files, check_data):
         quick.checks.append(check_of(folder, quick.manifest))
