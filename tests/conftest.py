@@ -4,7 +4,12 @@
 `--hypothesis-profile=default` also shrinks what fails.
 """
 
+import os
+import tempfile
+
 from hypothesis import Phase, settings
+
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="worldflux-tests-")  # the key of the user
 
 PHASES = (Phase.explicit, Phase.generate)
 settings.register_profile("random", phases=PHASES, print_blob=True)

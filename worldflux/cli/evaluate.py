@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldflux.cli.guarded import verb
-from worldflux.cli.parser import SEED, Parser, positive
+from worldflux.cli.parser import SEED, TRUST, Parser, positive
 from worldflux.run_folder.names import VIDEOS
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def parser() -> Parser:
         "--checkpoint", default="best", metavar="NAME", help="best (default), latest, step_..."
     )
     made.add_argument("--seed", type=int, default=SEED, help="of environments and sampled latents")
+    made.add_argument("--trust", action="store_true", help=TRUST)
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0…")
     made.add_argument(
         "--video",
@@ -64,7 +65,7 @@ def _main(options: argparse.Namespace) -> int:
     if options.video and options.video.startswith("env"):
         options.overrides.append(options.video)
         options.video = ""
-    run = open_trained(options.run, options.checkpoint, options.overrides)
+    run = open_trained(options.run, options.checkpoint, options.overrides, options.trust)
     agent = run.agent(options.device)
     video = None
     if options.video is not None:

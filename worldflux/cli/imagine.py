@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldflux.cli.guarded import verb
-from worldflux.cli.parser import SEED, Parser, positive
+from worldflux.cli.parser import SEED, TRUST, Parser, positive
 from worldflux.project.schema import FILE, load_config
 from worldflux.run_folder.checkpoints import checkpoint_at
 from worldflux.run_folder.names import REPORT
@@ -48,6 +48,7 @@ def parser() -> Parser:
         "--episodes", type=positive, default=1, metavar="N", help="of each task; default: 1"
     )
     made.add_argument("--seed", type=int, default=SEED, help="of environment and imagination")
+    made.add_argument("--trust", action="store_true", help=TRUST)
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0…")
     made.add_argument(
         "--out", type=Path, metavar="DIR", help="where pictures go (default: RUN/report)"
@@ -76,10 +77,10 @@ def chosen(options: argparse.Namespace) -> tuple[TrainedRun, int]:
     from worldflux.runner.trained import open_run
 
     if options.config is None and options.run is not None:
-        return open_run(options.run), options.horizon or HORIZON
+        return open_run(options.run, trust=options.trust), options.horizon or HORIZON
     config = load_config(options.config or FILE)
     path = options.run or checkpoint_at(config.inference.checkpoint)
-    return open_run(path), options.horizon or config.inference.horizon
+    return open_run(path, trust=options.trust), options.horizon or config.inference.horizon
 
 
 main = verb(parser, _main)

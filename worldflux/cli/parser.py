@@ -45,6 +45,9 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
+TRUST = "import the modules that a run of somebody else names"
+
+
 def positive(word: str) -> int:
     """The type of an option that counts something."""
     value = int(word)

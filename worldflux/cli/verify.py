@@ -16,6 +16,7 @@ from rich.table import Table
 
 from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded
+from worldflux.cli.parser import TRUST
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 from worldflux.project.schema import FILE, load_config
@@ -57,6 +58,7 @@ def parser() -> Parser:
     made.add_argument("--mode", choices=["auto", *MODES, "cloud"], default="auto")
     made.add_argument("--episodes", type=int, default=10, metavar="N", help="quick: to play (10)")
     made.add_argument("--seed", type=int, default=SEED, help="quick: of the episodes")
+    made.add_argument("--trust", action="store_true", help=TRUST)
     made.add_argument("--device", default="cpu", help="quick: cpu (default), auto, cuda…")
     made.add_argument("--env", help="must be the environment of the run")
     made.add_argument("--baseline", help="proof: official/FAMILY, as the run")
@@ -100,6 +102,7 @@ def _main(options: argparse.Namespace) -> int:
             device=options.device,
             seed=options.seed,
             progress=console.print,
+            trust=options.trust,
         )
         result = quick_result(quick, time.monotonic() - started)
         positive = not result["blocking"]

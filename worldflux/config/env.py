@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldflux.config.base import CheckedConfig
-from worldflux.config.options import USER, option
+from worldflux.config.options import USER, option, plain_text, plain_texts
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class EnvConfig(CheckedConfig):
     """
 
     suite: str = option("gym", choices=tuple(SUITES))
-    id: str = option("CartPole-v1", follows=USER)
-    tasks: tuple[str, ...] = ()
-    import_module: str | None = None
+    id: str = option("CartPole-v1", follows=USER, check=plain_text)
+    tasks: tuple[str, ...] = option((), check=plain_texts)
+    import_module: str | None = option(None, check=plain_text)
     kwargs: dict[str, Any] = option(factory=dict)
     obs: str = option("state", choices=("state", "pixels"))
     flatten: bool = False

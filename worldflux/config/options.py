@@ -85,6 +85,11 @@ def plain_text(value: str) -> str | None:
     return None
 
 
+def plain_texts(values: tuple[str, ...]) -> str | None:
+    """The same for every one of several texts."""
+    return next(filter(None, map(plain_text, values)), None)
+
+
 def check(value: Any, rule: Rule, key: str, refuse: Refuse, quoted: bool) -> None:
     """Raises what `refuse` makes where a value of the right type breaks a rule.
 

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from worldflux.data.recording import AFTER_ACTION, CONVENTIONS
 from worldflux.errors import BufferError, MissingDependencyError
+from worldflux.run_folder.disk import replaced
 
 Arrays = dict[str, np.ndarray]
 
@@ -85,14 +86,11 @@ def read_parquet(path: Path) -> Arrays:
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
     """A name to write to, which replaces `path` at the end; a crash leaves the file of before."""
-    temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            yield temporary
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise BufferError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -25,6 +25,7 @@ from worldflux.core.precision import computing_in
 from worldflux.core.state import ActionPayload, Batch, LossOutput, ModelOutput, State, Trajectory
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
 from worldflux.models.families import family_of_type
+from worldflux.run_folder.disk import replaced
 
 SAVE_FORMAT_VERSION = 1
 # What a user calls; training computes as its TrainingConfig says.
@@ -264,7 +265,8 @@ class WorldModel(nn.Module):
         tensors = {
             key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()
         }
-        save_file(tensors, folder / "model.safetensors")
+        with replaced(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
         meta = {
             "save_format_version": SAVE_FORMAT_VERSION,
             "worldflux_version": __version__,

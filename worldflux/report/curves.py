@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldflux.core.statistics import iqm, percentile_interval, resampled
+from worldflux.run_folder.disk import replaced
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.run_folder.names import LEARNING_CURVE, MANIFEST
@@ -164,7 +165,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _finish(axes: Axes, title: str, x_label: str, y_label: str, *, fontsize: float) -> None:
-    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.set_title(plain_title(title), loc="left", color=INK, fontsize=11)
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     uncluttered(axes)
@@ -180,6 +181,11 @@ def uncluttered(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def plain_title(text: str) -> str:
+    """A text as a picture shows it: a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def compact(value: float) -> str:
     """``1500`` as ``1.5k``, ``2e6`` as ``2M``."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -191,5 +197,6 @@ def compact(value: float) -> str:
 def _save(folder: Path, figure: Figure) -> Path:
     path = folder / LEARNING_CURVE
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=150)
     return path

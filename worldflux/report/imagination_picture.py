@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from worldflux.report.curves import EVAL, INK, uncluttered
+from worldflux.report.curves import EVAL, INK, plain_title, uncluttered
 from worldflux.report.imagination import Imagination, PlayedEpisode, real
 from worldflux.report.video import rgb, write_video
-from worldflux.run_folder.disk import disk_errors
+from worldflux.run_folder.disk import disk_errors, replaced
 
 KNOWN, IMAGINED = (0, 150, 70), (200, 40, 40)  # border of a frame that is known, or imagined
 DIMENSIONS = 6  # of an observation that are drawn
@@ -47,10 +47,11 @@ def draw(path: Path, episode: PlayedEpisode, imagination: Imagination, title: st
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     lines = axes[len(strips)].get_legend_handles_labels()
     figure.legend(*lines, loc="upper right", frameon=False, ncols=2, fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=11)
+    figure.suptitle(plain_title(title), x=0.01, ha="left", color=INK, fontsize=11)
     with disk_errors("picture", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
+        with replaced(path) as temporary:
+            figure.savefig(temporary, dpi=130)
 
 
 def panels_of(

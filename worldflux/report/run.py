@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain, read_manifest
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.training.progress import duration
@@ -17,6 +18,7 @@ def run_document(folder: Path) -> tuple[dict[str, Any], list[Path]]:
     read."""
     from worldflux.report.curves import draw_run
 
+    check_links(folder)
     state, manifest = run_state(folder), read_manifest(folder)
     picture = draw_run(folder)
     env, model = manifest.get("env") or {}, manifest.get("model_config") or {}

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from worldflux.errors import ConfigurationError
-from worldflux.run_folder.disk import disk_errors
+from worldflux.run_folder.disk import disk_errors, replaced
 
 LONGEST_SIDE = 400
 FRAME_MILLISECONDS = 30
@@ -30,14 +30,15 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         images = [image.resize(size, Image.Resampling.LANCZOS) for image in images]
     with disk_errors("video", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        images[0].save(
-            path,
-            FORMATS[path.suffix.lower()],
-            save_all=True,
-            append_images=images[1:],
-            duration=FRAME_MILLISECONDS,
-            loop=0,
-        )
+        with replaced(path) as temporary:
+            images[0].save(
+                temporary,
+                FORMATS[path.suffix.lower()],
+                save_all=True,
+                append_images=images[1:],
+                duration=FRAME_MILLISECONDS,
+                loop=0,
+            )
 
 
 def rgb(picture: np.ndarray) -> np.ndarray:

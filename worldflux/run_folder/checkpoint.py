@@ -9,7 +9,6 @@ and renamed; the text files ``latest`` and ``best`` name one folder each.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,14 @@ from torch import Tensor
 
 from worldflux.errors import BufferError, CheckpointError, TrainingError
 from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkpoint, read_state
-from worldflux.run_folder.disk import disk_errors, file_facts, seal, sync_folder, write_atomic
+from worldflux.run_folder.disk import (
+    disk_errors,
+    file_facts,
+    replaced,
+    seal,
+    sync_folder,
+    write_atomic,
+)
 from worldflux.run_folder.names import BEST, CHECKPOINTS, LATEST, MANIFEST, MODEL, OPTIMIZER, STATE
 
 ARRAY = "$array"
@@ -244,9 +250,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             cpu = cpu.clone()
         storages.add(cpu.untyped_storage().data_ptr())
         saved[name] = cpu
-    save_file(saved, path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    with replaced(path) as temporary:
+        save_file(saved, temporary)
     return file_facts(path)
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.names import MANIFEST
+from worldflux.run_folder.trust import SIGNATURE, signature
 
 SCHEMA = "worldflux.training.run_manifest.v1"
 # Degraded modes of what is only looked at: the training is the same without it.
@@ -54,8 +56,11 @@ def classification(data_mode: str, degraded_modes: Sequence[str], steps: int) ->
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes ``run_manifest.json`` atomically; valid JSON whatever the values."""
-    text = json.dumps(plain(content), indent=2, sort_keys=True, allow_nan=False) + "\n"
+    """Writes ``run_manifest.json`` atomically; valid JSON whatever the values. One that was read
+    keeps the signature that it had, or had not; a new one gets this user's."""
+    document = plain(content)
+    document.setdefault(SIGNATURE, signature(document))
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with disk_errors("run manifest", folder / MANIFEST):
         write_atomic(folder / MANIFEST, text)
 
@@ -63,6 +68,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run folder; CheckpointError says what is missing or wrong."""
     path = folder / MANIFEST
+    check_links(folder, (MANIFEST,))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -71,4 +77,5 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise CheckpointError(f"{path}: not a manifest of schema {SCHEMA!r}")
+    content.setdefault(SIGNATURE, None)
     return content

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from worldflux.errors import CheckpointError, DiskError, RunBusyError
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import LOCK, MANIFEST
 
@@ -113,6 +114,7 @@ def _holder(folder: Path) -> dict[str, Any] | None:
         return _myself()
     try:
         # To close any file of the lock would give up a claim of this process: hence the look above.
+        check_links(folder, (LOCK,))
         with open(folder / LOCK, "rb") as file:
             return _read(file.fileno()) if _held(file.fileno(), fcntl.LOCK_SH) else None
     except (FileNotFoundError, NotADirectoryError):
@@ -142,7 +144,7 @@ def claim(folder: Path) -> Iterator[Claim]:
 
 def inherit(folder: Path) -> None:
     """From now on this process writes the run folder that the one that started it has claimed."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
     _claims[folder.resolve()] = Inherited(folder, descriptor, os.getpid(), parent=os.getppid())
 
 
@@ -154,7 +156,8 @@ def _claim_on(folder: Path) -> Claim | None:
 def _lock(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        check_links(folder)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             _take(descriptor, folder)
         except BaseException:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from worldflux.config.groups import (
+    MACHINE_GROUPS,
     OF_TRAINING,
     SPELLING,
     RunConfig,
@@ -18,13 +21,16 @@ from worldflux.config.groups import (
     may_change,
 )
 from worldflux.config.options import ENVIRONMENT, rules
+from worldflux.config.overrides import value_of
 from worldflux.config.run import composed_schema, run_config
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain, read_manifest
-from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
+from worldflux.run_folder.names import HYDRA, MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
+from worldflux.run_folder.trust import check_modules, is_signed, modules_of
 
 AUTO = "auto"  # resume=auto
 
@@ -70,7 +76,7 @@ def _decided(cls: type, name: str) -> bool:
 def saved_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration with which a run was trained last, by its manifest; where that has
     none, what Hydra saved at the run's start, and a line says so. ConfigurationError: neither."""
-    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    manifest = _manifest(folder)
     config = manifest.get("config")
     if not isinstance(config, dict):
         if not (folder / SAVED_CONFIG).is_file():
@@ -81,6 +87,18 @@ def saved_config(folder: Path) -> dict[str, Any]:
         )
         return chosen(run_config(typed(folder / SAVED_CONFIG)))
     return {**config, "model": manifest.get("model_config") or _without_defaults(config["model"])}
+
+
+def named_modules(overrides: Iterable[Override]) -> list[str]:
+    """The modules that a command line names: in them it trusts."""
+    fields = {"env.import": "import_module", "env.id": "id", "env.tasks": "tasks"}
+    keys = {fields.get(item.get_key_element()): item for item in overrides}
+    return modules_of({key: value_of(item) for key, item in keys.items() if key is not None})
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    check_links(folder, (HYDRA, SAVED_CONFIG, MANIFEST))
+    return read_manifest(folder) if (folder / MANIFEST).exists() else {}
 
 
 def _without_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,10 +126,21 @@ def typed(saved: Path) -> DictConfig:
     return OmegaConf.merge(_schema(kind), content)  # type: ignore[return-value]
 
 
-def saved_job(folder: Path) -> DictConfig:
+def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
     """`saved_config` as Hydra composes it: overrides may change it, and the values that the model
-    group repeats follow the training's."""
-    content = saved_config(folder)
+    group repeats follow the training's.
+
+    named: modules that the command line names: they may be imported though another user made the
+    run. The page of a run that is not this user's is not taken over.
+    """
+    content = dict(saved_config(folder))
+    manifest = _manifest(folder)
+    check_modules(folder, manifest, content["env"], named, "name it on this command line (env.id=)")
+    page = content.get("visualization") or {}
+    if page.get("enabled") and not is_signed(manifest):
+        text = "worldflux-run: %s is not signed as a run of yours: its page on %s is left out"
+        print(text % (folder, page.get("host")), file=sys.stderr)
+        content["visualization"] = None
     schema = _schema(content["model"]["model_type"])
     values: dict[str, Any] = {}
     for group in schema:
@@ -119,7 +148,8 @@ def saved_job(folder: Path) -> DictConfig:
         if isinstance(value, dict) and group not in free_mappings():
             value = {SPELLING.get(key, key): item for key, item in value.items()}
             value = {key: item for key, item in value.items() if key in schema[group].keys()}
-        values[str(group)] = value
+        if value is not None or group not in MACHINE_GROUPS:
+            values[str(group)] = value
     values["model"] |= {name: f"${{training.{name}}}" for name in OF_TRAINING}
     return OmegaConf.merge(schema, values)  # type: ignore[return-value]
 

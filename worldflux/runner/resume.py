@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import claimed_by
+from worldflux.run_folder.trust import modules_of
 from worldflux.runner.continuation import (
     changed_settings,
     continues,
+    named_modules,
     newest_unfinished,
     saved_job,
 )
@@ -54,7 +56,7 @@ def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
             raise ConfigurationError(f"{item.input_line}: {text}")
     if not has_checkpoint(folder):
         raise no_checkpoint(folder)
-    ConfigStore.instance().store(name="saved_run", node=saved_job(folder))
+    ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named_modules(overrides)))
     rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
     return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]
 
@@ -83,7 +85,7 @@ def automatic(job: Job) -> Job:
 
 def _continuing(job: Job, run: Path) -> Job:
     """The job with the configuration of a run, and what may change as the job has it."""
-    saved, cfg = saved_job(run), job.cfg
+    saved, cfg = saved_job(run, modules_of(job.config.env.to_dict())), job.cfg
     for key, value in changed_settings(run, job.config).items():
         if not isinstance(value, dict | list):
             OmegaConf.update(saved, key, value)
@@ -95,9 +97,10 @@ def _continuing(job: Job, run: Path) -> Job:
     return replace(job, config=checked(cfg))
 
 
-def config_of(folder: Path) -> RunConfig:
-    """The configuration that the run in `folder` was trained with, to continue it."""
-    saved = saved_job(folder)
+def config_of(folder: Path, named: Collection[str] = ()) -> RunConfig:
+    """The configuration that the run in `folder` was trained with, to continue it. named: modules
+    that it may import whoever made it."""
+    saved = saved_job(folder, named)
     saved.resume = str(folder)
     return run_config(saved)
 

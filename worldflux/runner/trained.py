@@ -26,11 +26,16 @@ from worldflux.models.families import family_of_type
 from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
+from worldflux.run_folder.trust import check_modules
+from worldflux.runner.continuation import named_modules
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
 from worldflux.training.evaluate import GreedyEvaluator
+
+NAMING = "--trust"  # what allows a run of others its modules
 
 
 @dataclass
@@ -116,18 +121,25 @@ class OtherKey:
         return self._agent.act(carry, {self._key: seen, "is_first": obs["is_first"]}, explore)
 
 
-def open_trained(path: Path, checkpoint: str, overrides: Sequence[str]) -> TrainedRun | SavedModel:
+def open_trained(
+    path: Path, checkpoint: str, overrides: Sequence[str], trust: bool = False
+) -> TrainedRun | SavedModel:
     """A run folder, a checkpoint folder inside one, or a model folder.
 
     overrides: of the ``env`` group, on what the run was trained in; a model folder has no
-    environment, so there they must name one. Raises ConfigurationError where that does not fit.
+    environment, so there they must name one. trust: see `open_run`. Raises ConfigurationError
+    where that does not fit.
     """
     if (path / "config.json").is_file() and not (path / MANIFEST).is_file():
         return open_model(path, overrides)
-    run = open_run(path, checkpoint)
     if not overrides:
-        return run
+        return open_run(path, checkpoint, trust)
+    run = open_run(path, checkpoint, trust=True)  # its environment is not made as it is recorded
     env = chosen_env(run.model.model_type, overrides, run.env)
+    items = parse_overrides(overrides)
+    if not trust and all(item.get_key_element() != "env" for item in items):
+        named = named_modules(items)
+        check_modules(run.folder, read_manifest(run.folder), env.to_dict(), named, NAMING)
     fitted(run.folder, run.model, env)
     return replace(run, env=env)
 
@@ -218,20 +230,24 @@ def layout_of(model: WorldModelConfig, env: EnvConfig) -> TaskLayout | None:
     return TaskLayout(tuple(tasks), width, model.action_dim)
 
 
-def open_run(path: Path, checkpoint: str = "best") -> TrainedRun:
+def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> TrainedRun:
     """A run folder, or a checkpoint folder inside one.
 
     checkpoint: ``best`` (the newest where nothing was evaluated yet), ``latest`` or a folder name
-    under ``checkpoints``. CheckpointError says what is missing.
+    under ``checkpoints``. trust: modules that the run names may be imported though another user made
+    it. CheckpointError says what is missing.
     """
     if path.parent.name == CHECKPOINTS and path.is_dir():
         path, checkpoint = run_of(path), path.name
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
+    check_links(path)
     manifest = read_manifest(path)
     try:
         config, model = manifest["config"], manifest["model_config"]
         family = family_of_type(model["model_type"]).config_class()
+        if not trust:
+            check_modules(path, manifest, config["env"], hint=NAMING)
         return TrainedRun(
             folder=path,
             checkpoint=checkpoint_named(path, checkpoint),

@@ -11,6 +11,7 @@ from typing import Any
 
 from worldflux.report.run import NONE, number
 from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain
 from worldflux.sweep.jobs import SEED, rank, text_of, typed
 from worldflux.sweep.status import JobStatus, counts
@@ -30,6 +31,7 @@ def write_report(
     """The summary of the sweep in `root`, and the files it was written to. by: see `summarize`."""
     from worldflux.report.curves import draw_sweep
 
+    check_links(root)
     summary = summarize(root, by, queued, ends)
     groups = {label(group, summary): [job.folder for job in group.jobs] for group in summary.groups}
     picture = draw_sweep(root, groups, summary.record.name)

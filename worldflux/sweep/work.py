@@ -19,6 +19,7 @@ from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.manifest import SCHEMA, read_manifest, write_manifest
 from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
 from worldflux.run_folder.state import RunState, claim
+from worldflux.run_folder.trust import modules_of
 from worldflux.runner.slurm_task import slurm_task
 from worldflux.training.signals import Stopped
 
@@ -98,7 +99,7 @@ def _continued(requested: RunConfig, folder: Path) -> RunConfig:
     Defaults may have changed since then, with another version; the run goes on as it began."""
     from worldflux.runner import resume
 
-    began = resume.config_of(folder)
+    began = resume.config_of(folder, modules_of(requested.env.to_dict()))
     machine = {name: getattr(requested.training, name) for name in MACHINE_TRAINING}
     return replace(
         began,

@@ -42,9 +42,11 @@ class MetricLogger:
         self.path = destination.folder / METRICS
         with disk_errors("metrics", self.path):
             destination.folder.mkdir(parents=True, exist_ok=True)
-            if resume_at is not None and self.path.exists():
-                os.truncate(self.path, min(resume_at, self.path.stat().st_size))
-            self._file = open(self.path, "w" if resume_at is None else "a", encoding="utf-8")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            descriptor = os.open(self.path, flags, 0o666)
+            size = os.fstat(descriptor).st_size
+            os.ftruncate(descriptor, min(resume_at or 0, size))
+            self._file = open(descriptor, "a", encoding="utf-8")
         self.listeners: list[Listener] = make_loggers(loggers, destination)
         self._loggers = list(self.listeners)
 

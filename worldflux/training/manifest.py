@@ -49,11 +49,18 @@ def package_version(name: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the working directory's checkout, with ``-dirty`` when files differ; None outside
-    one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    """Commit of this package's checkout, with ``-dirty`` when files differ; None outside one. Git
+    runs nothing that the folder's configuration names, and is asked of no other folder."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
+    command += ["describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, cwd=checkout, env=env
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

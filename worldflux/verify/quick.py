@@ -18,6 +18,7 @@ from worldflux.core.statistics import difference_interval, mean, stratified_inte
 from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
+from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import classification, degrading, read_manifest
 from worldflux.run_folder.names import CHECKPOINTS, METRICS
 from worldflux.run_folder.state import RunState, run_state
@@ -92,17 +93,24 @@ class RandomPolicy:
 
 
 def verify_quick(
-    folder: Path, *, episodes: int, device: str, seed: int, progress: Callable[[str], None]
+    folder: Path,
+    *,
+    episodes: int,
+    device: str,
+    seed: int,
+    progress: Callable[[str], None],
+    trust: bool = False,
 ) -> Quick:
     """Checks one run folder. CheckpointError if it has no readable manifest.
 
     episodes: greedy ones to play, and as many random ones. progress: gets a line before what takes
-    long.
+    long. trust: see `open_run`.
     """
+    check_links(folder)
     quick = Quick(folder, read_manifest(folder))
     for check_of in (check_status, check_metrics, check_files, check_data):
         quick.checks.append(check_of(folder, quick.manifest))
-    run, agent, loads = load(folder, device)
+    run, agent, loads = load(folder, device, trust)
     quick.checks.append(loads)
     if run is None or agent is None:
         return quick
@@ -224,10 +232,10 @@ def contradictions(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     return denied
 
 
-def load(folder: Path, device: str) -> tuple[TrainedRun | None, Agent | None, Check]:
+def load(folder: Path, device: str, trust: bool) -> tuple[TrainedRun | None, Agent | None, Check]:
     """The final checkpoint in a model built from the manifest."""
     try:
-        run = open_run(folder, "latest")
+        run = open_run(folder, "latest", trust)
         agent = run.agent(device)
     except WorldFluxError as error:
         return None, None, check("loads", False, str(error))
