@@ -47,7 +47,7 @@ OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), re
 
 
 @per_class  # nodes of one schema merge only if they have the very same class
-def _spelled(cls: Any) -> type:
+def _spelled(cls: type) -> type:
     """A class's fields with their keys spelled as in YAML. What another key, the environment or the
     user decides in a run has no default of its own; a group brings its own schema."""
     annotations: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def _spelled(cls: Any) -> type:
 _DECLARED: dict[type, type[CheckedConfig]] = {}
 
 
-def declared_by(node: Any) -> type[CheckedConfig] | None:
+def declared_by(node: object) -> type[CheckedConfig] | None:
     """The group's class whose schema a type of OmegaConf's nodes is; None: it is of none."""
     return _DECLARED.get(node) if isinstance(node, type) else None
 

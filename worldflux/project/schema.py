@@ -227,7 +227,7 @@ class _Reader:
                 raise self.refuse("training.sequence_length", text)
 
 
-def _near_name(name: str, known: list[str], value: Any) -> str:
+def _near_name(name: str, known: list[str], value: object) -> str:
     if isinstance(value, dict):
         known = [item for item in known if item in SECTIONS]
     close = near_miss(name, known)
