@@ -148,13 +148,11 @@ def run_config(cfg: DictConfig) -> RunConfig:
     _check_keys("", values, list(TOP))
     for name in (*GROUPS, "project"):
         if not isinstance(values[name], dict):
-            text = f"must be a group of options, got {values[name]!r}"
-            raise ConfigurationError(text, key=name)
+            raise ConfigurationError(f"must be a group of options, got {values[name]!r}", key=name)
     kind = str(values["model"].get("model_type"))
     if not is_model_type(kind):
         options = ", ".join(one.model_type for one in families())
-        text = f"must be one of {options}; got {kind!r}"
-        raise ConfigurationError(text, key="model.model_type")
+        raise ConfigurationError(f"must be one of {options}; got {kind!r}", key="model.model_type")
     family = family_of_type(kind).config_class()
     chosen = declared_by(OmegaConf.get_type(cfg.model))
     if chosen is not None and chosen is not family:
@@ -187,8 +185,7 @@ def _typed(group: str, cls: type[CheckedConfig], values: dict[str, Any]) -> Chec
         elif rules(cls)[name].get("follows") != ENVIRONMENT and not (
             (group, key) == ("env", "id") and values["tasks"]
         ):
-            text = f"must be given, e.g. {group}.{key}=..."
-            raise ConfigurationError(text, key=f"{group}.{key}")
+            raise ConfigurationError(f"must be given, e.g. {group}.{key}=...", key=f"{group}.{key}")
     try:
         return cls(**explicit)
     except ConfigurationError as error:
@@ -221,8 +218,7 @@ def _check_together(config: RunConfig) -> None:
 
 def _check_without_environment(config: RunConfig) -> None:
     if config.data.source != "random":
-        text = "=none has nothing to collect from: set data=random"
-        raise ConfigurationError(text, key="env")
+        raise ConfigurationError("=none has nothing to collect from: set data=random", key="env")
     for name in ("obs_shape", "action_dim", "action_type"):
         if name not in config.model.explicit:
             raise ConfigurationError("must be given with env=none", key=f"model.{name}")

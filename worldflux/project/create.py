@@ -138,10 +138,7 @@ def _text(new: NewProject, sizes: dict[str, Any], steps: int) -> str:
             "max_episode_steps": steps,
         },
         "gameplay": {"enabled": online},
-        "verify": {
-            "baseline": f"official/{new.family.name}",
-            "env": new.gym_env.removeprefix(DMC),
-        },
+        "verify": {"baseline": f"official/{new.family.name}", "env": new.gym_env.removeprefix(DMC)},
     }
     for section, changed in values.items():
         table = document[section] if section else document

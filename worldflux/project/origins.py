@@ -19,10 +19,7 @@ DEFAULT = "default"
 
 
 def origins(
-    run: RunConfig,
-    config: ProjectConfig,
-    settings: Mapping[str, Setting],
-    flags: Mapping[str, str],
+    run: RunConfig, config: ProjectConfig, settings: Mapping[str, Setting], flags: Mapping[str, str]
 ) -> dict[str, str]:
     """`group.key` -> where its value is from. flags: Hydra key -> the flag that set it."""
     recipes = _recipes(run, settings)

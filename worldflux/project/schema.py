@@ -135,11 +135,7 @@ class _Reader:
         values |= {name: self._section(name) for name in SECTIONS}
         explicit = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
         config = ProjectConfig(
-            **values,
-            raw=self.raw,
-            path=self.path,
-            explicit=frozenset(explicit),
-            lines=self.lines,
+            **values, raw=self.raw, path=self.path, explicit=frozenset(explicit), lines=self.lines
         )
         config = self._fit_architecture(config)
         self._check_together(config)
@@ -167,8 +163,7 @@ class _Reader:
         known = model_types()
         if model_type is not None and model_type not in known:
             text = f"must be one of {', '.join(known)}; got {shown(model_type)}."
-            close = f"{near_miss(model_type, known)} ({newcomers()})"
-            raise self.refuse("model_type", text, close)
+            raise self.refuse("model_type", text, f"{near_miss(model_type, known)} ({newcomers()})")
         if model_type is not None and known[model_type] != kind:
             text = f"{model_type!r} contradicts model {model!r}, which is {kind!r}"
             raise self.refuse("model_type", text, "leave model_type out")
