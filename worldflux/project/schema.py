@@ -150,7 +150,9 @@ class _Reader:
         texts = {name: self.raw[name] for name in TEXTS if name in self.raw}
         head = self._checked("", Head, texts)
         name = texts.get("project_name", self.path.resolve().parent.name)
-        model = texts.get("model", f"{_default_family(head.environment)}:ci")
+        # The family of a file that names none: the first for games, the second otherwise.
+        usual = OURS[0 if head.environment == "atari" else 1].toml_name
+        model = texts.get("model", f"{usual}:ci")
         kind = self._family(model, texts.get("model_type"))
         return {**head.to_dict(), "project_name": name, "model": model, "model_type": kind}
 
@@ -232,11 +234,6 @@ def _near_name(name: str, known: list[str], value: object) -> str:
     if owners:
         return f"It belongs into [{owners[0]}]."
     return f"There are {', '.join(known)}."
-
-
-def _default_family(environment: str) -> str:
-    """The family of a file that names none: the first for games, the second otherwise."""
-    return OURS[0 if environment == "atari" else 1].toml_name
 
 
 def model_types() -> dict[str, str]:
