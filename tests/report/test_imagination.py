@@ -58,7 +58,7 @@ class Oracle:
     def transition(self, state, action):
         return State({"count": state.tensors["count"] + 1, "action": action[:, 1]})
 
-    def predict_reward(self, state, action):
+    def rollout_reward(self, state, action, after):
         return state.tensors["count"] + 1 + 10 * action[:, 1]
 
     def decode(self, state):

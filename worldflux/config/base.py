@@ -118,7 +118,7 @@ class CheckedConfig:
         return cls._from_file(read_yaml(Path(path)), str(path))
 
     @classmethod
-    def _from_file(cls: type[C], data: Any, where: str) -> C:
+    def _from_file(cls: type[C], data: object, where: str) -> C:
         if not isinstance(data, dict):
             raise ConfigurationError(f"{where} holds no configuration of names and values")
         try:

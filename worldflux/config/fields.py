@@ -58,13 +58,13 @@ def per_class(make: Callable[[Any], T]) -> Callable[[type], T]:
 
 
 @per_class
-def field_types(cls: Any) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     """Resolved type hint of every dataclass field of `cls`, in order of definition."""
     hints = get_type_hints(cls)
     return {item.name: hints[item.name] for item in dataclasses.fields(cls)}
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as a line can hold it."""
     if isinstance(value, int) and abs(value) > LARGEST:
         return f"a number of {value.bit_length()} bits"
@@ -108,7 +108,7 @@ def coerce(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
     return _coerce_scalar(value, hint, name, refuse)
 
 
-def _coerce_tuple(value: Any, hint: Any, name: str, refuse: Refuse) -> tuple[Any, ...]:
+def _coerce_tuple(value: object, hint: Any, name: str, refuse: Refuse) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
         raise _wrong(name, hint, value, refuse)
     items, args = list(value), get_args(hint)
@@ -122,7 +122,7 @@ def _coerce_tuple(value: Any, hint: Any, name: str, refuse: Refuse) -> tuple[Any
     )
 
 
-def _coerce_scalar(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
+def _coerce_scalar(value: object, hint: Any, name: str, refuse: Refuse) -> Any:
     if isinstance(hint, type) and issubclass(hint, Enum):
         options = [member.value for member in hint]
         if not isinstance(value, hint) and value not in options:
@@ -144,7 +144,7 @@ def _coerce_scalar(value: Any, hint: Any, name: str, refuse: Refuse) -> Any:
     raise _wrong(name, hint, value, refuse)
 
 
-def _wrong(name: str, hint: Any, value: Any, refuse: Refuse) -> Exception:
+def _wrong(name: str, hint: Any, value: object, refuse: Refuse) -> Exception:
     text = f"must be {type_text(hint)}, got {shown(value)}"
     if hint is int and isinstance(value, float) and value.is_integer():
         whole = int(value)

@@ -197,8 +197,7 @@ def _unknown_key(error: OmegaConfBaseException) -> ConfigurationError:
         return _top_level(key)
     cls = declared_by(error.object_type)
     if group == LAUNCHER and cls is None and name in keys_of(SlurmConfig):
-        text = "is a key of hydra/launcher=slurm, which was not chosen"
-        return ConfigurationError(text, key=key)
+        return ConfigurationError("is a key of hydra/launcher=slurm, which was not chosen", key=key)
     if cls is None:
         return ConfigurationError(f"unknown key '{key}'")
     for reasons in (getattr(cls, "inert", {}), cls.removed):
@@ -216,8 +215,7 @@ def _of_another_family(key: str, cls: type[CheckedConfig]) -> ConfigurationError
     chosen = [one.name for one in families() if one.config_class() is cls]
     if not others or others == chosen:
         return None
-    text = f"is a key of model={others[0]}; model={chosen[0]} has none"
-    return ConfigurationError(text, key=key)
+    return ConfigurationError(f"is a key of model={others[0]}; model={chosen[0]} has none", key=key)
 
 
 def _free_key(group: str, name: str) -> ConfigurationError:

@@ -196,7 +196,7 @@ class WorldModelConfig(CheckedConfig):
         return cls._from_file(data, str(path))
 
     @classmethod
-    def _from_file(cls: type[W], data: Any, where: str) -> W:
+    def _from_file(cls: type[W], data: object, where: str) -> W:
         if not isinstance(data, dict) or "model_type" not in data:
             raise ConfigurationError(f"{where} has no model_type, so it is no model configuration")
         kind = str(data["model_type"])

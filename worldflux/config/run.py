@@ -47,7 +47,7 @@ OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), re
 
 
 @per_class  # nodes of one schema merge only if they have the very same class
-def _spelled(cls: Any) -> type:
+def _spelled(cls: type) -> type:
     """A class's fields with their keys spelled as in YAML. What another key, the environment or the
     user decides in a run has no default of its own; a group brings its own schema."""
     annotations: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def _spelled(cls: Any) -> type:
 _DECLARED: dict[type, type[CheckedConfig]] = {}
 
 
-def declared_by(node: Any) -> type[CheckedConfig] | None:
+def declared_by(node: object) -> type[CheckedConfig] | None:
     """The group's class whose schema a type of OmegaConf's nodes is; None: it is of none."""
     return _DECLARED.get(node) if isinstance(node, type) else None
 
@@ -148,13 +148,11 @@ def run_config(cfg: DictConfig) -> RunConfig:
     _check_keys("", values, list(TOP))
     for name in (*GROUPS, "project"):
         if not isinstance(values[name], dict):
-            text = f"must be a group of options, got {values[name]!r}"
-            raise ConfigurationError(text, key=name)
+            raise ConfigurationError(f"must be a group of options, got {values[name]!r}", key=name)
     kind = str(values["model"].get("model_type"))
     if not is_model_type(kind):
         options = ", ".join(one.model_type for one in families())
-        text = f"must be one of {options}; got {kind!r}"
-        raise ConfigurationError(text, key="model.model_type")
+        raise ConfigurationError(f"must be one of {options}; got {kind!r}", key="model.model_type")
     family = family_of_type(kind).config_class()
     chosen = declared_by(OmegaConf.get_type(cfg.model))
     if chosen is not None and chosen is not family:
@@ -187,8 +185,7 @@ def _typed(group: str, cls: type[CheckedConfig], values: dict[str, Any]) -> Chec
         elif rules(cls)[name].get("follows") != ENVIRONMENT and not (
             (group, key) == ("env", "id") and values["tasks"]
         ):
-            text = f"must be given, e.g. {group}.{key}=..."
-            raise ConfigurationError(text, key=f"{group}.{key}")
+            raise ConfigurationError(f"must be given, e.g. {group}.{key}=...", key=f"{group}.{key}")
     try:
         return cls(**explicit)
     except ConfigurationError as error:
@@ -221,8 +218,7 @@ def _check_together(config: RunConfig) -> None:
 
 def _check_without_environment(config: RunConfig) -> None:
     if config.data.source != "random":
-        text = "=none has nothing to collect from: set data=random"
-        raise ConfigurationError(text, key="env")
+        raise ConfigurationError("=none has nothing to collect from: set data=random", key="env")
     for name in ("obs_shape", "action_dim", "action_type"):
         if name not in config.model.explicit:
             raise ConfigurationError("must be given with env=none", key=f"model.{name}")

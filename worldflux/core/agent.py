@@ -15,17 +15,8 @@ Carry = dict[str, Tensor]  # state between calls, leading dimension N environmen
 Entries = dict[str, np.ndarray]  # what the replay stores beside a step, leading dimension N
 
 
-class Agent(Protocol):
-    """Acts in environments and learns from replayed sequences."""
-
-    model: nn.Module
-    entry_spaces: dict[str, Space]  # keys that `act` returns for the replay (may be empty)
-    replay_context: int  # C: steps in front of the T trained ones
-
-    def join(self, ranks: Ranks, seed: int) -> None:
-        """From now on `update` is made by several processes together, each with its share of the
-        rows; seed: of this one's own draws."""
-        ...
+class Policy(Protocol):
+    """Acts in environments."""
 
     def initial_carry(self, n: int) -> Carry:
         """Carry for n environments before their first step."""
@@ -40,6 +31,19 @@ class Agent(Protocol):
         mode. Returns the carry, the flat action `[N, A]` float32 (one-hot, or values that the
         environment clips to [-1, 1]; keys sorted by name) and the entries to store with this step.
         """
+        ...
+
+
+class Agent(Policy, Protocol):
+    """Acts in environments and learns from replayed sequences."""
+
+    model: nn.Module
+    entry_spaces: dict[str, Space]  # keys that `act` returns for the replay (may be empty)
+    replay_context: int  # C: steps in front of the T trained ones
+
+    def join(self, ranks: Ranks, seed: int) -> None:
+        """From now on `update` is made by several processes together, each with its share of the
+        rows; seed: of this one's own draws."""
         ...
 
     def update(

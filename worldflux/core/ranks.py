@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+T = TypeVar("T")
 # Tensors: how long one process may be behind the others inside an update (compiling included).
 UPDATE_TIMEOUT = timedelta(minutes=30)
 # Everything else: one process may evaluate, fill its replay or write a checkpoint meanwhile.
@@ -55,7 +59,7 @@ class Ranks:
         """The whole numbers of every process, by rank."""
         return [tuple(values)]
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: T) -> list[T]:
         """A picklable value of every process, by rank, in the first; empty in the others."""
         return [value]
 
@@ -81,7 +85,7 @@ class ProcessGroup(Ranks):
         self,
         device: torch.device,
         *,
-        store: Any = None,
+        store: Store | None = None,
         rank: int | None = None,
         size: int | None = None,
     ) -> None:
@@ -95,7 +99,9 @@ class ProcessGroup(Ranks):
             options["device_id"] = device
         with _losses():
             dist.init_process_group(**options)
-            self._control: Any = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
+            self._control: dist.ProcessGroup | None = dist.new_group(
+                backend="gloo", timeout=CONTROL_TIMEOUT
+            )
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     @torch.no_grad()
@@ -136,7 +142,7 @@ class ProcessGroup(Ranks):
             dist.all_gather(parts, torch.tensor(values, dtype=torch.int64), group=self._control)
         return [tuple(part.tolist()) for part in parts]
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: T) -> list[T]:
         import torch.distributed as dist
 
         values: list[Any] | None = [None] * self.size if self.first else None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldflux.errors import ValidationError
+
+Array = Tensor | np.ndarray
+Tensors = Tensor | dict[str, Tensor]  # one, or several by name
 
 
 @dataclass
@@ -77,14 +82,14 @@ class Batch:
     ``after_action`` they followed action_t, as most collectors store them.
     """
 
-    obs: Any = None  # [B, T, ...] or a dict of them
+    obs: Tensors | None = None  # [B, T, ...] or a dict of them
     actions: Tensor | None = None  # [B, T, A]
     rewards: Tensor | None = None  # [B, T]
     terminations: Tensor | None = None  # [B, T]
-    next_obs: Any = None
+    next_obs: Tensors | None = None
     mask: Tensor | None = None
-    context: Any = None
-    target: Any = None
+    context: Tensors | None = None
+    target: Tensors | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     targets: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +128,12 @@ class ConditionPayload:
     text_condition: Tensor | None = None
     goal: Tensor | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+
+
+# What the public calls of a model take.
+Obs = Array | Mapping[str, Array]  # `[B, ...]` of the only key, or by key
+Action = Array | ActionPayload | None  # `[B, A]`; None: zeros
+Condition = ConditionPayload | None
 
 
 @dataclass

@@ -111,10 +111,10 @@ def make_app(board: Board) -> ASGIApp:
         kind = "image/png" if content[:4] == b"\x89PNG" else "image/jpeg"
         return Response(content, media_type=kind, headers=FRESH)
 
-    def metrics(request: Request) -> Any:
+    def metrics(request: Request) -> dict[str, Any]:
         return board.metrics.points(number(request, "since_step"), number(request, "since_seq"))
 
-    def gameplay(request: Request) -> Any:
+    def gameplay(request: Request) -> dict[str, Any]:
         jpeg = request.query_params.get("encoding") == "jpeg"
         return board.frames(number(request, "since_seq"), jpeg=jpeg)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -85,17 +86,17 @@ class Family:
 
     def config_class(self) -> type[Any]:  # this table stands below the configuration
         """The family's configuration class, a WorldModelConfig."""
-        return _load(self.config)
+        return resolve_name(self.config)
 
     def model_class(self) -> type[Any]:
         """The family's class of models; imports torch."""
-        return _load(self.model)
+        return resolve_name(self.model)
 
     def agent_class(self) -> type[Any]:
         """The family's class of agents; ConfigurationError where its models make theirs."""
         if not self.agent:
             raise ConfigurationError(f"the family {self.name!r} names no class of agents")
-        return _load(self.agent)
+        return resolve_name(self.agent)
 
     def official_module(self) -> ModuleType | None:
         """What reads checkpoints of the official code; None: nothing does."""
@@ -272,8 +273,3 @@ def _conf_beside(point: EntryPoint) -> Path | None:
     inside = point.module.split(".")[1:-1]
     folder = Path(spec.origin).parent.joinpath(*inside) / "conf"
     return folder if folder.is_dir() else None
-
-
-def _load(reference: str) -> Any:
-    module, _, path = reference.partition(":")
-    return functools.reduce(getattr, path.split("."), importlib.import_module(module))

@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +23,24 @@ from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.math import one_hot_flat
 from worldflux.core.precision import computing_in
-from worldflux.core.state import ActionPayload, Batch, LossOutput, ModelOutput, State, Trajectory
+from worldflux.core.state import (
+    Action,
+    ActionPayload,
+    Array,
+    Batch,
+    Condition,
+    LossOutput,
+    ModelOutput,
+    Obs,
+    State,
+    Trajectory,
+)
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
 from worldflux.models.families import family_of_type
 from worldflux.run_folder.disk import replaced
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SAVE_FORMAT_VERSION = 1
 # What a user calls; training computes as its TrainingConfig says.
 PUBLIC = ("encode", "transition", "update", "decode", "loss")
@@ -53,9 +67,9 @@ class WorldModel(nn.Module):
     # Names in a batch of replayed steps that are no observation's.
     step_keys: ClassVar[tuple[str, ...]] = STEP_KEYS
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls) -> None:
         """Lets a family's public methods compute in the type that ``config.dtype`` names."""
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__()
         for name in PUBLIC:
             if name in cls.__dict__:
                 setattr(cls, name, _in_configured_type(cls.__dict__[name]))
@@ -85,7 +99,7 @@ class WorldModel(nn.Module):
         """Names of what this model can do."""
         raise NotImplementedError
 
-    def supports(self, capability: Any) -> bool:
+    def supports(self, capability: str | Enum) -> bool:
         """Whether the capability (its name, or an enum with that value) is among them."""
         return str(getattr(capability, "value", capability)) in self.capabilities
 
@@ -122,18 +136,22 @@ class WorldModel(nn.Module):
 
     # === What a family implements ======================================================
 
-    def encode(self, obs: Any, deterministic: bool = False) -> State:
+    def encode(self, obs: Obs, deterministic: bool = False) -> State:
         raise NotImplementedError
 
     def transition(
-        self, state: State, action: Any, conditions: Any = None, deterministic: bool = False
+        self,
+        state: State,
+        action: Action,
+        conditions: Condition = None,
+        deterministic: bool = False,
     ) -> State:
         raise NotImplementedError
 
-    def update(self, state: State, action: Any, obs: Any, conditions: Any = None) -> State:
+    def update(self, state: State, action: Action, obs: Obs, conditions: Condition = None) -> State:
         raise NotImplementedError
 
-    def decode(self, state: State, conditions: Any = None) -> ModelOutput:
+    def decode(self, state: State, conditions: Condition = None) -> ModelOutput:
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> LossOutput:
@@ -141,7 +159,7 @@ class WorldModel(nn.Module):
 
     # === Checks of what users pass =======================================================
 
-    def check_obs(self, obs: Any) -> dict[str, Tensor]:
+    def check_obs(self, obs: Obs) -> dict[str, Tensor]:
         """Observations as a dict on the model's device; ValidationError for a wrong shape."""
         if not isinstance(obs, Mapping):
             if len(self.obs_spaces) > 1:
@@ -163,7 +181,7 @@ class WorldModel(nn.Module):
             checked[key] = value if keep else value.to(self.dtype)
         return checked
 
-    def check_action(self, action: Any, batch: int) -> Tensor:
+    def check_action(self, action: Action, batch: int) -> Tensor:
         """A flat action `[B, A]` from a tensor, an ActionPayload or None (zeros)."""
         if isinstance(action, ActionPayload):
             action = action.tensor
@@ -218,8 +236,8 @@ class WorldModel(nn.Module):
     def rollout(
         self,
         initial_state: State,
-        action_sequence: Any,
-        conditions: Any = None,
+        action_sequence: Array | ActionPayload,
+        conditions: Condition = None,
         deterministic: bool = False,
         mode: str = "autoregressive",
     ) -> Trajectory:
@@ -229,22 +247,23 @@ class WorldModel(nn.Module):
         """
         if mode != "autoregressive":
             raise ConfigurationError(f"rollout mode {mode!r} is unknown; use 'autoregressive'")
-        if isinstance(action_sequence, ActionPayload):
-            action_sequence = action_sequence.tensor
+        actions = action_sequence
+        if isinstance(actions, ActionPayload):
+            actions = torch.as_tensor(actions.tensor)
         states, rewards, continues = [initial_state], [], []
-        for action in action_sequence:
+        for action in actions:
             states.append(self.transition(states[-1], action, conditions, deterministic))
             after = self.decode(states[-1])
             rewards.append(self.rollout_reward(states[-2], action, after))  # [B]
             continues.append(after.predictions["continue"][:, 0])  # [B, 1] -> [B]
         return Trajectory(
             states,
-            torch.as_tensor(action_sequence),
+            torch.as_tensor(actions),
             rewards=torch.stack(rewards),  # [T, B]
             continues=torch.stack(continues),  # [T, B]
         )
 
-    def rollout_reward(self, state: State, action: Any, after: ModelOutput) -> Tensor:
+    def rollout_reward(self, state: State, action: Action, after: ModelOutput) -> Tensor:
         """Reward `[B]` of an action in a state; after: the predictions in the state it leads to."""
         return after.predictions["reward"][:, 0]  # [B, 1] -> [B]
 
@@ -322,9 +341,11 @@ class WorldModel(nn.Module):
             raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
 
 
-def _in_configured_type(method: Callable[..., Any]) -> Callable[..., Any]:
+def _in_configured_type(
+    method: Callable[Concatenate[WorldModel, P], R],
+) -> Callable[Concatenate[WorldModel, P], R]:
     @functools.wraps(method)
-    def call(self: WorldModel, *args: Any, **kwargs: Any) -> Any:
+    def call(self: WorldModel, *args: P.args, **kwargs: P.kwargs) -> R:
         with computing_in(self.config.dtype, self.device):
             return method(self, *args, **kwargs)
 

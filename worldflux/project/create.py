@@ -109,7 +109,7 @@ def recipe_of(family: Family, kind: str) -> Recipe:
 
 def _text(new: NewProject, sizes: dict[str, Any], steps: int) -> str:
     """The scaffold's worldflux.toml with the values of this project."""
-    document: Any = tomlkit.parse((SCAFFOLD / FILE).read_text(encoding="utf-8"))
+    document: dict[str, Any] = tomlkit.parse((SCAFFOLD / FILE).read_text(encoding="utf-8"))
     kind = "image" if len(sizes.get("obs_shape", [])) == 3 else "vector"
     recipe, online = recipe_of(new.family, kind), bool(new.gym_env)
     values: dict[str, dict[str, Any]] = {
@@ -138,10 +138,7 @@ def _text(new: NewProject, sizes: dict[str, Any], steps: int) -> str:
             "max_episode_steps": steps,
         },
         "gameplay": {"enabled": online},
-        "verify": {
-            "baseline": f"official/{new.family.name}",
-            "env": new.gym_env.removeprefix(DMC),
-        },
+        "verify": {"baseline": f"official/{new.family.name}", "env": new.gym_env.removeprefix(DMC)},
     }
     for section, changed in values.items():
         table = document[section] if section else document

@@ -48,7 +48,7 @@ def _statement(rows: list[str], first: int) -> tuple[dict[str, Any] | None, int]
     return None, 0
 
 
-def _paths(content: Any, base: Path = ()) -> list[Path]:
+def _paths(content: object, base: Path = ()) -> list[Path]:
     """Every path into nested tables, outer ones first; of an array of tables its last one."""
     if isinstance(content, list):
         content = content[-1] if content and isinstance(content[-1], dict) else {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from worldflux.config.fields import field_types, plain
 from worldflux.config.groups import SPELLING, RunConfig
@@ -27,6 +27,7 @@ from worldflux.project.schema import ProjectConfig
 from worldflux.project.sections import SECTIONS
 
 Values = Mapping[str, Any]  # Hydra key -> value of a run
+Backward = Callable[[Values], Any]
 
 DMC = "dmc/"  # dmc/walker-walk is a task of the DeepMind Control Suite
 FASTEST_EVALUATION = 100  # updates between two, at least
@@ -74,7 +75,7 @@ class Row:
     target: str
     modes: tuple[str, ...] = EVERY
     forward: Callable[[File], Any] | None = None
-    backward: Callable[[Values], Any] | None = None
+    backward: Backward | None = None
     when: Callable[[File], bool] = lambda file: True
 
     def to_run(self, file: File) -> Any:
@@ -103,7 +104,8 @@ def environment_group(file: File) -> str:
     if "architecture.obs_shape" in file and len(file["architecture.obs_shape"]) == 3:
         return "pixels"
     for path in sorted((conf_dir() / "env").glob("*.yaml")):
-        content: Any = OmegaConf.load(path)
+        content = OmegaConf.load(path)
+        assert isinstance(content, DictConfig)
         if content.get("id") == name and not {"defaults", "image_size"} & set(content):
             return path.stem
     return "gym"
@@ -157,7 +159,7 @@ def _per_update(run: Values) -> int:
     return max(1, round(run[PER_UPDATE]))
 
 
-def _size_of(name: str, modes: tuple[str, ...] = (), backward: Any = None) -> Row:
+def _size_of(name: str, modes: tuple[str, ...] = (), backward: Backward | None = None) -> Row:
     """A size that the run has from elsewhere if the file leaves it out, except in these modes."""
     key = f"architecture.{name}"
     return Row(key, f"model.{name}", backward=backward, when=lambda f: key in f or f.mode in modes)

@@ -19,36 +19,26 @@ DEFAULT = "default"
 
 
 def origins(
-    run: RunConfig,
-    config: ProjectConfig,
-    settings: Mapping[str, Setting],
-    flags: Mapping[str, str],
+    run: RunConfig, config: ProjectConfig, settings: Mapping[str, Setting], flags: Mapping[str, str]
 ) -> dict[str, str]:
     """`group.key` -> where its value is from. flags: Hydra key -> the flag that set it."""
     recipes = _recipes(run, settings)
-    return {key: _origin(key, run, config, settings, flags, recipes) for key in flat(run)}
 
+    def origin(key: str) -> str:
+        group, _, name = key.partition(".")
+        if key in flags:
+            return flags[key]
+        if key in settings:
+            return _stated(settings[key], config, flags)
+        if group == "model":
+            follows = rules(type(run.model))[name].get("follows")
+            if follows == ENVIRONMENT and name not in run.model.explicit:
+                return "the environment"
+            if follows not in (ENVIRONMENT, None):
+                return str(follows)
+        return recipes.get(key, DEFAULT)
 
-def _origin(
-    key: str,
-    run: RunConfig,
-    config: ProjectConfig,
-    settings: Mapping[str, Setting],
-    flags: Mapping[str, str],
-    recipes: Mapping[str, str],
-) -> str:
-    group, _, name = key.partition(".")
-    if key in flags:
-        return flags[key]
-    if key in settings:
-        return _stated(settings[key], config, flags)
-    if group == "model":
-        follows = rules(type(run.model))[name].get("follows")
-        if follows == ENVIRONMENT and name not in run.model.explicit:
-            return "the environment"
-        if follows not in (ENVIRONMENT, None):
-            return str(follows)
-    return recipes.get(key, DEFAULT)
+    return {key: origin(key) for key in flat(run)}
 
 
 def _stated(item: Setting, config: ProjectConfig, flags: Mapping[str, str]) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
 from worldflux.dashboard.live import LiveDashboard
@@ -138,7 +140,7 @@ class Project(Parts):
             self._unavailable.append(detail or "unavailable")
 
     def _frame(
-        self, frame: Any, episode: int, episode_step: int, reward: float, done: bool
+        self, frame: np.ndarray, episode: int, episode_step: int, reward: float, done: bool
     ) -> None:
         live = self.live
         if live is None or live.server is None:

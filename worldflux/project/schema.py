@@ -135,11 +135,7 @@ class _Reader:
         values |= {name: self._section(name) for name in SECTIONS}
         explicit = {f"{s}.{k}" for s in SECTIONS for k in self.raw.get(s, {})} | {*self.raw}
         config = ProjectConfig(
-            **values,
-            raw=self.raw,
-            path=self.path,
-            explicit=frozenset(explicit),
-            lines=self.lines,
+            **values, raw=self.raw, path=self.path, explicit=frozenset(explicit), lines=self.lines
         )
         config = self._fit_architecture(config)
         self._check_together(config)
@@ -154,7 +150,9 @@ class _Reader:
         texts = {name: self.raw[name] for name in TEXTS if name in self.raw}
         head = self._checked("", Head, texts)
         name = texts.get("project_name", self.path.resolve().parent.name)
-        model = texts.get("model", f"{_default_family(head.environment)}:ci")
+        # The family of a file that names none: the first for games, the second otherwise.
+        usual = OURS[0 if head.environment == "atari" else 1].toml_name
+        model = texts.get("model", f"{usual}:ci")
         kind = self._family(model, texts.get("model_type"))
         return {**head.to_dict(), "project_name": name, "model": model, "model_type": kind}
 
@@ -167,8 +165,7 @@ class _Reader:
         known = model_types()
         if model_type is not None and model_type not in known:
             text = f"must be one of {', '.join(known)}; got {shown(model_type)}."
-            close = f"{near_miss(model_type, known)} ({newcomers()})"
-            raise self.refuse("model_type", text, close)
+            raise self.refuse("model_type", text, f"{near_miss(model_type, known)} ({newcomers()})")
         if model_type is not None and known[model_type] != kind:
             text = f"{model_type!r} contradicts model {model!r}, which is {kind!r}"
             raise self.refuse("model_type", text, "leave model_type out")
@@ -227,7 +224,7 @@ class _Reader:
                 raise self.refuse("training.sequence_length", text)
 
 
-def _near_name(name: str, known: list[str], value: Any) -> str:
+def _near_name(name: str, known: list[str], value: object) -> str:
     if isinstance(value, dict):
         known = [item for item in known if item in SECTIONS]
     close = near_miss(name, known)
@@ -237,11 +234,6 @@ def _near_name(name: str, known: list[str], value: Any) -> str:
     if owners:
         return f"It belongs into [{owners[0]}]."
     return f"There are {', '.join(known)}."
-
-
-def _default_family(environment: str) -> str:
-    """The family of a file that names none: the first for games, the second otherwise."""
-    return OURS[0 if environment == "atari" else 1].toml_name
 
 
 def model_types() -> dict[str, str]:

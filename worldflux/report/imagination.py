@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
-from worldflux.models.world_model import prediction_name
+from worldflux.models.world_model import WorldModel, prediction_name
 from worldflux.training.seed import isolated_rng
 
 
@@ -108,13 +108,14 @@ def play(
 
 @torch.no_grad()
 def latent_of(
-    agent: Any, carry: Carry, row: Mapping[str, np.ndarray], names: Sequence[str]
+    agent: Agent, carry: Carry, row: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, Tensor]:
     """The model's state after an observation `[1, ...]`: these entries of the carry, or the
     encoding where none are named."""
     if names:
         return {key: carry[key] for key in names}
-    return dict(agent.model.encode({key: row[key] for key in agent.model.obs_spaces}).tensors)
+    model = cast(WorldModel, agent.model)
+    return dict(model.encode({key: row[key] for key in model.obs_spaces}).tensors)
 
 
 def returns_to_come(reward: np.ndarray, discount: float) -> np.ndarray:
@@ -131,7 +132,7 @@ def discount_of(model: Any) -> float:
 
 
 @torch.no_grad()
-def imagine(model: Any, episode: PlayedEpisode, horizon: int, seed: int) -> Imagination:
+def imagine(model: WorldModel, episode: PlayedEpisode, horizon: int, seed: int) -> Imagination:
     """Imagines `horizon` steps from every `horizon`-th step of an episode, all windows at once."""
     starts = np.arange(0, max(1, len(episode) - 1), horizon)
     index = starts[:, None] + np.arange(horizon + 1)  # [S, 1 + H]
@@ -150,7 +151,7 @@ def imagine(model: Any, episode: PlayedEpisode, horizon: int, seed: int) -> Imag
     return Imagination(starts, predicted)
 
 
-def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, Tensor]]:
+def decoded_rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, Tensor]]:
     """1 + H predictions `[S, ...]` of a model with a decoder under actions `[1 + H, S, A]`."""
     steps = []
     for t in range(len(action)):
@@ -158,21 +159,22 @@ def decoded_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, 
         decoded = model.decode(state).predictions
         names = map(prediction_name, model.obs_spaces)
         step = {key: decoded[key] for key in names if key in decoded}
-        scalars = {key: decoded[key][:, 0] for key in ("reward", "value") if key in decoded}
-        steps.append({**step, **scalars})
+        step |= {key: decoded[key][:, 0] for key in ("reward", "value") if key in decoded}
+        steps.append(step)
     return steps
 
 
-def latent_rollout(model: Any, state: State, action: Tensor) -> list[dict[str, Tensor]]:
+def latent_rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, Tensor]]:
     """The same of a model without one: the reward of each action, and the policy's value as the
     mean of all Q networks."""
     reward = torch.full((state.batch_size,), torch.nan, device=state.device)
     steps = []
     for t in range(len(action)):
+        before, state = state, model.transition(state, action[t - 1]) if t else state
+        decoded = model.decode(state)
         if t:
-            reward = model.predict_reward(state, action[t - 1])
-            state = model.transition(state, action[t - 1])
-        value = model.decode(state).predictions["q_values"].mean(0)[:, 0]
+            reward = model.rollout_reward(before, action[t - 1], decoded)
+        value = decoded.predictions["q_values"].mean(0)[:, 0]
         steps.append({"reward": reward, "value": value})
     return steps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
+from worldflux.models.world_model import WorldModel
 from worldflux.report.imagination import discount_of, errors, imagine, play
 from worldflux.report.imagination_picture import draw, images_of, write_film
 from worldflux.runner.trained import TrainedRun
@@ -44,7 +46,7 @@ def _imagine_episode(
     episode = play(agent, env, seed=seed, discount=discount, layout=layout, latent=latent)
     if len(episode) < 2:
         raise ConfigurationError(f"env.id={env.id}: an episode has only one step")
-    imagination = imagine(agent.model, episode, horizon, seed)
+    imagination = imagine(cast(WorldModel, agent.model), episode, horizon, seed)
     title = f"{env.id} · {run.folder.name} · {run.checkpoint.name}"
     yield f"{title} · {len(episode) - 1} steps, return {np.sum(episode.reward):.4g}"
     for key, (off, guess) in errors(episode, imagination).items():

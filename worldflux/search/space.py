@@ -71,12 +71,15 @@ def draw(trial: Trial, key: str, kind: Distribution) -> Value:
     return trial.suggest_float(key, kind.low, kind.high, step=kind.step, log=kind.log)
 
 
-def holds(kind: Distribution, value: Any) -> bool:
+def holds(kind: Distribution, value: object) -> bool:
     """Whether a value lies within it."""
     if isinstance(kind, CategoricalDistribution):
         return value in kind.choices
-    number = isinstance(value, int if isinstance(kind, IntDistribution) else (int, float))
-    if not number or isinstance(value, bool) or not kind.low <= value <= kind.high:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(kind, IntDistribution) and isinstance(value, float):
+        return False
+    if not kind.low <= value <= kind.high:
         return False
     rest = 0 if kind.step is None else math.remainder(value - kind.low, kind.step)
     return math.isclose(rest, 0, abs_tol=1e-12)
@@ -116,7 +119,7 @@ def read_space(path: Path) -> Space:
     return {str(key): _read(str(key), fields, path) for key, fields in content.items()}
 
 
-def _read(key: str, fields: Any, path: Path) -> Distribution:
+def _read(key: str, fields: object, path: Path) -> Distribution:
     if not isinstance(fields, dict) or set(fields) - set(FIELDS):
         raise ConfigurationError(f"{path}: {key}: expected a mapping of {', '.join(FIELDS)}")
     for name in ("low", "high", "step"):
@@ -169,7 +172,7 @@ def _swept(key: str, override: Override) -> Distribution:
     raise ConfigurationError(f"{override.input_line}: a search takes interval, range or choices")
 
 
-def _choice(key: str, value: Any) -> Value:
+def _choice(key: str, value: object) -> Value:
     if isinstance(value, QuotedString):
         return value.text
     if value is None or isinstance(value, bool | int | float | str):

@@ -172,7 +172,7 @@ class Search:
                 if lock is None:
                     continue
                 # Its searcher may have ended it after we looked and before it let go of the lock.
-                if self._state(trial) == TrialState.RUNNING:
+                if self.study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
                     return Trial(self.study, trial._trial_id), lock
                 os.close(lock)
             if len(trials) >= total:
@@ -182,10 +182,6 @@ class Search:
             lock = self._lock(fresh.number)
             assert lock is not None
             return fresh, lock
-
-    def _state(self, trial: FrozenTrial) -> TrialState:
-        """The state of a trial now."""
-        return next(t.state for t in self.trials if t.number == trial.number)
 
     def _lock(self, number: int) -> int | None:
         folder = self.folder(number)
@@ -230,12 +226,9 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Nobody else is inside while this is entered."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def try_lock(path: Path) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from worldflux.errors import ConfigurationError, MissingDependencyError
@@ -40,7 +41,7 @@ class LoggingCallback(Callback):
     ) -> None:
         self.log_interval = every(log_interval, "log_interval")
         self.project, self.run_name = wandb_project, wandb_run_name
-        self._wandb: Any = None
+        self._wandb: ModuleType | None = None
         if use_wandb:
             try:
                 self._wandb = importlib.import_module("wandb")

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from worldflux.config.env import EnvConfig
-from worldflux.core.agent import Agent, Carry
+from worldflux.core.agent import Agent, Carry, Policy
 from worldflux.core.statistics import bootstrap_interval
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
@@ -77,7 +77,7 @@ def quotas(episodes: int, num_envs: int) -> np.ndarray:
 
 
 def evaluate(
-    agent: Agent,
+    agent: Policy,
     make_envs: Callable[[int, int], VectorEnv],
     *,
     episodes: int,
@@ -142,7 +142,7 @@ class GreedyEvaluator:
 
     def __call__(
         self,
-        agent: Agent,
+        agent: Policy,
         seed: int,
         should_stop: Callable[[], bool] = lambda: False,
         *,

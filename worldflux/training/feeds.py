@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ from worldflux.models.world_model import WorldModel
 from worldflux.training.meter import Meter
 from worldflux.training.seed import isolated_rng
 
+
+class Samples(Protocol):
+    """Data that draws its own batches of step sequences."""
+
+    def sample(self, *, batch_size: int, seq_len: int) -> Batch | Mapping[str, Any]: ...
+
+
+Recorded = Samples | Iterable[Batch | Mapping[str, Any]]
 BATCH_FIELDS = {field.name for field in fields(Batch)}
 
 
@@ -40,7 +48,7 @@ class Feed:
 
     env_steps = 0
 
-    def __init__(self, data: Any, model: nn.Module, sequence_length: int) -> None:
+    def __init__(self, data: Recorded, model: nn.Module, sequence_length: int) -> None:
         self.data = data
         self.model = cast(WorldModel, model)
         self.length = sequence_length
@@ -49,7 +57,7 @@ class Feed:
         self.data_provenance = getattr(data, "data_provenance", None)
         self.epoch = 0
         self.position = 0
-        self._iterator: Iterator[Any] | None = None
+        self._iterator: Iterator[Batch | Mapping[str, Any]] | None = None
 
     def advance(self, agent: Agent, updates: int) -> list[Episode]:
         return []
@@ -61,13 +69,15 @@ class Feed:
 
     def raw(self, batch_size: int) -> Batch | dict[str, Any]:
         """The next batch: a Batch, or a step dict where the data gives those."""
-        if getattr(type(self.data), "sample", None) is ReplayBuffer.sample:
+        data = self.data
+        batch: Batch | Mapping[str, Any]
+        if isinstance(data, ReplayBuffer) and type(data).sample is ReplayBuffer.sample:
             # The step dict of our recordings also holds the last reward of an episode.
-            batch: Any = self.data.sample_steps(batch_size, self.length)
-        elif hasattr(self.data, "sample"):
-            batch = self.data.sample(batch_size=batch_size, seq_len=self.length)
+            batch = data.sample_steps(batch_size, self.length)
+        elif hasattr(data, "sample"):
+            batch = data.sample(batch_size=batch_size, seq_len=self.length)
         else:
-            batch = self._next()
+            batch = self._next(data)
         if isinstance(batch, Mapping) and "is_first" in batch:
             return dict(batch)
         if isinstance(batch, Mapping):
@@ -122,13 +132,13 @@ class Feed:
         """Skips the batches of the epoch that were used before."""
         if not hasattr(self.data, "sample"):
             for _ in range(state["position"]):
-                self._next()
+                self._next(self.data)
         self.epoch = state["epoch"]
 
-    def _next(self) -> Any:
+    def _next(self, data: Iterable[Batch | Mapping[str, Any]]) -> Batch | Mapping[str, Any]:
         while True:
             if self._iterator is None:
-                self._iterator = iter(self.data)
+                self._iterator = iter(data)
             for item in self._iterator:
                 self.position += 1
                 return item
@@ -157,7 +167,7 @@ def default_training(model: object) -> TrainingConfig:
 
 
 def as_agent(
-    model: Any,
+    model: nn.Module | Agent,
     config: TrainingConfig,
     device: torch.device,
     optimizer: torch.optim.Optimizer | None,
@@ -179,13 +189,13 @@ def as_agent(
         raise ConfigurationError(
             f"model: expected a world model or an agent, got {type(model).__name__}"
         )
-    return model
+    return cast(Agent, model)
 
 
-def as_source(data: Any, agent: Agent, config: TrainingConfig) -> Source:
+def as_source(data: Source | Recorded, agent: Agent, config: TrainingConfig) -> Source:
     """The source that `data` is or stands for."""
     if hasattr(data, "advance") and hasattr(data, "batch"):
-        return data
+        return cast(Source, data)
     if hasattr(data, "sample") or isinstance(data, Iterable):
         return Feed(data, agent.model, config.sequence_length)
     raise ConfigurationError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,4 @@ class Listener:
 
 def make_loggers(names: Iterable[str], destination: Destination) -> list[Listener]:
     """The listeners of the table with these names."""
-    listeners = []
-    for name in names:
-        module, _, cls = LOGGERS[name].partition(":")
-        listeners.append(getattr(importlib.import_module(module), cls)(destination))
-    return listeners
+    return [resolve_name(LOGGERS[name])(destination) for name in names]

@@ -8,12 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
-STOP_SIGNALS: tuple[signal.Signals, ...] = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(SystemExit):
@@ -28,10 +23,8 @@ class Stopped(SystemExit):
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls `handler` for stop signals; the handlers that were in place come back on exit. Outside
     the main thread, where Python allows no handlers, nothing is installed."""
-    numbers = STOP_SIGNALS
-    if threading.current_thread() is not threading.main_thread():
-        numbers = ()
-    before = {number: signal.signal(number, handler) for number in numbers}
+    possible = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS if possible}
     try:
         yield
     finally:

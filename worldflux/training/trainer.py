@@ -13,7 +13,7 @@ from worldflux.config.training import TrainingConfig
 from worldflux.data.sources import Source
 from worldflux.run_folder.state import claim
 from worldflux.training.evaluate import evaluate_now
-from worldflux.training.feeds import Feed, as_source, to_device
+from worldflux.training.feeds import Feed, Recorded, as_source, to_device
 from worldflux.training.parallel import agree, join_episodes, join_metrics
 from worldflux.training.seed import EVALUATION, derive_seed
 from worldflux.training.session import TrainingSession
@@ -37,7 +37,10 @@ class Trainer(TrainingSession):
     """
 
     def train(
-        self, data: Any, num_steps: int | None = None, resume_from: str | Path | None = None
+        self,
+        data: Source | Recorded,
+        num_steps: int | None = None,
+        resume_from: str | Path | None = None,
     ) -> nn.Module:
         """Trains until `num_steps` updates (default ``config.total_steps``) have been done in all,
         counting those before a resume, or ``config.env_steps`` environment steps.
@@ -164,7 +167,7 @@ class Trainer(TrainingSession):
                 should_stop=lambda: self._stop.received is not None,
             )
 
-    def evaluate(self, data: Any, num_batches: int = 10) -> dict[str, float]:
+    def evaluate(self, data: Recorded, num_batches: int = 10) -> dict[str, float]:
         """Mean losses of the world model over batches of data, without training on them."""
         feed = Feed(data, self.model, self.config.sequence_length)
         seed, step = self.config.seed, self.state.global_step
@@ -177,7 +180,7 @@ def due(step: int, interval: int) -> bool:
 
 def train(
     model: nn.Module,
-    data: Any,
+    data: Source | Recorded,
     total_steps: int | None = None,
     batch_size: int = 16,
     sequence_length: int = 50,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from worldflux.config.spaces import Space
 from worldflux.core.agent import Agent, Carry, Entries
@@ -72,11 +71,7 @@ class Quick:
 
 
 class RandomPolicy:
-    """An agent that draws uniform actions: what any learning must beat."""
-
-    model = nn.Module()
-    entry_spaces: Mapping[str, Space] = {}
-    replay_context = 0
+    """A policy that draws uniform actions: what any learning must beat."""
 
     def __init__(self, action_spaces: Mapping[str, Space], seed: int) -> None:
         self._spaces = dict(action_spaces)
@@ -118,8 +113,7 @@ def verify_quick(
     progress(
         f"playing {episodes} episodes of {run.env.id} with the policy, then with random actions"
     )
-    config: Any = agent.model.config
-    policy: Any = RandomPolicy(config.action_spaces(), seed)
+    policy = RandomPolicy(run.model.action_spaces(), seed)
     evaluate = GreedyEvaluator(run.env, episodes)
     try:
         quick.episodes = evaluate(agent, seed)

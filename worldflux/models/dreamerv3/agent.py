@@ -122,10 +122,7 @@ class DreamerV3Agent:
     # === Learning ==========================================================================
 
     def update(
-        self,
-        batch: Mapping[str, Tensor],
-        carry: Carry | None = None,
-        noise: Noise | None = None,
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Carry]:
         """One optimizer update; see core/agent.py.
 

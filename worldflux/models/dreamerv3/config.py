@@ -182,8 +182,7 @@ class DreamerV3Config(WorldModelConfig):
         others = {name: space.shape for name, space in spaces.items() if name not in images}
         for name, shape in others.items():
             if len(shape) > 2:
-                text = f"{shape} of {name!r} is neither vector nor image"
-                raise self.refuse("obs_shape", text)
+                raise self.refuse("obs_shape", f"{shape} of {name!r} is neither vector nor image")
         for name in ("encoder_type", "decoder_type"):
             kind = getattr(self, name)
             for key, shape in {"cnn": others, "mlp": images}.get(kind, {}).items():

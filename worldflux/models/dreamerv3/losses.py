@@ -69,12 +69,7 @@ def value_loss(
 
 
 def replay_returns(
-    reward: Tensor,
-    is_last: Tensor,
-    is_terminal: Tensor,
-    boot: Tensor,
-    discount: float,
-    lam: float,
+    reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor, discount: float, lam: float
 ) -> Tensor:
     """Lambda-returns `[B, T-1]` of replayed sequences `[B, T]` with real rewards.
 

@@ -105,11 +105,7 @@ class Objective:
         self.observe_step = compile(model.rssm.observe_step)
 
     def __call__(
-        self,
-        obs: Mapping[str, Tensor],
-        start: Latent,
-        prev_action: Tensor,
-        noise: Noise,
+        self, obs: Mapping[str, Tensor], start: Latent, prev_action: Tensor, noise: Noise
     ) -> Step:
         """Losses of sequences.
 

@@ -5,13 +5,11 @@ Letters: B batch, T time, D deter, S stoch groups, K classes, F = D + S*K feat, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from worldflux.core.distributions import gumbel_noise
-from worldflux.core.state import Batch, LossOutput, ModelOutput, State
+from worldflux.core.state import Action, Batch, Condition, LossOutput, ModelOutput, Obs, State
 from worldflux.errors import ValidationError
 from worldflux.models.dreamerv3.modules import RECON, DreamerV3Modules
 from worldflux.models.dreamerv3.objective import Noise, Objective
@@ -58,19 +56,19 @@ class DreamerV3(DreamerV3Modules):
         return State(tensors, {"latent_type": self.latent_type})
 
     def _posterior(
-        self, latent: Latent, action: Tensor, obs: Any, first: bool, deterministic: bool
+        self, latent: Latent, action: Tensor, obs: Obs, first: bool, deterministic: bool
     ) -> State:
-        obs = self.check_obs(obs)
-        rows = next(iter(obs.values())).shape[0]
+        checked = self.check_obs(obs)
+        rows = next(iter(checked.values())).shape[0]
         is_first = torch.full((rows, 1), first, device=self.device)
-        embed = self.encoder({key: value[:, None] for key, value in obs.items()})  # [B, 1, E]
+        embed = self.encoder({key: value[:, None] for key, value in checked.items()})  # [B, 1, E]
         share, action_embed = self.rssm.prepare(embed, action[:, None], is_first)  # [B, 1, U] each
         weights = self.rssm.hoisted()
         deter = self.rssm.core(*latent, action_embed[:, 0], weights)  # [B, D]
         logit = self.rssm.posterior(deter, share[:, 0], weights)  # [B, S, K]
         return self._state(Latent(deter, self._draw(logit, deterministic)), logit, True)
 
-    def encode(self, obs: Any, deterministic: bool = False) -> State:
+    def encode(self, obs: Obs, deterministic: bool = False) -> State:
         """The posterior state of first observations `[B, *obs]` or a dict of them.
 
         deterministic takes the mode of every group instead of a sample. Images are uint8 or in
@@ -82,7 +80,11 @@ class DreamerV3(DreamerV3Modules):
         return self._posterior(latent, action, obs, True, deterministic)
 
     def transition(
-        self, state: State, action: Any, conditions: Any = None, deterministic: bool = False
+        self,
+        state: State,
+        action: Action,
+        conditions: Condition = None,
+        deterministic: bool = False,
     ) -> State:
         """The prior state after an action `[B, A]` (None is the zero action)."""
         flat = self.check_action(action, state.batch_size)
@@ -91,12 +93,12 @@ class DreamerV3(DreamerV3Modules):
         logit = self.rssm.prior(deter)  # [B, S, K]
         return self._state(Latent(deter, self._draw(logit, deterministic)), logit, False)
 
-    def update(self, state: State, action: Any, obs: Any, conditions: Any = None) -> State:
+    def update(self, state: State, action: Action, obs: Obs, conditions: Condition = None) -> State:
         """The posterior state after an action `[B, A]` and the observation it led to."""
         flat = self.check_action(action, state.batch_size)
         return self._posterior(_latent(state), flat, obs, False, False)
 
-    def decode(self, state: State, conditions: Any = None) -> ModelOutput:
+    def decode(self, state: State, conditions: Condition = None) -> ModelOutput:
         """Predictions for a state: each observation, reward `[B, 1]` and continue `[B, 1]`.
 
         continue is a probability (without the discount's share of the target's scale removed). An

@@ -116,10 +116,7 @@ class TDMPC2Agent:
     # === Learning ==========================================================================
 
     def update(
-        self,
-        batch: Mapping[str, Tensor],
-        carry: Carry | None = None,
-        noise: Noise | None = None,
+        self, batch: Mapping[str, Tensor], carry: Carry | None = None, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Carry]:
         """One update of the model, then of the policy prior, then of the target Q networks.
 

@@ -108,8 +108,7 @@ class TDMPC2Config(WorldModelConfig):
             raise self.refuse("num_tasks", text, "env.tasks names several")
         if count == 1:
             if self.task_dim != self._default("task_dim"):
-                text = "does something only with several tasks (env.tasks)"
-                raise self.refuse("task_dim", text)
+                raise self.refuse("task_dim", "does something only with several tasks (env.tasks)")
             return super().with_spaces(obs_spaces, action_spaces)
         fields = {
             "num_tasks": count,

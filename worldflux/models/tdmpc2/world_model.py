@@ -6,13 +6,11 @@ Q networks.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from worldflux.config.spaces import TASK_KEY
-from worldflux.core.state import Batch, LossOutput, ModelOutput, State
+from worldflux.core.state import Action, Batch, Condition, LossOutput, ModelOutput, Obs, State
 from worldflux.models.tdmpc2.modules import TDMPC2Modules
 from worldflux.models.tdmpc2.networks import simnorm
 from worldflux.models.tdmpc2.objective import Noise, Objective
@@ -51,7 +49,7 @@ class TDMPC2(TDMPC2Modules):
         z = simnorm(zeros, self.config.simnorm_dim)  # [B, L]
         return self._state(z, task if self.config.multitask else None)
 
-    def encode(self, obs: Any, deterministic: bool = False) -> State:
+    def encode(self, obs: Obs, deterministic: bool = False) -> State:
         """Latents of observations `[B, *obs]` or a dict of them; ValidationError for a wrong shape.
 
         The encoder is deterministic in any case: pictures are not shifted here.
@@ -61,19 +59,23 @@ class TDMPC2(TDMPC2Modules):
         return self._state(self.latent(self.observation(checked), task), task)
 
     def transition(
-        self, state: State, action: Any, conditions: Any = None, deterministic: bool = False
+        self,
+        state: State,
+        action: Action,
+        conditions: Condition = None,
+        deterministic: bool = False,
     ) -> State:
         """The latent after an action `[B, A]` (None is the zero action)."""
         flat = self.check_action(action, state.batch_size)
         z, task = self._read(state)
         return self._state(self.next(z, flat), task)
 
-    def update(self, state: State, action: Any, obs: Any, conditions: Any = None) -> State:
+    def update(self, state: State, action: Action, obs: Obs, conditions: Condition = None) -> State:
         """The latent of the new observation: TD-MPC2 keeps no memory of earlier ones."""
         self.check_action(action, state.batch_size)
         return self.encode(obs)
 
-    def decode(self, state: State, conditions: Any = None) -> ModelOutput:
+    def decode(self, state: State, conditions: Condition = None) -> ModelOutput:
         """Predictions: the policy's action `[B, A]`, its reward `[B, 1]` and q_values `[Q, B, 1]`,
         and continue `[B, 1]`, the probability that the episode goes on in this state."""
         z, task = self._read(state)
@@ -86,17 +88,17 @@ class TDMPC2(TDMPC2Modules):
         }
         return ModelOutput(predictions, state)
 
-    def predict_reward(self, state: State, action: Any) -> Tensor:
+    def predict_reward(self, state: State, action: Action) -> Tensor:
         """Expected reward `[B]` of an action `[B, A]`."""
         flat = self.check_action(action, state.batch_size)
         return self.reward_dist(self._read(state)[0], flat).pred()
 
-    def predict_q(self, state: State, action: Any) -> Tensor:
+    def predict_q(self, state: State, action: Action) -> Tensor:
         """Values `[Q, B]` of an action `[B, A]`."""
         flat = self.check_action(action, state.batch_size)
         return self.q_values(self._read(state)[0], flat)
 
-    def rollout_reward(self, state: State, action: Any, after: ModelOutput) -> Tensor:
+    def rollout_reward(self, state: State, action: Action, after: ModelOutput) -> Tensor:
         return self.predict_reward(state, action)
 
     def policy(self, state: State, deterministic: bool = True) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ _KINDS = "?biuf"  # booleans, integers and floats
 class _Type:
     """A number type: its code, then (by `__setstate__`) its byte order."""
 
-    def __init__(self, code: str, *_: Any):
+    def __init__(self, code: str, *_: object):
         if not isinstance(code, str) or code.lstrip("<>=|")[:1] not in _KINDS:
             raise pickle.UnpicklingError(f"arrays of type {code!r} are not admitted")
         self.dtype = np.dtype(code)
@@ -37,7 +37,7 @@ class _Array:
 
     value: np.ndarray
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         pass
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -45,7 +45,9 @@ class _Array:
         self.value = _from_bytes(raw, kind, shape, "F" if fortran else "C").value
 
 
-def _from_bytes(raw: Any, kind: _Type, shape: tuple[int, ...], order: Any) -> _Array:
+def _from_bytes(
+    raw: bytes, kind: _Type, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> _Array:
     array = _Array()
     # Copied in the machine's own byte order, writable.
     native = kind.dtype.newbyteorder("=")
