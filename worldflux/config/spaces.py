@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # What a step holds beside its observations, whose keys must be others.
-STEP_KEYS = ("action", "reward", "is_first", "is_last", "is_terminal", "stepid", "consec")
+FLAGS = ("is_first", "is_last", "is_terminal")
+STEP_KEYS = ("action", "reward", *FLAGS, "stepid", "consec")
 TASK_KEY = "task"  # observation key of multi-task environments: which task it is
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
+from worldflux.config.spaces import FLAGS
 from worldflux.data import buffer_file
 from worldflux.data.recording import (
     AFTER_ACTION,
@@ -192,9 +193,7 @@ class ReplayBuffer:
             "obs": np.empty((*shape, *self.obs_shape), self.obs_dtype),
             "action": np.zeros((*shape, self.action_dim), np.float32),
             "reward": np.empty(shape, np.float32),
-            "is_first": np.zeros(shape, bool),
-            "is_last": np.zeros(shape, bool),
-            "is_terminal": np.zeros(shape, bool),
+            **{flag: np.zeros(shape, bool) for flag in FLAGS},
         }
         drawn = np.random.randint(count[-1], size=batch_size)
         places = np.searchsorted(count, drawn, side="right")

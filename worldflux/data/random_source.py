@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldflux.config.data import DataConfig
-from worldflux.config.spaces import Space, flat_action_dim
+from worldflux.config.spaces import FLAGS, Space, flat_action_dim
 from worldflux.data.collect import Episode, random_actions
 from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Sequences, Source
 from worldflux.envs.vector import VectorEnv
@@ -46,10 +46,8 @@ class RandomSource(Source):
         action = random_actions(like.action_spaces, batch_size * like.length, self._rng)
         batch["action"] = action.reshape(*shape, flat_action_dim(like.action_spaces))
         batch["reward"] = self._rng.standard_normal(shape, np.float32)
-        batch["is_first"] = np.zeros(shape, bool)
+        batch |= {flag: np.zeros(shape, bool) for flag in FLAGS}
         batch["is_first"][:, 0] = True
-        batch["is_last"] = np.zeros(shape, bool)
-        batch["is_terminal"] = np.zeros(shape, bool)
         for key, space in like.entry_spaces.items():
             batch[key] = np.zeros((*shape, *space.shape), space.dtype)
         batch["stepid"] = np.full(shape, -1, np.int64)

@@ -9,17 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from worldflux.config.spaces import Space
+from worldflux.config.spaces import FLAGS, Space
 from worldflux.data.replay_files import ReplayFiles
 from worldflux.errors import BufferError, ConfigurationError
 
 SEGMENT_BYTES = 16 * 2**20
-STEP_SPACES = {
-    "reward": Space((), "float32"),
-    "is_first": Space((), "bool"),
-    "is_last": Space((), "bool"),
-    "is_terminal": Space((), "bool"),
-}
+STEP_SPACES = {"reward": Space((), "float32"), **dict.fromkeys(FLAGS, Space((), "bool"))}
 
 
 class SequenceReplay:

@@ -15,8 +15,6 @@ from worldflux.errors import BufferError
 from worldflux.run_folder.disk import disk_errors, file_facts, read_sealed, seal, write_atomic
 
 SCHEMA = "worldflux.replay.v2"
-
-
 Segment = dict[str, np.ndarray]  # key -> [N, rows, ...]
 File = dict[str, Any]  # name, checksum and size of a file, as the index states them
 

@@ -15,8 +15,6 @@ from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, dependency_error
 from worldflux.errors import TrainingError
 
-FLAGS = ("is_first", "is_last", "is_terminal")
-
 
 class VectorEnv:
     """N environments in gymnasium's NEXT_STEP autoreset: one row for each per call.

@@ -140,9 +140,7 @@ def imagine(model: WorldModel, episode: PlayedEpisode, horizon: int, seed: int) 
     action = episode.action[np.minimum(index, len(episode) - 1)]  # [S, 1 + H, A]
     state = State({key: value[starts] for key, value in episode.latent.items()})
     with isolated_rng(seed):
-        decodes = model.supports("obs_decoder")
-        roll = decoded_rollout if decodes else latent_rollout
-        steps = roll(model, state, torch.as_tensor(action, device=state.device).transpose(0, 1))
+        steps = rollout(model, state, torch.as_tensor(action, device=state.device).transpose(0, 1))
     predicted = {}
     for name in steps[0]:
         values = torch.stack([step[name] for step in steps], 1).float().cpu().numpy()
@@ -151,31 +149,27 @@ def imagine(model: WorldModel, episode: PlayedEpisode, horizon: int, seed: int) 
     return Imagination(starts, predicted)
 
 
-def decoded_rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, Tensor]]:
-    """1 + H predictions `[S, ...]` of a model with a decoder under actions `[1 + H, S, A]`."""
-    steps = []
-    for t in range(len(action)):
-        state = model.transition(state, action[t - 1]) if t else state
-        decoded = model.decode(state).predictions
-        names = map(prediction_name, model.obs_spaces)
-        step = {key: decoded[key] for key in names if key in decoded}
-        step |= {key: decoded[key][:, 0] for key in ("reward", "value") if key in decoded}
-        steps.append(step)
-    return steps
+def rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, Tensor]]:
+    """1 + H predictions `[S, ...]` under actions `[1 + H, S, A]`.
 
-
-def latent_rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, Tensor]]:
-    """The same of a model without one: the reward of each action, and the policy's value as the
-    mean of all Q networks."""
+    A model without a decoder gives the reward of each action (NaN for the known step), and the
+    policy's value as the mean of all Q networks.
+    """
+    decodes = model.supports("obs_decoder")
     reward = torch.full((state.batch_size,), torch.nan, device=state.device)
     steps = []
     for t in range(len(action)):
         before, state = state, model.transition(state, action[t - 1]) if t else state
-        decoded = model.decode(state)
-        if t:
-            reward = model.rollout_reward(before, action[t - 1], decoded)
-        value = decoded.predictions["q_values"].mean(0)[:, 0]
-        steps.append({"reward": reward, "value": value})
+        output = model.decode(state)
+        decoded = output.predictions
+        if decodes:
+            names = map(prediction_name, model.obs_spaces)
+            step = {key: decoded[key] for key in names if key in decoded}
+            step |= {key: decoded[key][:, 0] for key in ("reward", "value") if key in decoded}
+        else:
+            reward = model.rollout_reward(before, action[t - 1], output) if t else reward
+            step = {"reward": reward, "value": decoded["q_values"].mean(0)[:, 0]}
+        steps.append(step)
     return steps
 
 

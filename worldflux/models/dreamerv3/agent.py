@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from worldflux.config.spaces import Space
+from worldflux.config.spaces import FLAGS, Space
 from worldflux.config.training import TrainingConfig
 from worldflux.core import optim
 from worldflux.core.agent import Carry, Entries
@@ -28,7 +28,6 @@ from worldflux.models.dreamerv3.openloop import openloop_report
 from worldflux.models.dreamerv3.rssm import Latent, reset_rows
 from worldflux.models.dreamerv3.world_model import DreamerV3
 
-FLAGS = ("reward", "is_first", "is_last", "is_terminal")
 MARK = "."  # between parameter and entry in names of saved optimizer tensors
 
 
@@ -185,7 +184,7 @@ class DreamerV3Agent:
         (`consec` above 0) from the carry. Without context, so does every chunk of a batch that has
         `consec`.
         """
-        keys = (*self.model.obs_spaces, *FLAGS)
+        keys = (*self.model.obs_spaces, "reward", *FLAGS)
         skip = self.replay_context if ENTRIES[0] in batch else 0
         obs = {key: batch[key][:, skip:] for key in keys}  # [B, T, ...]
         action = batch["action"].to(self.model.dtype)  # [B, C+T, A]
