@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch.multiprocessing import ProcessExitedException, start_processes
 
+from worldflux.core.output import lasting_output
 from worldflux.core.ranks import ProcessGroup, RankLost
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
 from worldflux.run_folder.checkpoints import CheckpointFolder
@@ -146,6 +147,7 @@ def _raise_death(
     raise TrainingError(text)
 
 
+@lasting_output()
 def _rank(
     rank: int,
     config: RunConfig,
