@@ -140,6 +140,8 @@ def test_variables_that_hydra_sets_are_there_when_the_environment_is_checked(
         ("hydra.run.dir='~/runs'", "hydra.run.dir begins with ~"),
         ("-m hydra.sweep.dir=", "hydra.sweep.dir must name a folder"),
         ("-m hydra.sweep.subdir=x", "hydra.sweep.subdir: the overrides of a job determine"),
+        ("--resolve", "--resolve is for --cfg job"),
+        ("--package env", "--package is for --cfg job"),
         ("--config-path nowhere", "--config-path nowhere is no folder"),
         ("--experimental-rerun x.pickle", "a pickle is never loaded"),
     ],
@@ -250,3 +252,14 @@ def test_folders_of_any_name(
     assert [config.training.seed for config, _ in jobs[:2]] == [3, 3]
     assert jobs[2][0].init_from == str(run)
     assert Parts().continuation(run) == shlex.join(["worldflux-run", f"resume={run}"])
+
+
+def test_a_recipe_that_an_editor_of_windows_wrote(
+    jobs: list[Any], folder: Path, recipe: Callable[..., None]
+) -> None:
+    recipe("")
+    text = "# @package _global_\r\n# größe\r\ntraining:\r\n  seed: 77\r\n"
+    (folder / "mine" / "experiment" / "own.yaml").write_bytes(text.encode("utf-8-sig"))
+    assert main(["--config-dir", "mine", "+experiment=own"]) == 0
+    assert jobs[0][0].training.seed == 77
+    assert main(["--config-dir", "mine", "+experiment=own", "--cfg", "job"]) == 0
