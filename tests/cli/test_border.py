@@ -15,6 +15,7 @@ import pytest
 from worldflux.cli.main import main
 from worldflux.run_folder.manifest import SCHEMA, write_manifest
 from worldflux.run_folder.state import claim
+from worldflux.runner.parts import Parts
 
 DATED = "hydra.run.dir=runs/${now:%Y}"  # the same folder for all runs of a test
 
@@ -139,6 +140,8 @@ def test_variables_that_hydra_sets_are_there_when_the_environment_is_checked(
         ("hydra.run.dir='~/runs'", "hydra.run.dir begins with ~"),
         ("-m hydra.sweep.dir=", "hydra.sweep.dir must name a folder"),
         ("-m hydra.sweep.subdir=x", "hydra.sweep.subdir: the overrides of a job determine"),
+        ("--resolve", "--resolve is for --cfg job"),
+        ("--package env", "--package is for --cfg job"),
         ("--config-path nowhere", "--config-path nowhere is no folder"),
         ("--experimental-rerun x.pickle", "a pickle is never loaded"),
     ],
@@ -205,3 +208,58 @@ def test_a_persons_primary_configuration_and_flags_anywhere(jobs: list[Any], fol
         assert (config.training.seed, config.training.batch_size) == (13, 3)
         assert config.model.model_name == "ci"
     assert main(["--config-path", "x/.hydra", "--cfg", "job"]) == 0
+
+
+def test_names_that_are_too_long(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    long = "o" * 300
+    for words in ([f"hydra.run.dir={long}"], ["-m", f"sweep={long}"], [f"resume={long}"]):
+        assert main(["model/size=ci", *words]) == 2
+        err = capfd.readouterr().err
+        assert "File name too long" in err and err.count("\n") == 1 and len(err) < 800
+
+
+def test_a_file_that_is_not_utf8_is_named(
+    refused: Callable[..., str], folder: Path, recipe: Callable[..., None]
+) -> None:
+    recipe("")
+    file = folder / "mine" / "experiment" / "own.yaml"
+    file.write_bytes("# größe\n".encode("latin-1"))
+    line = refused("--config-dir", "mine", "+experiment=own")
+    assert line.startswith(f"{file} is not UTF-8")
+
+
+def test_torchrun_is_refused(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for words in ([], ["-m", "training.seed=1,2"], ["training.nproc=2"]):
+        assert "without torchrun; training.nproc=N" in refused(*words)
+
+
+def test_folders_of_any_name(
+    jobs: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Callable[..., None]
+) -> None:
+    odd = folder / "Bob's runs, 100% (ü) a=b [1]"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    place = odd / "mine" / "experiment"
+    place.mkdir(parents=True)
+    (place / "own.yaml").write_text("# @package _global_\ntraining:\n  seed: 3\n")
+    words = ["model/size=ci", "--config-dir", "mine", "+experiment=own"]
+    assert main(words) == 0 == main(["-m", "sweep=s", *words])
+    monkeypatch.setattr("worldflux.runner.job.check_run", lambda config, parts: None)
+    run = jobs[1][1].relative_to(odd)
+    assert "," in str(run) and "=" in str(run)
+    assert main([f"init_from={run}"]) == 0
+    assert [config.training.seed for config, _ in jobs[:2]] == [3, 3]
+    assert jobs[2][0].init_from == str(run)
+    assert Parts().continuation(run) == shlex.join(["worldflux-run", f"resume={run}"])
+
+
+def test_a_recipe_that_an_editor_of_windows_wrote(
+    jobs: list[Any], folder: Path, recipe: Callable[..., None]
+) -> None:
+    recipe("")
+    text = "# @package _global_\r\n# größe\r\ntraining:\r\n  seed: 77\r\n"
+    (folder / "mine" / "experiment" / "own.yaml").write_bytes(text.encode("utf-8-sig"))
+    assert main(["--config-dir", "mine", "+experiment=own"]) == 0
+    assert jobs[0][0].training.seed == 77
+    assert main(["--config-dir", "mine", "+experiment=own", "--cfg", "job"]) == 0

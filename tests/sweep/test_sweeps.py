@@ -232,7 +232,7 @@ def test_a_job_whose_process_ends_before_its_run_begins_has_failed(
     monkeypatch.setattr(BasicLauncher, "launch", launch)
     assert main(["-m", "sweep=lost", "model/size=ci", "training.seed=1,2"]) == 1
     out = capfd.readouterr().out
-    assert len(re.findall(r"missing .* its process ended early", out)) == 2 and not started
+    assert len(re.findall(r"failed .* its process ended early", out)) == 2 and not started
 
 
 @pytest.fixture

@@ -49,6 +49,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if len(modes) > 1:
         hint = "; sweep.dry_run=true shows a sweep's jobs" if args.multirun else ""
         raise ConfigurationError(f"{' and '.join(modes)} do not go together{hint}")
+    for flag in ("resolve", "package"):
+        if getattr(args, flag) and not args.cfg:
+            raise ConfigurationError(f"--{flag} is for --cfg job, which prints the configuration")
     args.flags = [word for word in argv if word not in args.overrides]
     if args.config_path is not None:  # Hydra takes a relative one from inside of the package
         args.flags = _without(args.flags, ("--config-path", "-cp"))

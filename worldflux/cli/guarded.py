@@ -16,6 +16,7 @@ from typing import Any
 
 from worldflux.cli.parser import Parser
 from worldflux.config.hydra_errors import explain
+from worldflux.core.output import lasting_output
 from worldflux.errors import WorldFluxError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -24,15 +25,14 @@ INTERRUPTED = 130
 
 def guarded(program: str, command: Callable[[], int]) -> int:
     """Runs a command and returns its exit code; prints every mistake in one line as `program`'s."""
-    try:
-        return command()
-    except BrokenPipeError:
-        raise  # the reader of our output has seen enough
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return report(error, program)
+    with lasting_output():
+        try:
+            return command()
+        except KeyboardInterrupt:
+            print(f"{program}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            return report(error, program)
 
 
 def verb(
@@ -63,7 +63,7 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
 
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        with quiet_disk(), callers_logging(program):
+        with lasting_output(), quiet_disk(), callers_logging(program):
             return guarded(program, whole if before == "1" else command)
     finally:
         os.environ.pop(FULL_ERROR)

@@ -6,6 +6,7 @@ checked before anything is created on disk, and every mistake is one line.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,11 +77,13 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
     source = Composition.of(args.config_dir, args.config_path, name)
     words = [*args.flags, *args.overrides]
     if args.multirun and not args.show:
+        _check_alone()
         return _sweep(source, args.overrides, args.flags, sweep or sweep_words.SweepWords())
     if args.show:
         if args.cfg in ("job", "all"):
             source.check(args.overrides)
         return _hydra(words, name)
+    _check_alone()
     job = Job.compose(source, args.overrides)
     if run == AUTO:
         job = resume.automatic(job)
@@ -92,6 +95,13 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
 
 def _is_for_a_launcher(word: str) -> bool:
     return word.startswith(SWEEPING) and word != "hydra/launcher=basic"
+
+
+def _check_alone() -> None:
+    """Several commands would be rivals for one folder."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        text = "torchrun starts this command several times: start it once, without torchrun"
+        raise ConfigurationError(f"{text}; training.nproc=N starts the processes of a run")
 
 
 def _sweep(

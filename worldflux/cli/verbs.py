@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from worldflux import __version__
 from worldflux.config.fields import near_miss
+from worldflux.core.output import lasting_output
 
 # Verb -> module with a `main(argv) -> exit code`, and what it does.
 VERBS = {
@@ -55,8 +55,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"unknown verb {words[0]!r}; there are {', '.join(VERBS)}."
         print(f"worldflux: error: {line}{near_miss(words[0], VERBS)}", file=sys.stderr)
         return 2
-    try:
+    with lasting_output():
         return importlib.import_module(VERBS[words[0]][0]).main(words[1:])
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from worldflux.config import run as schema
@@ -26,6 +27,11 @@ from worldflux.errors import ConfigurationError, WorldFluxError
 
 # 1.3 asks for this argument, later releases warn about it.
 VERSION: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__[:4] == "1.3." else {}
+# Editors of Windows begin a file with a mark, behind which Hydra does not see `# @package`.
+_header = ConfigSource._get_header_dict
+ConfigSource._get_header_dict = staticmethod(  # type: ignore[assignment]
+    lambda text: _header(text.removeprefix("\ufeff"))
+)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 

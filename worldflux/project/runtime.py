@@ -21,10 +21,12 @@ import numpy as np
 
 from worldflux.config.modalities import action_type_of
 from worldflux.config.model import WorldModelConfig
+from worldflux.config.overrides import command
 from worldflux.dashboard.live import LiveDashboard
 from worldflux.data.sources import ENV_UNAVAILABLE, RANDOM_FALLBACK, Source
 from worldflux.errors import ConfigurationError, WorldFluxError
 from worldflux.project import AsConfigured
+from worldflux.run_folder.disk import shown
 from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import one_environment
 from worldflux.training.feeds import Feed, as_source
@@ -57,8 +59,6 @@ class Project(Parts):
     give data and could not.
     """
 
-    continuing = "worldflux train --resume-from "
-
     def __init__(self, folder: Path, *, strict: bool) -> None:
         super().__init__()
         self.folder = folder
@@ -89,6 +89,10 @@ class Project(Parts):
             self._warnings.append(f"{error}; training goes on with RANDOM NOISE")
             self.failed, self.mode = True, "random"
             self.degraded_modes = [SCAFFOLD_FALLBACK, RANDOM_FALLBACK]
+
+    def continuation(self, folder: Path) -> str:
+        """The command that continues a run, for a shell."""
+        return command("worldflux", "train", "--resume-from", shown(folder))
 
     def close(self) -> None:
         """Calls the cleanup that dataset.py gave, once."""

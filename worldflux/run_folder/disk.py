@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,16 +15,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from worldflux.errors import DiskError
+from worldflux.errors import ConfigurationError, DiskError
 
 
 @contextmanager
 def disk_errors(what: str, path: Path) -> Iterator[None]:
-    """Raises DiskError where the disk is full or read-only or the folder was deleted."""
+    """Raises DiskError where the disk is full or read-only or the folder was deleted, and
+    ConfigurationError for a name that is too long."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:  # no disk takes it
+            raise ConfigurationError(f"cannot write {what} {path}: {reason}") from error
         raise DiskError(f"cannot write {what} {path}: {reason}") from error
 
 

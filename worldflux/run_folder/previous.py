@@ -14,6 +14,7 @@ from worldflux.run_folder.names import (
     HYDRA,
     LOG,
     MANIFEST,
+    METRICS,
     OF_TRAINER,
     PICTURES,
     PREVIOUS,
@@ -35,12 +36,13 @@ def holds_run(folder: Path) -> bool:
 
 
 def check_free(folder: Path) -> None:
-    """ConfigurationError: a run would write into folders that are none of a run."""
+    """ConfigurationError: a run would write into files or folders that are none of a run."""
     if holds_run(folder):
         return
-    for name in (CHECKPOINTS, REPLAY, REPORT, VIDEOS, PICTURES):
+    for name in (CHECKPOINTS, REPLAY, REPORT, VIDEOS, PICTURES, METRICS):
         path = folder / name
-        if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
+        full = any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size
+        if full or path.is_symlink():
             text = f"{shown(path)} is there already and is not of a run: set hydra.run.dir to"
             raise ConfigurationError(f"{text} a folder without one")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worldflux.config.model import WorldModelConfig
+from worldflux.config.overrides import command
+from worldflux.run_folder.disk import shown
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -31,8 +33,6 @@ class Parts:
     facts: more content for the manifest. page_modes: degraded modes of what is only shown.
     fitted: environments that were made when the run was checked; the run takes them over.
     """
-
-    continuing = "worldflux-run resume="  # the command that continues a run, up to its folder
 
     def __init__(self) -> None:
         self.model: WorldModelConfig | None = None
@@ -74,6 +74,10 @@ class Parts:
             ranks=ranks.size,
         )
         return make_source(config.data, envs, sequences)
+
+    def continuation(self, folder: Path) -> str:
+        """The command that continues a run, for a shell."""
+        return command("worldflux-run", f"resume={shown(folder)}")
 
     def close(self) -> None:
         """The run is over, or was refused."""

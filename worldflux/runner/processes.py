@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch.multiprocessing import ProcessExitedException, start_processes
 
+from worldflux.config.overrides import command
+from worldflux.core.output import lasting_output
 from worldflux.core.ranks import ProcessGroup, RankLost
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
 from worldflux.run_folder.checkpoints import CheckpointFolder
@@ -141,11 +143,12 @@ def _raise_death(
         how = f"was killed by {error.signal_name}"
     text = f"rank {error.error_index} of {nproc} {how}, which ends the run"
     if CheckpointFolder(folder / CHECKPOINTS).folders():
-        continuing = f"worldflux-run resume={shown(folder)}"
+        continuing = command("worldflux-run", f"resume={shown(folder)}")
         text += f"; continue from its last checkpoint with: {continuing}"
     raise TrainingError(text)
 
 
+@lasting_output()
 def _rank(
     rank: int,
     config: RunConfig,

@@ -212,7 +212,7 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
         draws = False  # this error is the one to report, and nothing more can be written
         raise
     except (KeyboardInterrupt, SystemExit):
-        log.info("continue with: %s%s", parts.continuing, shown(folder))
+        log.info("continue with: %s", parts.continuation(folder))
         raise
     finally:
         try:

@@ -75,13 +75,11 @@ class Launching:
     @property
     def ends(self) -> Mapping[Path, str]:
         """How started jobs ended that left no run."""
-        return {**self._ends, **({} if self.slurm is None else self.slurm.ends)}
+        return self._ends if self.slurm is None else self.slurm.ends
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Starts the jobs and waits for them."""
         words = [[*job.words, override("hydra.sweep.subdir", job.name)] for job in jobs]
-        lost = "its process ended early"
-        self._ends |= {self.root / job.name: lost for job in jobs}
         self._callbacks.on_multirun_start(self.config, config_name=self._config_name)
         try:
             if self._pooled:
@@ -90,8 +88,8 @@ class Launching:
             else:
                 ended = self._launcher.launch(words, initial_job_idx=0)
             for job, one in zip(jobs, ended, strict=True):
-                if one.status == JobStatus.COMPLETED and one.return_value == RunState.COMPLETED:
-                    del self._ends[self.root / job.name]
+                if one.status != JobStatus.COMPLETED or one.return_value != RunState.COMPLETED:
+                    self._ends[self.root / job.name] = "its process ended early"
         finally:
             self._stop.unlink(missing_ok=True)
             self._callbacks.on_multirun_end(self.config, config_name=self._config_name)

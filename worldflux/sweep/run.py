@@ -208,13 +208,7 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
         finally:
             ended = finish(plan.root, launching.queued(plan.folders), launching.ends)
     bad = (RunState.FAILED, RunState.BROKEN_OFF)
-    return int(
-        any(
-            job.state in bad or (job.state == RunState.MISSING and job.folder in launching.ends)
-            for job in ended.jobs
-            if job.folder in plan.folders
-        )
-    )
+    return int(any(job.state in bad and job.folder in plan.folders for job in ended.jobs))
 
 
 def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) -> None:

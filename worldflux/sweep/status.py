@@ -48,17 +48,21 @@ def job_status(
     ends: Mapping[Path, str] | None = None,
 ) -> JobStatus:
     """The status of the job in `folder`. queued: folders whose job waits or runs in a scheduler,
-    with its name there. ends: how jobs ended that left no reason of their own."""
+    with its name there. ends: how jobs of this command ended that left no reason of their own; one
+    that left nothing at all has failed."""
     try:
         state: str = run_state(folder)
         manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
     except CheckpointError as error:
         return JobStatus(folder, overrides, RunState.FAILED, reason=str(error))
-    failed, scores = state == RunState.FAILED, manifest.get("scores", {})
-    where = None if state == RunState.COMPLETED else (queued or {}).get(folder)
-    reason = " ".join(str(manifest.get("error")).split()) if failed else None
-    if state in (RunState.MISSING, RunState.BROKEN_OFF):
+    scores, reason = manifest.get("scores", {}), None
+    if state == RunState.FAILED:
+        reason = " ".join(str(manifest.get("error")).split())
+    elif state in (RunState.MISSING, RunState.BROKEN_OFF):
         reason = (ends or {}).get(folder)
+    if state == RunState.MISSING and reason is not None:
+        state = RunState.FAILED
+    where = None if state == RunState.COMPLETED else (queued or {}).get(folder)
     return JobStatus(
         folder,
         overrides,

@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from worldflux.core.output import Output
+
 log = logging.getLogger("worldflux.progress")
 
 REFRESH_SECONDS = 0.25
@@ -133,14 +135,16 @@ class Progress:
 
     def __init__(self, title: str = "Training", console: Console | None = None) -> None:
         self.title = title
-        self.console = console or Console()
+        terminal = None if sys.stdout is not None and sys.stdout.isatty() else False
+        # Rich takes FORCE_COLOR for a terminal, also where the output goes into a file.
+        self.console = console or Console(force_terminal=terminal)
         self._live: Live | None = None
         self._streams: list[tuple[logging.StreamHandler, object]] = []
         self._shown = float("-inf")
 
     def start(self) -> None:
         self._shown = time.monotonic()
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
             self._redirect_handlers()
@@ -177,9 +181,9 @@ class Progress:
     def _redirect_handlers(self) -> None:
         # Log handlers hold the stream of before; the live line's is the one that writes above it.
         for handler in logging.getLogger().handlers:
-            if type(handler) is logging.StreamHandler and handler.stream in (
-                sys.__stdout__,
-                sys.__stderr__,
+            if type(handler) is logging.StreamHandler and (
+                handler.stream in (sys.__stdout__, sys.__stderr__)
+                or isinstance(handler.stream, Output)
             ):
                 self._streams.append((handler, handler.stream))
                 handler.setStream(sys.stdout)
