@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import signal
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -23,9 +28,43 @@ class EnvironmentFailed(RuntimeError):
     """An environment raised; the text says where, as tracebacks do not cross processes."""
 
     @classmethod
-    def of(cls, error: Exception) -> EnvironmentFailed:
+    def of(cls, error: BaseException) -> EnvironmentFailed:
+        if isinstance(error, EnvironmentFailed):
+            return error
         where = traceback.extract_tb(error.__traceback__)[-1]
         return cls(f"{_described(error)} ({where.filename}:{where.lineno})")
+
+
+class foreign_code:  # a class: a generator costs every step of every environment twice as much
+    """What code that is not ours raises inside, `sys.exit()` too, becomes EnvironmentFailed; our
+    own errors and Ctrl-C pass."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and not isinstance(error, KeyboardInterrupt | WorldFluxError):
+            raise EnvironmentFailed.of(error) from error
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside after so many seconds; outside of a main thread, and where there
+    are no such signals, it waits."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
@@ -34,7 +73,7 @@ def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
     )
 
 
-def dependency_error(env_id: str, error: Exception) -> MissingDependencyError:
+def dependency_error(env_id: str, error: BaseException) -> MissingDependencyError:
     """For gymnasium's own complaint about a package that is not installed."""
     text = _one_line(error)
     for word, extra in NEEDS.items():
@@ -43,7 +82,7 @@ def dependency_error(env_id: str, error: Exception) -> MissingDependencyError:
     return MissingDependencyError(f"env.id={env_id}: {text}")
 
 
-def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFluxError:
+def make_error(env_id: str, kwargs: dict[str, Any], error: BaseException) -> WorldFluxError:
     """For what gymnasium, or the environment itself, raised while being made."""
     if isinstance(error, gym.error.DependencyNotInstalled):
         return dependency_error(env_id, error)
@@ -61,11 +100,11 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFl
     return EnvironmentUnavailableError(text, key="env.id")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {_one_line(error)}"
 
 

@@ -15,6 +15,7 @@ from gymnasium.wrappers import TimeLimit
 
 from worldflux.config.env import EnvConfig
 from worldflux.envs.failures import make_error
+from worldflux.envs.gate import Gate
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
@@ -97,7 +98,7 @@ def _lay_out(
             try:
                 tasks.append(task_of(config, env))
             finally:
-                env.close()
+                ResumableEpisodes(env, 0, 0, config.id).close()
     layout = layout or TaskLayout.of(tasks)
     return layout, [layout.index(task) for task in tasks]
 
@@ -106,9 +107,9 @@ def _lay_out(
 def _one_line_errors(config: EnvConfig) -> Iterator[None]:
     try:
         yield
-    except WorldFluxError:
+    except (KeyboardInterrupt, WorldFluxError):
         raise
-    except Exception as error:
+    except BaseException as error:  # foreign code: sys.exit() too
         raise make_error(config.id, dict(config.kwargs), error) from error
 
 
@@ -144,13 +145,16 @@ def _make_one(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     env = _prepared(config, render)
-    return ResumableEpisodes(env if place is None else OneOfTasks(env, *place), seed, index)
+    return ResumableEpisodes(
+        env if place is None else OneOfTasks(env, *place), seed, index, config.id
+    )
 
 
 def _prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
     env = suite(config).make(config, render)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
+    env = Gate(env, observed=not frames)
     if frames and config.frame_pool > 1:
         env = RenderObservation(env)
     elif config.flatten and not frames:

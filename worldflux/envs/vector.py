@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, dependency_error
-from worldflux.errors import TrainingError
+from worldflux.errors import TrainingError, WorldFluxError
 
 FLAGS = ("is_first", "is_last", "is_terminal")
 
@@ -195,9 +195,9 @@ class VectorEnv:
             raise dependency_error(self._name, error) from error
         except (EOFError, ConnectionError) as error:
             raise self._failure("its process died (killed, or out of memory)") from error
-        except EnvironmentFailed as error:
-            raise self._failure(str(error)) from error
-        except Exception as error:
+        except (KeyboardInterrupt, WorldFluxError):
+            raise
+        except BaseException as error:  # foreign code: sys.exit() too
             raise self._failure(str(EnvironmentFailed.of(error))) from error
 
     def _failure(self, reason: str) -> TrainingError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
@@ -11,7 +12,8 @@ import numpy as np
 from gymnasium import spaces as gs
 
 from worldflux.config.spaces import Space
-from worldflux.envs.failures import EnvironmentFailed
+from worldflux.envs.failures import EnvironmentFailed, foreign_code, time_limit
+from worldflux.envs.gate import checker
 from worldflux.envs.spaces import (
     ActionDecoder,
     ImageFormat,
@@ -21,7 +23,11 @@ from worldflux.envs.spaces import (
     leaves,
 )
 from worldflux.envs.suites import GymEnv
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError
+
+CLOSE_SECONDS = 20.0
+
+log = logging.getLogger(__name__)
 
 Wrapper = gym.Wrapper[Any, Any, Any, Any]
 Start = tuple[Any, dict[str, Any]]  # observation, info
@@ -38,14 +44,21 @@ class RenderObservation(Wrapper):
         env.reset(seed=0)
         frame = self._frame()
         self.observation_space = gs.Box(0, 255, frame.shape, np.uint8)
+        self._check = checker(self.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         _, info = self.env.reset(seed=seed, options=options)
-        return self._frame(), info
+        return self._checked_frame(), info
 
     def step(self, action: Any) -> Step:
         _, reward, terminated, truncated, info = self.env.step(action)
-        return self._frame(), reward, terminated, truncated, info
+        return self._checked_frame(), reward, terminated, truncated, info
+
+    def _checked_frame(self) -> np.ndarray:
+        frame = self._frame()
+        if self._check and (reason := self._check(frame)):
+            raise EnvironmentFailed(f"render() {reason}")
+        return frame
 
     def _frame(self) -> np.ndarray:
         try:
@@ -185,8 +198,9 @@ class ResumableEpisodes(Wrapper):
     `step`. An episode without actions is already in place, so that one `step` changes nothing.
     """
 
-    def __init__(self, env: GymEnv, seed: int, index: int) -> None:
+    def __init__(self, env: GymEnv, seed: int, index: int, name: str = "") -> None:
         super().__init__(env)
+        self._name = name
         self._seed = seed
         self._index = index
         self._episodes = 0
@@ -200,12 +214,8 @@ class ResumableEpisodes(Wrapper):
         self._resume = list(actions)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
-        try:
+        with foreign_code():
             return self._reset(options)
-        except WorldFluxError:
-            raise
-        except Exception as error:
-            raise EnvironmentFailed.of(error) from error
 
     def _reset(self, options: dict[str, Any] | None) -> Start:
         self._hold = None
@@ -229,7 +239,17 @@ class ResumableEpisodes(Wrapper):
         if self._hold is not None:
             obs, self._hold = self._hold, None
             return obs, 0.0, False, False, {}
-        try:
+        with foreign_code():
             return self.env.step(action)
-        except Exception as error:
-            raise EnvironmentFailed.of(error) from error
+
+    def render(self) -> Any:
+        with foreign_code():
+            return self.env.render()
+
+    def close(self) -> None:
+        """Ends the environment; what it raises, or that it takes too long, is only a warning."""
+        try:
+            with time_limit(CLOSE_SECONDS), foreign_code():
+                self.env.close()
+        except EnvironmentFailed as error:
+            log.warning("environment %s: close() failed: %s", self._name, error)
