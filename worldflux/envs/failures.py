@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, parse_env_id
 
 from worldflux.errors import (
     ConfigurationError,
@@ -32,7 +33,7 @@ class EnvironmentFailed(RuntimeError):
         if isinstance(error, EnvironmentFailed):
             return error
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return cls(f"{_described(error)} ({where.filename}:{where.lineno})")
+        return cls(f"{described(error)} ({where.filename}:{where.lineno})")
 
 
 class foreign_code:  # a class: a generator costs every step of every environment twice as much
@@ -67,6 +68,18 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def registered(env_id: str) -> EnvSpec | None:
+    """What gymnasium.make would take for an id, also for ``module:Id`` and one without version;
+    None: it is not registered, or its module not imported."""
+    try:
+        namespace, name, version = parse_env_id(env_id.rpartition(":")[2])
+        if version is None:
+            version = find_highest_version(namespace, name)
+    except gym.error.Error:
+        return None
+    return gym.registry.get(get_env_id(namespace, name, version))
+
+
 def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
     return MissingDependencyError(
         f"env.id={env_id}: {package} is not installed; run: pip install 'worldflux[{extra}]'"
@@ -96,7 +109,7 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: BaseException) -> Wor
         return missing(env_id, str(error.name), extra)
     if isinstance(error, TypeError) and kwargs:
         return ConfigurationError(f"={kwargs}: {_one_line(error)}", key="env.kwargs")
-    text = f"={env_id} cannot be made: {_described(error)}"
+    text = f"={env_id} cannot be made: {described(error)}"
     return EnvironmentUnavailableError(text, key="env.id")
 
 
@@ -104,13 +117,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _extra(env_id: str) -> str | None:
     """The extra of ours that brings what an environment of gymnasium itself needs."""
-    spec = gym.registry.get(env_id)
+    spec = registered(env_id)
     home = str(spec.entry_point) if spec is not None else ""
     if not home.startswith("gymnasium.envs."):
         return None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import random
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
@@ -28,7 +31,7 @@ from worldflux.envs.wrappers import (
     RenderObservation,
     ResumableEpisodes,
 )
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError, EnvironmentUnavailableError, WorldFluxError
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +78,14 @@ def make_envs(
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
         envs = _vectorize(first, makers, mode)
+        length: int | None = first.get_wrapper_attr("episode_length")
     return VectorEnv(
         envs,
         first.get_wrapper_attr("obs_spaces"),
         first.get_wrapper_attr("action_spaces"),
         name=config.id,
         seed=seed,
+        episode_length=None if config.tasks else length,
         clip_reward=config.clip_reward,
         tasks=() if layout is None else layout.tasks,
         task_numbers=task_numbers * num_envs,
@@ -109,6 +114,9 @@ def _one_line_errors(config: EnvConfig) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, WorldFluxError):
         raise
+    except (EOFError, ConnectionError) as error:
+        text = f"={config.id} cannot be made: a process of it ended"
+        raise EnvironmentUnavailableError(text, key="env.id") from error
     except BaseException as error:  # foreign code: sys.exit() too
         raise make_error(config.id, dict(config.kwargs), error) from error
 
@@ -144,10 +152,28 @@ def _make_one(
         # update, for which it needs these processes; they end when their pipe closes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-    env = _prepared(config, render)
+        _seed_process(seed, index)
+        try:
+            env = _prepared(config, render)
+        except BaseException as error:
+            # Without a traceback: the parent sees its pipe close, and ends.
+            log.error("%s", make_error(config.id, dict(config.kwargs), error))
+            raise SystemExit(1) from None
+    else:
+        env = _prepared(config, render)
     return ResumableEpisodes(
         env if place is None else OneOfTasks(env, *place), seed, index, config.id
     )
+
+
+def _seed_process(seed: int, index: int) -> None:
+    """Global random streams of its own for an environment's process, which would otherwise go on
+    with copies of its parent's."""
+    stream = np.random.SeedSequence([seed, index, 1])
+    random.seed(int(stream.generate_state(1)[0]))
+    np.random.seed(stream.generate_state(4))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(int(stream.generate_state(1)[0]))
 
 
 def _prepared(config: EnvConfig, render: bool) -> EncodedStep:

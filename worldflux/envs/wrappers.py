@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -101,13 +102,13 @@ class ActionRepeat(Wrapper):
 
     def __init__(self, env: GymEnv, repeat: int, pool: int = 1) -> None:
         super().__init__(env)
-        self._repeat = repeat
+        self.repeat = repeat
         self._pool = pool
 
     def step(self, action: Any) -> Step:
         total = 0.0
         frames: list[np.ndarray] = []
-        for _ in range(self._repeat):
+        for _ in range(self.repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
             if self._pool > 1:
@@ -157,7 +158,10 @@ class FrameStack:
 
 
 class EncodedStep(Wrapper):
-    """Flat actions in, named observation arrays out, no infos."""
+    """Flat actions in, named observation arrays out, no infos.
+
+    episode_length: agent steps after which an episode is cut; None: no limit is known.
+    """
 
     def __init__(
         self, env: GymEnv, image: ImageFormat, rescale: bool, frame_stack: int = 1
@@ -165,6 +169,7 @@ class EncodedStep(Wrapper):
         super().__init__(env)
         self.encode = ObservationEncoder(env.observation_space, image)
         self.decode = ActionDecoder(env.action_space, rescale)
+        self.episode_length = episode_length(env)
         self._stack = FrameStack(self.encode.spaces, frame_stack) if frame_stack > 1 else None
         self.obs_spaces = self._stack.spaces if self._stack else self.encode.spaces
         self.action_spaces = self.decode.spaces
@@ -183,6 +188,22 @@ class EncodedStep(Wrapper):
     def _encode(self, obs: Any, *, first: bool) -> dict[str, np.ndarray]:
         encoded = self.encode(obs)
         return self._stack(encoded, first=first) if self._stack else encoded
+
+
+def episode_length(env: GymEnv) -> int | None:
+    """Steps of `env` after which one of its wrappers, or itself, cuts an episode; None: none says
+    so. The limit is kept where Gymnasium's TimeLimit keeps it."""
+    limits: list[int] = []
+    layer: Any = env
+    repeat = 1
+    while layer is not None:
+        steps = vars(layer).get("_max_episode_steps")
+        if isinstance(steps, int | np.integer) and steps > 0:
+            limits.append(ceil(steps / repeat))
+        if isinstance(layer, ActionRepeat):
+            repeat *= layer.repeat
+        layer = vars(layer).get("env")
+    return min(limits, default=None)
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:

@@ -100,7 +100,8 @@ def _run(
     else:
         envs = training_envs(config, ranks, render=live.renders)
     if envs is not None:
-        model_config = for_environment(model_config, config.env, envs)
+        model_config = for_environment(model_config, envs)
+        _warn_endless(envs)
     if resume and has_checkpoint(folder):
         check_same_run(folder, replace(config, model=model_config))
     source: Source | None = None
@@ -139,6 +140,13 @@ def _run(
     log.info("%s", final_line(trainer, folder))
     tell_degraded(trainer)
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
+
+
+def _warn_endless(envs: VectorEnv) -> None:
+    lengths = [task.episode_length for task in envs.tasks] or [envs.episode_length]
+    if None in lengths:
+        text = "no limit of its episodes is known; if one may never end, env.time_limit=N cuts it"
+        log.warning("environment %s: %s", envs.name, text)
 
 
 def _progress(config: RunConfig) -> Progress:

@@ -141,7 +141,7 @@ def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
         ours, theirs = model.obs_spaces(), envs.obs_spaces
         if len(ours) == 1 and list(ours.values()) == list(theirs.values()) and ours != theirs:
             envs.obs_spaces, own_key = ours, next(iter(ours))
-        return SavedModel(folder, for_environment(model, env, envs), env, own_key)
+        return SavedModel(folder, for_environment(model, envs), env, own_key)
     except ConfigurationError as error:
         error.label = f"{folder} does not fit env.id={env.id}: "  # instead of the model's name
         raise error from None
