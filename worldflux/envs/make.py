@@ -77,6 +77,8 @@ def make_envs(
         first = makers[0]()
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
+        if unbounded := first.get_wrapper_attr("decode").unbounded:
+            _report_unbounded(config.id, ", ".join(unbounded))
         envs = _vectorize(first, makers, mode)
         length: int | None = first.get_wrapper_attr("episode_length")
     return VectorEnv(
@@ -124,6 +126,14 @@ def _one_line_errors(config: EnvConfig) -> Iterator[None]:
 @functools.cache  # once, not for every evaluation
 def _warn_left_out(env_id: str, keys: str) -> None:
     log.warning("env.id=%s: not observed: %s", env_id, keys)
+
+
+@functools.cache
+def _report_unbounded(env_id: str, keys: str) -> None:
+    text = (
+        "is not bounded on both sides: the agent acts in [-1, 1], or 2 units beside the one bound"
+    )
+    log.info("env.id=%s: %s %s", env_id, keys, text)
 
 
 def _vectorize(

@@ -15,6 +15,7 @@ from worldflux.config.spaces import STEP_KEYS, Space
 from worldflux.errors import ConfigurationError
 
 SINGLE_KEY = "obs"  # name of an observation that is not a Dict
+UNBOUNDED = 1e9  # such bounds of an action, the largest float for one, stand for none
 SMALLEST_IMAGE = 16  # uint8 grids below this are symbols (MiniGrid's 7x7x3), not pictures
 
 
@@ -208,9 +209,10 @@ class ActionDecoder:
     """Turns the flat action `[A]` into what the environment's `step` takes.
 
     Keys are sorted by name. A discrete entry is the argmax of its one-hot (an offset `start` is
-    honoured); a continuous value in [-1, 1] is rescaled to the bounds where both are finite and
-    passed through where they are not. rescale=False: values are the environment's own, clipped
-    to its bounds.
+    honoured); a continuous value in [-1, 1] is rescaled to the bounds where both are finite, to the
+    two units beside the only finite one, and passed through where there is none; bounds of 1e9 and
+    more are none (`unbounded` names such keys). rescale=False: values are the environment's own,
+    clipped to its bounds.
     """
 
     def __init__(self, space: gs.Space[Any], rescale: bool = True) -> None:
@@ -218,6 +220,7 @@ class ActionDecoder:
         if not parts:
             raise ConfigurationError("the environment has an empty action space")
         self.spaces = {leaf.name: _action_space(leaf) for leaf in parts}
+        self.unbounded = [leaf.name for leaf in parts if rescale and _unbounded(leaf.space)]
         self._space = space
         self._decoders: list[tuple[Leaf, slice, Callable[[np.ndarray], Any]]] = []
         begin = 0
@@ -269,13 +272,18 @@ def _decoder(space: gs.Space[Any], rescale: bool) -> Callable[[np.ndarray], Any]
     return decode
 
 
+def _unbounded(space: gs.Space[Any]) -> bool:
+    bounds = (space.low, space.high) if isinstance(space, gs.Box) else ()
+    return any((np.abs(bound.astype(np.float64)) >= UNBOUNDED).any() for bound in bounds)
+
+
 def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
     low = space.low.astype(np.float64).reshape(-1)
     high = space.high.astype(np.float64).reshape(-1)
-    bounded = np.isfinite(low) & np.isfinite(high)
-    scaled = bounded & rescale
-    middle = (np.where(scaled, high, 0.0) + np.where(scaled, low, 0.0)) / 2
-    half = (np.where(scaled, high, 1.0) - np.where(scaled, low, -1.0)) / 2
+    below, above = np.abs(low) < UNBOUNDED, np.abs(high) < UNBOUNDED
+    first = np.where(below, low, np.where(above, high - 2.0, -1.0))  # what -1 becomes
+    last = np.where(above, high, first + 2.0)
+    middle, half = ((first + last) / 2, (last - first) / 2) if rescale else (0.0, 1.0)
     whole = np.issubdtype(space.dtype, np.integer)
     shape, dtype = space.shape, space.dtype
 
