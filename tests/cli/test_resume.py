@@ -158,7 +158,7 @@ def test_what_the_environment_decided_is_no_change(
     run = begun(*words)
     config = jobs[-1][0]
     envs = make_envs(config.env)
-    met = replace(config, model=for_environment(config.model, config.env, envs))
+    met = replace(config, model=for_environment(config.model, envs))
     envs.close()
     assert met.model.obs_shape == (3,) and met.model.episode_length == 200
     leave(folder / run, met, checkpoint=False)

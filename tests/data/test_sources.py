@@ -66,6 +66,21 @@ def test_environment_steps_follow_the_updates_exactly() -> None:
         s.close()
 
 
+def test_a_stop_ends_the_prefill_which_goes_on_where_it_was() -> None:
+    whole, cut = source(), source()
+    cut.should_stop = lambda: cut.env_steps >= 10
+    assert whole.ready
+    cut.advance(Walker(), 1)
+    assert not cut.ready and cut.env_steps == 10
+    cut.should_stop = lambda: False
+    for one in (whole, cut):
+        one.advance(Walker(), 1)
+    assert cut.ready and cut.env_steps == whole.env_steps == 40
+    first, second = (one.batch(4) for one in (whole, cut))
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+    whole.close(), cut.close()
+
+
 def test_ratios_do_not_drift() -> None:
     """0.1 is no binary fraction: ten updates per step must stay ten after many of them."""
     s = source(num_envs=1, collect_steps_per_update=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -49,7 +50,7 @@ class Counting(gym.Env[np.ndarray, Any]):
         self.taken = action
         if self.steps == self.fail_at:
             if self.die:
-                raise SystemExit(1)
+                os._exit(1)
             raise ValueError("the robot fell over")
         ended = self.steps >= self.length
         obs = self._obs(action)

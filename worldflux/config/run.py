@@ -46,6 +46,16 @@ JSON = "worldflux.json"  # a resolver, for mappings that no override can spell
 OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), replace=True)
 
 
+def _fact(env_id: str, of: str, value: Any, otherwise: Any = None) -> Any:
+    """A value that holds for one task: `value` where env_id names it (also as ``module:Id`` or
+    without version), else `otherwise`."""
+    name = str(env_id).rpartition(":")[2]
+    return value if name in (of, of.rpartition("-v")[0]) else otherwise
+
+
+OmegaConf.register_new_resolver("fact", _fact, replace=True)
+
+
 @per_class  # nodes of one schema merge only if they have the very same class
 def _spelled(cls: type) -> type:
     """A class's fields with their keys spelled as in YAML. What another key, the environment or the

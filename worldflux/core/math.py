@@ -35,8 +35,8 @@ def symexp_bins(count: int, high: float = 20.0) -> Tensor:
 def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     """The two-hot code `[..., K]` of x `[...]` (DreamerV3, eq. 8).
 
-    The two bins beside x get weights linear in the distance to each; values beyond an end get that
-    end alone.
+    The two bins beside x get weights linear in the distance to each; values beyond an end, infinite
+    ones too, get that end alone. NaN gives NaN in all bins.
     """
     x = x.to(bins.dtype)
     index = torch.searchsorted(bins, x.contiguous(), right=True)  # [...], as all up to weight
@@ -47,7 +47,9 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     weight = torch.where(below == above, torch.ones_like(x), distance / total)  # [...]
     code = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)  # [..., K]
     code.scatter_(-1, below[..., None], (1 - weight)[..., None])
-    return code.scatter_(-1, above[..., None], weight[..., None])  # [..., K]
+    code = code.scatter_(-1, above[..., None], weight[..., None])  # [..., K]
+    # searchsorted puts NaN behind the last bin, the largest value there is.
+    return torch.where(torch.isnan(x)[..., None], x[..., None], code)  # [..., K]
 
 
 def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
@@ -63,7 +65,10 @@ def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:
 
 
 def symlog_two_hot(x: Tensor, bins: Tensor) -> Tensor:
-    """The two-hot code `[..., K]` of symlog(x) over equally spaced bins (TD-MPC2, eq. 3)."""
+    """The two-hot code `[..., K]` of symlog(x) over equally spaced bins (TD-MPC2, eq. 3).
+
+    Infinite values get the outer bin; NaN gives NaN in all bins.
+    """
     width = (bins[-1] - bins[0]) / (len(bins) - 1)
     place = ((symlog(x.to(bins.dtype)) - bins[0]) / width).clamp(0, len(bins) - 1)  # [...]
     distance = torch.arange(len(bins), device=bins.device) - place[..., None]  # [..., K]

@@ -79,18 +79,24 @@ class Collector:
         }
 
     def collect(
-        self, agent: Agent | None, env_steps: int, *, explore: bool = True
+        self,
+        agent: Agent | None,
+        env_steps: int,
+        *,
+        explore: bool = True,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Episode]:
         """Takes at least `env_steps` environment steps; returns the episodes that ended.
 
         agent None: uniformly random actions and zero entries. An agent that takes over in the
-        middle of an episode begins with its initial carry.
+        middle of an episode begins with its initial carry. should_stop: asked before each step;
+        true ends it early.
         """
         target = self.env_steps + env_steps
         ended: list[Episode] = []
         if not self.envs.last:
             self.envs.reset()
-        while self.env_steps < target:
+        while self.env_steps < target and not should_stop():
             row = self.envs.last
             action, entries = self._act(agent, row, explore)
             self.replay.add({**row, **entries, "action": action})

@@ -146,16 +146,21 @@ class GymSource(Source):
     def _collect(self, agent: Agent, updates: int) -> list[Episode]:
         episodes: list[Episode] = []
         if self._first_update is None:
-            episodes += self.collector.collect(None, self._prefill - self.env_steps)
-            while not self.replay.ready(self._batch_size):
+            self.ready = False
+            missing, stops = self._prefill - self.env_steps, self.should_stop
+            episodes += self.collector.collect(None, missing, should_stop=stops)
+            while not stops() and not self.replay.ready(self._batch_size):
                 episodes += self.collector.collect(None, self.replay.num_envs)
-            self._first_update = self.env_steps
+            if stops():
+                return episodes
+            self.ready, self._first_update = True, self.env_steps
         owed = self.ratio.steps_before(max(1, updates - self._data.pretrain_updates))
         target = self._first_update + owed
         return episodes + self.collector.collect(agent, target - self.env_steps)
 
     def _do_without(self, reason: str) -> None:
         """Goes on without environments, and says so."""
+        self.ready = True
         self.degraded_modes.append(ENV_UNAVAILABLE)
         rest = f"the {len(self.replay)} steps collected so far"
         if not self.replay.ready(self._batch_size):

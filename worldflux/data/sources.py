@@ -62,11 +62,15 @@ class Source(Protocol):
     data_mode: ``online`` (environments), ``offline`` (recorded) or ``random`` (noise).
     degraded_modes: names of what differs from the configuration; empty when all is well.
     env_steps: environment steps taken so far.
+    should_stop: set by the trainer; where it becomes true before the first update, `advance` may
+    return early with `ready` false: there is no batch yet, and the same call later goes on.
     A source that inherits from this class records nothing and holds nothing open, unless it says.
     """
 
     data_mode: str
     degraded_modes: list[str]
+    should_stop: Callable[[], bool] = staticmethod(lambda: False)
+    ready: bool = True
 
     @property
     def env_steps(self) -> int: ...

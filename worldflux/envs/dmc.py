@@ -100,6 +100,7 @@ class DeepMindControl(gym.Env[Observation, np.ndarray]):
             raise ConfigurationError(
                 f"env.kwargs.camera must be -1 (free) to {cameras - 1} in {domain}, got {camera}"
             )
+        self._max_episode_steps = EPISODE_STEPS  # by the name that Gymnasium's TimeLimit has for it
         self._flags = {} if shadows else {"shadow": False, "reflection": False}
         specs = self._env.observation_spec()
         self._names = {key: key.replace("/", "_") for key in specs if np.prod(specs[key].shape)}

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import signal
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, parse_env_id
 
 from worldflux.errors import (
     ConfigurationError,
@@ -23,9 +29,55 @@ class EnvironmentFailed(RuntimeError):
     """An environment raised; the text says where, as tracebacks do not cross processes."""
 
     @classmethod
-    def of(cls, error: Exception) -> EnvironmentFailed:
+    def of(cls, error: BaseException) -> EnvironmentFailed:
+        if isinstance(error, EnvironmentFailed):
+            return error
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return cls(f"{_described(error)} ({where.filename}:{where.lineno})")
+        return cls(f"{described(error)} ({where.filename}:{where.lineno})")
+
+
+class foreign_code:  # a class: a generator costs every step of every environment twice as much
+    """What code that is not ours raises inside, `sys.exit()` too, becomes EnvironmentFailed; our
+    own errors and Ctrl-C pass."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and not isinstance(error, KeyboardInterrupt | WorldFluxError):
+            raise EnvironmentFailed.of(error) from error
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside after so many seconds; outside of a main thread, and where there
+    are no such signals, it waits."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def registered(env_id: str) -> EnvSpec | None:
+    """What gymnasium.make would take for an id, also for ``module:Id`` and one without version;
+    None: it is not registered, or its module not imported."""
+    try:
+        namespace, name, version = parse_env_id(env_id.rpartition(":")[2])
+        if version is None:
+            version = find_highest_version(namespace, name)
+    except gym.error.Error:
+        return None
+    return gym.registry.get(get_env_id(namespace, name, version))
 
 
 def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
@@ -34,7 +86,7 @@ def missing(env_id: str, package: str, extra: str) -> MissingDependencyError:
     )
 
 
-def dependency_error(env_id: str, error: Exception) -> MissingDependencyError:
+def dependency_error(env_id: str, error: BaseException) -> MissingDependencyError:
     """For gymnasium's own complaint about a package that is not installed."""
     text = _one_line(error)
     for word, extra in NEEDS.items():
@@ -43,7 +95,7 @@ def dependency_error(env_id: str, error: Exception) -> MissingDependencyError:
     return MissingDependencyError(f"env.id={env_id}: {text}")
 
 
-def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFluxError:
+def make_error(env_id: str, kwargs: dict[str, Any], error: BaseException) -> WorldFluxError:
     """For what gymnasium, or the environment itself, raised while being made."""
     if isinstance(error, gym.error.DependencyNotInstalled):
         return dependency_error(env_id, error)
@@ -57,21 +109,21 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: Exception) -> WorldFl
         return missing(env_id, str(error.name), extra)
     if isinstance(error, TypeError) and kwargs:
         return ConfigurationError(f"={kwargs}: {_one_line(error)}", key="env.kwargs")
-    text = f"={env_id} cannot be made: {_described(error)}"
+    text = f"={env_id} cannot be made: {described(error)}"
     return EnvironmentUnavailableError(text, key="env.id")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _extra(env_id: str) -> str | None:
     """The extra of ours that brings what an environment of gymnasium itself needs."""
-    spec = gym.registry.get(env_id)
+    spec = registered(env_id)
     home = str(spec.entry_point) if spec is not None else ""
     if not home.startswith("gymnasium.envs."):
         return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 
 import gymnasium as gym
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.failures import missing
+from worldflux.envs.failures import described, missing, registered
 from worldflux.envs.suites import GymEnv, choose_renderer
-from worldflux.errors import ConfigurationError
+from worldflux.errors import ConfigurationError, WorldFluxError
 
 # Packages whose environments register on import: id prefix -> (module, extra of ours).
 REGISTERED_BY = {
@@ -28,27 +29,40 @@ def make(config: EnvConfig, render: bool) -> GymEnv:
     if render or config.obs == "pixels":
         kwargs.setdefault("render_mode", "rgb_array")
         choose_renderer()
-    if config.id.startswith("ALE/") and config.action_repeat > 1:
-        kwargs.setdefault("frameskip", 1)
+    spec = registered(config.id)
+    if spec is not None and "frameskip" in spec.kwargs and config.action_repeat > 1:
+        kwargs.setdefault("frameskip", 1)  # Atari repeats actions itself
     return gym.make(config.id, **kwargs)
 
 
 def episode_steps(config: EnvConfig) -> int | None:
     """The registered limit, or that of env.kwargs."""
+    spec = registered(config.id)
+    return config.kwargs.get("max_episode_steps") or (spec.max_episode_steps if spec else None)
+
+
+def _import(module: str) -> None:
     try:
-        return config.kwargs.get("max_episode_steps") or gym.spec(config.id).max_episode_steps
-    except gym.error.Error:
-        return None
+        importlib.import_module(module)
+    except (KeyboardInterrupt, WorldFluxError):
+        raise
+    except BaseException as error:  # foreign code: sys.exit() too
+        text = str(error) if isinstance(error, ImportError) else described(error)
+        hint = "for a module of the current folder, set PYTHONPATH=."
+        near = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        text = f"={module}: {text}" + near * f"; {hint}"
+        raise ConfigurationError(text, key="env.import") from error
 
 
 def _register(config: EnvConfig) -> None:
     if config.import_module:
-        try:
-            importlib.import_module(config.import_module)
-        except ImportError as error:
-            raise ConfigurationError(f"env.import={config.import_module}: {error}") from error
+        _import(config.import_module)
+    module, _, name = config.id.rpartition(":")
+    if module:
+        with suppress(ModuleNotFoundError):  # gymnasium.make tells it
+            importlib.import_module(module)
     for prefix, (module, extra) in REGISTERED_BY.items():
-        if config.id.startswith(prefix):
+        if name.startswith(prefix):
             try:
                 importlib.import_module(module)
             except ImportError as error:

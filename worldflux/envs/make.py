@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import random
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from worldflux.config.env import EnvConfig
 from worldflux.envs.failures import make_error
+from worldflux.envs.gate import Gate
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
@@ -27,7 +31,7 @@ from worldflux.envs.wrappers import (
     RenderObservation,
     ResumableEpisodes,
 )
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError, EnvironmentUnavailableError, WorldFluxError
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +77,17 @@ def make_envs(
         first = makers[0]()
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
+        if unbounded := first.get_wrapper_attr("decode").unbounded:
+            _report_unbounded(config.id, ", ".join(unbounded))
         envs = _vectorize(first, makers, mode)
+        length: int | None = first.get_wrapper_attr("episode_length")
     return VectorEnv(
         envs,
         first.get_wrapper_attr("obs_spaces"),
         first.get_wrapper_attr("action_spaces"),
         name=config.id,
         seed=seed,
+        episode_length=None if config.tasks else length,
         clip_reward=config.clip_reward,
         tasks=() if layout is None else layout.tasks,
         task_numbers=task_numbers * num_envs,
@@ -97,7 +105,7 @@ def _lay_out(
             try:
                 tasks.append(task_of(config, env))
             finally:
-                env.close()
+                ResumableEpisodes(env, 0, 0, config.id).close()
     layout = layout or TaskLayout.of(tasks)
     return layout, [layout.index(task) for task in tasks]
 
@@ -106,15 +114,26 @@ def _lay_out(
 def _one_line_errors(config: EnvConfig) -> Iterator[None]:
     try:
         yield
-    except WorldFluxError:
+    except (KeyboardInterrupt, WorldFluxError):
         raise
-    except Exception as error:
+    except (EOFError, ConnectionError) as error:
+        text = f"={config.id} cannot be made: a process of it ended"
+        raise EnvironmentUnavailableError(text, key="env.id") from error
+    except BaseException as error:  # foreign code: sys.exit() too
         raise make_error(config.id, dict(config.kwargs), error) from error
 
 
 @functools.cache  # once, not for every evaluation
 def _warn_left_out(env_id: str, keys: str) -> None:
     log.warning("env.id=%s: not observed: %s", env_id, keys)
+
+
+@functools.cache
+def _report_unbounded(env_id: str, keys: str) -> None:
+    text = (
+        "is not bounded on both sides: the agent acts in [-1, 1], or 2 units beside the one bound"
+    )
+    log.info("env.id=%s: %s %s", env_id, keys, text)
 
 
 def _vectorize(
@@ -143,14 +162,35 @@ def _make_one(
         # update, for which it needs these processes; they end when their pipe closes.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-    env = _prepared(config, render)
-    return ResumableEpisodes(env if place is None else OneOfTasks(env, *place), seed, index)
+        _seed_process(seed, index)
+        try:
+            env = _prepared(config, render)
+        except BaseException as error:
+            # Without a traceback: the parent sees its pipe close, and ends.
+            log.error("%s", make_error(config.id, dict(config.kwargs), error))
+            raise SystemExit(1) from None
+    else:
+        env = _prepared(config, render)
+    return ResumableEpisodes(
+        env if place is None else OneOfTasks(env, *place), seed, index, config.id
+    )
+
+
+def _seed_process(seed: int, index: int) -> None:
+    """Global random streams of its own for an environment's process, which would otherwise go on
+    with copies of its parent's."""
+    stream = np.random.SeedSequence([seed, index, 1])
+    random.seed(int(stream.generate_state(1)[0]))
+    np.random.seed(stream.generate_state(4))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(int(stream.generate_state(1)[0]))
 
 
 def _prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
     env = suite(config).make(config, render)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
+    env = Gate(env, observed=not frames)
     if frames and config.frame_pool > 1:
         env = RenderObservation(env)
     elif config.flatten and not frames:

@@ -15,6 +15,7 @@ from worldflux.config.spaces import STEP_KEYS, Space
 from worldflux.errors import ConfigurationError
 
 SINGLE_KEY = "obs"  # name of an observation that is not a Dict
+UNBOUNDED = 1e9  # such bounds of an action, the largest float for one, stand for none
 SMALLEST_IMAGE = 16  # uint8 grids below this are symbols (MiniGrid's 7x7x3), not pictures
 
 
@@ -63,9 +64,10 @@ class ObservationEncoder:
     """Turns one environment's observation into the named arrays of the step dict.
 
     Pictures (uint8, or float with bounds 0..1 or 0..255, at least 16 pixels a side) become
-    ``(C, H, W)`` uint8; discrete spaces int64 counted from 0; everything else a flat float32
+    ``(C, H, W)`` uint8, 0..1 becomes 0..255; discrete spaces int64 counted from 0; everything else a flat float32
     vector. Keys of no such form (text) are left out of a Dict, `left_out` names them. Raises
-    ConfigurationError for a reserved name and where nothing is left.
+    ConfigurationError for a reserved name and where nothing is left. The arrays are its own: the
+    environment may reuse what it returned.
     """
 
     def __init__(self, space: gs.Space[Any], image: ImageFormat) -> None:
@@ -113,7 +115,7 @@ def _observation(
 ) -> tuple[Space, Callable[[Any], np.ndarray]] | None:
     """The step dict's space of one array and its conversion; None where it has none."""
     space = leaf.space
-    if (entries := _entries(space)) is not None:
+    if (entries := discrete_entries(space)) is not None:
         coded, start = entries
         return coded, lambda x: (np.asarray(x).reshape(coded.shape) - start).astype(np.int64)
     if not isinstance(space, gs.Box):
@@ -122,10 +124,10 @@ def _observation(
         encoder = PictureEncoder(space, image, leaf.name)
         return encoder.space, encoder
     size = int(np.prod(space.shape))
-    return Space((size,), "float32"), lambda x: np.asarray(x, np.float32).reshape(size)
+    return Space((size,), "float32"), lambda x: np.array(x, np.float32).reshape(size)
 
 
-def _entries(space: gs.Space[Any]) -> tuple[Space, np.ndarray] | None:
+def discrete_entries(space: gs.Space[Any]) -> tuple[Space, np.ndarray] | None:
     """The step dict's space of a discrete one, and what its entries count from; None: it is none."""
     if isinstance(space, gs.Discrete):
         return Space((), "int64", (int(space.n),)), np.asarray(space.start)
@@ -161,7 +163,8 @@ class PictureEncoder:
         shape = space.shape
         self._flat = len(shape) == 2
         self._first = not self._flat and shape[0] < shape[2]
-        self._scale = 255.0 if space.dtype != np.uint8 and np.all(space.high == 1) else 1.0
+        self._shape = shape
+        self._scale = 255.0 if np.all(space.high == 1) else 1.0
         self._float = space.dtype != np.uint8
         height, width = shape[1:] if self._first else shape[:2]
         channels = 1 if self._flat else shape[0] if self._first else shape[2]
@@ -175,8 +178,8 @@ class PictureEncoder:
         self.space = Space((channels, *(image.size or (height, width))), "uint8")
 
     def __call__(self, picture: Any) -> np.ndarray:
-        x = np.asarray(picture)
-        if self._float:
+        x = np.asarray(picture).reshape(self._shape)
+        if self._float or self._scale != 1.0 or x.dtype != np.uint8:
             x = np.clip(np.rint(x * self._scale), 0, 255).astype(np.uint8)
         if self._flat:
             x = x[:, :, None]
@@ -186,7 +189,8 @@ class PictureEncoder:
             x = np.asarray(Image.fromarray(np.ascontiguousarray(x)).convert("L"))[:, :, None]
         if self._size is not None:
             x = resize(x, self._size)
-        return np.ascontiguousarray(x.transpose(2, 0, 1))
+        # A copy in any case: the environment may write its next picture into the same array.
+        return np.array(x.transpose(2, 0, 1), order="C")
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -205,9 +209,10 @@ class ActionDecoder:
     """Turns the flat action `[A]` into what the environment's `step` takes.
 
     Keys are sorted by name. A discrete entry is the argmax of its one-hot (an offset `start` is
-    honoured); a continuous value in [-1, 1] is rescaled to the bounds where both are finite and
-    passed through where they are not. rescale=False: values are the environment's own, clipped
-    to its bounds.
+    honoured); a continuous value in [-1, 1] is rescaled to the bounds where both are finite, to the
+    two units beside the only finite one, and passed through where there is none; bounds of 1e9 and
+    more are none (`unbounded` names such keys). rescale=False: values are the environment's own,
+    clipped to its bounds.
     """
 
     def __init__(self, space: gs.Space[Any], rescale: bool = True) -> None:
@@ -215,6 +220,7 @@ class ActionDecoder:
         if not parts:
             raise ConfigurationError("the environment has an empty action space")
         self.spaces = {leaf.name: _action_space(leaf) for leaf in parts}
+        self.unbounded = [leaf.name for leaf in parts if rescale and _unbounded(leaf.space)]
         self._space = space
         self._decoders: list[tuple[Leaf, slice, Callable[[np.ndarray], Any]]] = []
         begin = 0
@@ -240,7 +246,7 @@ def _nest(
 
 
 def _action_space(leaf: Leaf) -> Space:
-    if (entries := _entries(leaf.space)) is not None:
+    if (entries := discrete_entries(leaf.space)) is not None:
         return entries[0]
     if isinstance(leaf.space, gs.Box):
         return Space((int(np.prod(leaf.space.shape)),), "float32")
@@ -253,7 +259,7 @@ def _action_space(leaf: Leaf) -> Space:
 def _decoder(space: gs.Space[Any], rescale: bool) -> Callable[[np.ndarray], Any]:
     if isinstance(space, gs.Box):
         return _box_decoder(space, rescale)
-    entries = _entries(space)
+    entries = discrete_entries(space)
     assert entries is not None
     coded, start = entries
     parts = [slice(a, b) for a, b in pairwise(np.cumsum([0, *coded.classes]))]
@@ -266,13 +272,18 @@ def _decoder(space: gs.Space[Any], rescale: bool) -> Callable[[np.ndarray], Any]
     return decode
 
 
+def _unbounded(space: gs.Space[Any]) -> bool:
+    bounds = (space.low, space.high) if isinstance(space, gs.Box) else ()
+    return any((np.abs(bound.astype(np.float64)) >= UNBOUNDED).any() for bound in bounds)
+
+
 def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
     low = space.low.astype(np.float64).reshape(-1)
     high = space.high.astype(np.float64).reshape(-1)
-    bounded = np.isfinite(low) & np.isfinite(high)
-    scaled = bounded & rescale
-    middle = (np.where(scaled, high, 0.0) + np.where(scaled, low, 0.0)) / 2
-    half = (np.where(scaled, high, 1.0) - np.where(scaled, low, -1.0)) / 2
+    below, above = np.abs(low) < UNBOUNDED, np.abs(high) < UNBOUNDED
+    first = np.where(below, low, np.where(above, high - 2.0, -1.0))  # what -1 becomes
+    last = np.where(above, high, first + 2.0)
+    middle, half = ((first + last) / 2, (last - first) / 2) if rescale else (0.0, 1.0)
     whole = np.issubdtype(space.dtype, np.integer)
     shape, dtype = space.shape, space.dtype
 

@@ -31,7 +31,8 @@ class Suite(Protocol):
         ...
 
     def episode_steps(self, config: EnvConfig) -> int | None:
-        """Environment steps after which the suite itself ends an episode; None: no limit."""
+        """Environment steps after which the suite itself ends an episode, as far as is known
+        without making it; None: no limit."""
         ...
 
 
@@ -43,9 +44,10 @@ def suite(config: EnvConfig) -> Suite:
 
 
 def episode_length(config: EnvConfig) -> int | None:
-    """Agent steps after which an episode of this environment is cut; None: it has no limit.
+    """Agent steps after which an episode of this environment is cut; None: no limit is known.
 
-    The environment must have been made before, so that its module is imported.
+    Where the environment is at hand, `VectorEnv.episode_length` is better: limits that its entry
+    point puts on are known only once it is made. Its module must have been imported.
     """
     if config.time_limit is not None or SUITES[config.suite].module is None:
         return config.time_limit

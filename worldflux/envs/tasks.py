@@ -13,7 +13,6 @@ from worldflux.config.env import EnvConfig
 from worldflux.config.fields import near_miss
 from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.envs.spaces import SINGLE_KEY, gym_space
-from worldflux.envs.suites import episode_length
 from worldflux.envs.wrappers import EncodedStep, Start, Step, Wrapper
 from worldflux.errors import ConfigurationError
 
@@ -75,7 +74,7 @@ def task_of(config: EnvConfig, env: EncodedStep) -> Task:
         raise ConfigurationError(
             f"env.tasks: {config.id} has no vector of continuous actions, which several tasks need"
         )
-    return Task(config.id, obs[0].size, env.decode.flat_dim, episode_length(config))
+    return Task(config.id, obs[0].size, env.decode.flat_dim, env.episode_length)
 
 
 class OneOfTasks(Wrapper):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,12 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, dependency_error
-from worldflux.errors import TrainingError
+from worldflux.envs.waiting import Waiting
+from worldflux.errors import TrainingError, WorldFluxError
+
+CLOSE_SECONDS = 30.0  # more than one environment takes to give up, see ResumableEpisodes.close
+
+log = logging.getLogger(__name__)
 
 
 class VectorEnv:
@@ -26,7 +34,8 @@ class VectorEnv:
     raw_reward `[N]` is the last reward before clipping; env_steps counts the executed
     environment steps; last is the newest row. With several tasks, `tasks` are all that there are,
     task_numbers `[N]` says which each environment is, and action_mask `[N, A]` is 1 for the action
-    dimensions that its task has.
+    dimensions that its task has. name: what the environment is called. episode_length: agent steps
+    after which every episode is cut, as the made environment knows it; None: no limit is known.
     """
 
     def __init__(
@@ -37,6 +46,7 @@ class VectorEnv:
         *,
         name: str,
         seed: int,
+        episode_length: int | None = None,
         clip_reward: bool = False,
         tasks: tuple[Task, ...] = (),
         task_numbers: Sequence[int] = (),
@@ -53,7 +63,8 @@ class VectorEnv:
         self.env_steps = 0
         self.last: dict[str, np.ndarray] = {}
         self._envs = envs
-        self._name = name
+        self.name, self.episode_length = name, episode_length
+        self._waiting = Waiting(name)
         self._seed = seed
         self._clip = clip_reward
         self._episodes = np.zeros(self.num_envs, np.int64)
@@ -77,7 +88,7 @@ class VectorEnv:
         """
         if action.shape != (self.num_envs, self.action_dim):
             raise TrainingError(
-                f"environment {self._name}: actions have shape {action.shape}, "
+                f"environment {self.name}: actions have shape {action.shape}, "
                 f"expected {(self.num_envs, self.action_dim)}"
             )
         is_first = self.last["is_last"]
@@ -158,10 +169,14 @@ class VectorEnv:
         )
 
     def close(self) -> None:
-        """Ends the environments and their processes. May be called twice."""
+        """Ends the environments and their processes, which may fail: that is a warning. May be
+        called twice."""
+        self._waiting.close()
         if self._envs.closed:
             return
-        if self._failed and isinstance(self._envs, AsyncVectorEnv):
+        if isinstance(self._envs, AsyncVectorEnv):
+            if not self._failed and not _end(self._envs):
+                log.warning("environment %s: close() takes too long; ending its process", self.name)
             _kill(self._envs)
         else:
             self._envs.close()
@@ -188,21 +203,33 @@ class VectorEnv:
     def _guard(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Turns whatever an environment raises into one line that names it and the step."""
         try:
-            return call(*args, **kwargs)
+            with self._waiting:
+                return call(*args, **kwargs)
         except DependencyNotInstalled as error:
-            raise dependency_error(self._name, error) from error
+            raise dependency_error(self.name, error) from error
         except (EOFError, ConnectionError) as error:
             raise self._failure("its process died (killed, or out of memory)") from error
-        except EnvironmentFailed as error:
-            raise self._failure(str(error)) from error
-        except Exception as error:
+        except (KeyboardInterrupt, WorldFluxError):
+            raise
+        except BaseException as error:  # foreign code: sys.exit() too
             raise self._failure(str(EnvironmentFailed.of(error))) from error
 
     def _failure(self, reason: str) -> TrainingError:
         self._failed = True
         return TrainingError(
-            f"environment {self._name} failed after {self.env_steps} environment steps: {reason}"
+            f"environment {self.name} failed after {self.env_steps} environment steps: {reason}"
         )
+
+
+def _end(envs: AsyncVectorEnv) -> bool:
+    """Has the processes close their environments; whether all did in time."""
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for pipe in envs.parent_pipes:
+        with suppress(OSError):
+            pipe.send(("close", None))
+    for process in envs.processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    return not any(process.is_alive() for process in envs.processes)
 
 
 def _kill(envs: AsyncVectorEnv) -> None:

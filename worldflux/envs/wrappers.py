@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -11,7 +13,8 @@ import numpy as np
 from gymnasium import spaces as gs
 
 from worldflux.config.spaces import Space
-from worldflux.envs.failures import EnvironmentFailed
+from worldflux.envs.failures import EnvironmentFailed, foreign_code, time_limit
+from worldflux.envs.gate import checker
 from worldflux.envs.spaces import (
     ActionDecoder,
     ImageFormat,
@@ -21,7 +24,11 @@ from worldflux.envs.spaces import (
     leaves,
 )
 from worldflux.envs.suites import GymEnv
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError
+
+CLOSE_SECONDS = 20.0
+
+log = logging.getLogger(__name__)
 
 Wrapper = gym.Wrapper[Any, Any, Any, Any]
 Start = tuple[Any, dict[str, Any]]  # observation, info
@@ -38,14 +45,21 @@ class RenderObservation(Wrapper):
         env.reset(seed=0)
         frame = self._frame()
         self.observation_space = gs.Box(0, 255, frame.shape, np.uint8)
+        self._check = checker(self.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         _, info = self.env.reset(seed=seed, options=options)
-        return self._frame(), info
+        return self._checked_frame(), info
 
     def step(self, action: Any) -> Step:
         _, reward, terminated, truncated, info = self.env.step(action)
-        return self._frame(), reward, terminated, truncated, info
+        return self._checked_frame(), reward, terminated, truncated, info
+
+    def _checked_frame(self) -> np.ndarray:
+        frame = self._frame()
+        if self._check and (reason := self._check(frame)):
+            raise EnvironmentFailed(f"render() {reason}")
+        return frame
 
     def _frame(self) -> np.ndarray:
         try:
@@ -88,13 +102,13 @@ class ActionRepeat(Wrapper):
 
     def __init__(self, env: GymEnv, repeat: int, pool: int = 1) -> None:
         super().__init__(env)
-        self._repeat = repeat
+        self.repeat = repeat
         self._pool = pool
 
     def step(self, action: Any) -> Step:
         total = 0.0
         frames: list[np.ndarray] = []
-        for _ in range(self._repeat):
+        for _ in range(self.repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
             if self._pool > 1:
@@ -144,7 +158,10 @@ class FrameStack:
 
 
 class EncodedStep(Wrapper):
-    """Flat actions in, named observation arrays out, no infos."""
+    """Flat actions in, named observation arrays out, no infos.
+
+    episode_length: agent steps after which an episode is cut; None: no limit is known.
+    """
 
     def __init__(
         self, env: GymEnv, image: ImageFormat, rescale: bool, frame_stack: int = 1
@@ -152,6 +169,7 @@ class EncodedStep(Wrapper):
         super().__init__(env)
         self.encode = ObservationEncoder(env.observation_space, image)
         self.decode = ActionDecoder(env.action_space, rescale)
+        self.episode_length = episode_length(env)
         self._stack = FrameStack(self.encode.spaces, frame_stack) if frame_stack > 1 else None
         self.obs_spaces = self._stack.spaces if self._stack else self.encode.spaces
         self.action_spaces = self.decode.spaces
@@ -172,6 +190,22 @@ class EncodedStep(Wrapper):
         return self._stack(encoded, first=first) if self._stack else encoded
 
 
+def episode_length(env: GymEnv) -> int | None:
+    """Steps of `env` after which one of its wrappers, or itself, cuts an episode; None: none says
+    so. The limit is kept where Gymnasium's TimeLimit keeps it."""
+    limits: list[int] = []
+    layer: Any = env
+    repeat = 1
+    while layer is not None:
+        steps = vars(layer).get("_max_episode_steps")
+        if isinstance(steps, int | np.integer) and steps > 0:
+            limits.append(ceil(steps / repeat))
+        if isinstance(layer, ActionRepeat):
+            repeat *= layer.repeat
+        layer = vars(layer).get("env")
+    return min(limits, default=None)
+
+
 def episode_seed(seed: int, index: int, episode: int) -> int:
     """Reset seed of one episode of one environment: the same run sees the same episodes."""
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 1)
@@ -185,8 +219,9 @@ class ResumableEpisodes(Wrapper):
     `step`. An episode without actions is already in place, so that one `step` changes nothing.
     """
 
-    def __init__(self, env: GymEnv, seed: int, index: int) -> None:
+    def __init__(self, env: GymEnv, seed: int, index: int, name: str = "") -> None:
         super().__init__(env)
+        self._name = name
         self._seed = seed
         self._index = index
         self._episodes = 0
@@ -200,12 +235,8 @@ class ResumableEpisodes(Wrapper):
         self._resume = list(actions)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
-        try:
+        with foreign_code():
             return self._reset(options)
-        except WorldFluxError:
-            raise
-        except Exception as error:
-            raise EnvironmentFailed.of(error) from error
 
     def _reset(self, options: dict[str, Any] | None) -> Start:
         self._hold = None
@@ -229,7 +260,17 @@ class ResumableEpisodes(Wrapper):
         if self._hold is not None:
             obs, self._hold = self._hold, None
             return obs, 0.0, False, False, {}
-        try:
+        with foreign_code():
             return self.env.step(action)
-        except Exception as error:
-            raise EnvironmentFailed.of(error) from error
+
+    def render(self) -> Any:
+        with foreign_code():
+            return self.env.render()
+
+    def close(self) -> None:
+        """Ends the environment; what it raises, or that it takes too long, is only a warning."""
+        try:
+            with time_limit(CLOSE_SECONDS), foreign_code():
+                self.env.close()
+        except EnvironmentFailed as error:
+            log.warning("environment %s: close() failed: %s", self._name, error)

@@ -17,7 +17,6 @@ from worldflux.config.modalities import action_type_of, modalities_of, primary_s
 from worldflux.config.presets import size_names
 from worldflux.config.run import RunConfig
 from worldflux.config.spaces import flat_action_dim
-from worldflux.envs.suites import episode_length
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import Family, Recipe
 from worldflux.project.convert import overrides
@@ -89,6 +88,7 @@ def _measured(new: NewProject) -> tuple[dict[str, Any], int]:
             "action_dim": flat_action_dim(envs.action_spaces),
             "action_type": action_type_of(envs.action_spaces),
         }
+        length = envs.episode_length
         if len(envs.obs_spaces) == 1:  # several have no one shape
             shape = plain(primary_shape(modalities_of(envs.obs_spaces)))
             sizes["obs_shape"] = [shape[0], IMAGE, IMAGE] if len(shape) == 3 else shape
@@ -97,7 +97,7 @@ def _measured(new: NewProject) -> tuple[dict[str, Any], int]:
     if sizes["action_type"] == "hybrid":
         del sizes["action_type"]  # the environment defines which part is which
     unlimited = LONGEST_GAME if new.gym_env.startswith("ALE/") else LONGEST
-    return sizes, episode_length(env) or unlimited
+    return sizes, length or unlimited
 
 
 def recipe_of(family: Family, kind: str) -> Recipe:

@@ -109,7 +109,7 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
     from worldflux.runner.fitting import for_environment
 
     try:
-        model = for_environment(config.model, config.env, envs)
+        model = for_environment(config.model, envs)
     except ConfigurationError as error:
         raise error.within("model") from None
     if config.init_from is not None and config.resume in (None, "auto"):

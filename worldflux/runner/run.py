@@ -94,6 +94,8 @@ def _run(
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
     envs, model_config = fitted or (None, parts.model or config.model)
+    if envs is not None:
+        _warn_endless(envs)
     if resume and has_checkpoint(folder):
         check_same_run(folder, replace(config, model=model_config))
     try:
@@ -137,6 +139,13 @@ def _subject(config: RunConfig) -> str:
     return "random data" if config.env.suite == "none" else config.env.id
 
 
+def _warn_endless(envs: VectorEnv) -> None:
+    lengths = [task.episode_length for task in envs.tasks] or [envs.episode_length]
+    if None in lengths:
+        text = "no limit of its episodes is known; if one may never end, env.time_limit=N cuts it"
+        log.warning("environment %s: %s", envs.name, text)
+
+
 def _fitted(config: RunConfig, ranks: Ranks, render: bool) -> Fitted | None:
     """This process's share of the environments to train in, and the model for them; None where they
     cannot be made and the run may degrade."""
@@ -147,7 +156,7 @@ def _fitted(config: RunConfig, ranks: Ranks, render: bool) -> Fitted | None:
     )
     if envs is None:
         return None
-    return Fitted(envs, for_environment(config.model, config.env, envs))
+    return Fitted(envs, for_environment(config.model, envs))
 
 
 def _evaluator(

@@ -200,7 +200,7 @@ def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
         ours, theirs = model.obs_spaces(), envs.obs_spaces
         if len(ours) == 1 and list(ours.values()) == list(theirs.values()) and ours != theirs:
             envs.obs_spaces, obs_key = ours, next(iter(ours))
-        return SavedModel(folder, for_environment(model, env, envs), env, obs_key)
+        return SavedModel(folder, for_environment(model, envs), env, obs_key)
     except ConfigurationError as error:
         error.label = f"{folder} does not fit env.id={env.id}: "  # instead of the model's name
         raise error from None

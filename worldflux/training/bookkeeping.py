@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,10 +80,13 @@ class Bookkeeping:
             logger.scalars(values, step=state.global_step, env_steps=episode.env_steps)
 
     def note_score(self, score: float) -> None:
-        """Notes the evaluation of the present update; of equal scores the newest is the best."""
+        """Notes the evaluation of the present update; of equal scores the newest is the best, and
+        one that is not finite never is."""
         state = self.state
         state.last_eval_step, state.last_score = state.global_step, score
-        if state.best_score is None or score >= state.best_score:
+        best = -math.inf if state.best_score is None else state.best_score
+        # `not <`: a run that noted NaN as its best, before this was excluded, is healed.
+        if math.isfinite(score) and not score < best:
             state.best_score, state.best_step = score, state.global_step
 
     def sync(self) -> dict[str, float]:

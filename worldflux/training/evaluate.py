@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from worldflux.training.logger import MetricLogger
 from worldflux.training.seed import isolated_rng
 
 MAX_ENVS = 10
+PATIENCE = 60.0  # seconds without an ended episode, before a line says so
 
 log = logging.getLogger("worldflux.training")
 
@@ -107,6 +110,7 @@ def evaluate(
         length = np.zeros(envs.num_envs, np.int64)
         frames: list[np.ndarray] = []
         carry = agent.initial_carry(envs.num_envs)
+        notice = time.monotonic() + PATIENCE
         step: Mapping[str, Any] = envs.reset()
         while True:
             first, last = step["is_first"], step["is_last"]
@@ -123,6 +127,10 @@ def evaluate(
                 return Evaluation(list(chain(*returns)), list(chain(*lengths)), frames, by_task)
             if should_stop():
                 return None
+            if not any(returns) and time.monotonic() > notice:
+                notice = math.inf
+                text = "no episode has ended within %g s (%d steps); env.time_limit=N cuts them"
+                log.warning("evaluating %s: " + text, envs.name, PATIENCE, length.max())
             carry, action, _ = agent.act(carry, step, explore)
             step = envs.step(action)
 

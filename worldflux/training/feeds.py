@@ -6,7 +6,7 @@ The sources of the runner (environments, files, random) are in worldflux/data/so
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -47,6 +47,8 @@ class Feed:
     """
 
     env_steps = 0
+    ready = True
+    should_stop: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, data: Recorded, model: nn.Module, sequence_length: int) -> None:
         self.data = data

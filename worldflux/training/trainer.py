@@ -56,6 +56,8 @@ class Trainer(TrainingSession):
         self.source = source = as_source(data, self.agent, self.config)
         claimed = claim(self.folder.path) if self.ranks.first else nullcontext()
         self._stop = StopSignals()
+        if self.ranks.size == 1:  # several agree on where they stop, after an update
+            source.should_stop = lambda: self._stop.received is not None
         with claimed as self.folder.claim, self._stop.catching(), self._outcome():
             self._begin(source, resume_from)
             self._begun = True
@@ -78,6 +80,8 @@ class Trainer(TrainingSession):
             episodes = source.advance(self.agent, state.global_step + 1)
             episodes, env_steps = join_episodes(self.ranks, episodes, source.env_steps)
             self.books.note_episodes(episodes, env_steps, self.folder.logger)
+            if not getattr(source, "ready", True):
+                break  # stopped before there was a batch
             arrays = source.batch(config.effective_batch_size() // self.ranks.size)
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
@@ -121,7 +125,7 @@ class Trainer(TrainingSession):
         """Saves first: the last log record and evaluation of a run whose end falls between two
         intervals belong to this end, and a run that is continued shall not know of them."""
         state = self.state
-        if state.global_step:
+        if state.global_step or not getattr(source, "ready", True):
             self._save(source)
         if not self._stop.received:
             if state.metrics_step != state.global_step and state.global_step:
