@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from worldflux.config.fields import coerce, field_types, json_schema, near_miss, plain, shown
+from worldflux.config.files import check_yaml, environment_hidden, read_document
 from worldflux.config.options import check, limits_schema, rules
 from worldflux.errors import ConfigurationError, UnknownParameterError
 
@@ -137,7 +138,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_document(path)
     except ValueError as error:
         raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
 
@@ -151,6 +152,8 @@ def read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}")
     try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        check_yaml(path)
+        with environment_hidden():
+            return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid: {' '.join(str(error).split())}") from None

@@ -23,6 +23,7 @@ from worldflux.run_folder.state import claimed_by
 from worldflux.run_folder.trust import modules_of
 from worldflux.runner.continuation import (
     changed_settings,
+    check_aliases,
     continues,
     named_modules,
     newest_unfinished,
@@ -56,6 +57,7 @@ def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
             raise ConfigurationError(f"{item.input_line}: {text}")
     if not has_checkpoint(folder):
         raise no_checkpoint(folder)
+    check_aliases(folder)
     ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named_modules(overrides)))
     rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
     return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]

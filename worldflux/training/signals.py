@@ -13,6 +13,7 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = (
     signal.SIGTERM,
     signal.SIGUSR1,
     signal.SIGUSR2,
+    signal.SIGHUP,
 )
 
 
@@ -24,11 +25,17 @@ class Stopped(SystemExit):
         self.signal = received
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Those that stop this process: under nohup the end of the terminal does not."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(n for n in STOP_SIGNALS if not (ignored and n == signal.SIGHUP))
+
+
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls `handler` for stop signals; the handlers that were in place come back on exit. Outside
     the main thread, where Python allows no handlers, nothing is installed."""
-    numbers = STOP_SIGNALS
+    numbers = stop_signals()
     if threading.current_thread() is not threading.main_thread():
         numbers = ()
     before = {number: signal.signal(number, handler) for number in numbers}
@@ -40,7 +47,7 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 class StopSignals:
-    """While `catching`, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only request the loop to
+    """While `catching`, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and the first Ctrl-C only request the loop to
     stop; a second Ctrl-C interrupts at once. `received` holds the signal, or None."""
 
     def __init__(self) -> None:
