@@ -14,6 +14,7 @@ from worldflux.config.files import check_yaml, environment_hidden, read_document
 from worldflux.config.options import check, limits_schema, rules
 from worldflux.errors import ConfigurationError, UnknownParameterError
 
+LARGEST = 1e30  # of numbers: their products are computed in single precision
 C = TypeVar("C", bound="CheckedConfig")
 
 
@@ -46,6 +47,8 @@ class CheckedConfig:
             if isinstance(value, int) and abs(value) > self.largest:
                 raise self.refuse(name, f"must be within 2^53, got {shown(value)}")
             value = coerce(value, hint, name, self.refuse)
+            if isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
+                raise self.refuse(name, f"must be within {LARGEST:g}, got {value:g}")
             if "strip" in rule:
                 value = value.strip() or self._default(name)
             if "lower" in rule:

@@ -52,6 +52,11 @@ def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
     if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
     for item in overrides:
+        if item.get_key_element() == "init_from" and value_of(item) is not None:
+            text = (
+                "a resumed run goes on from its own weights; leave out one of resume and init_from"
+            )
+            raise ConfigurationError(f"{item.input_line}: {text}")
         if "/" in item.get_key_element() or item.get_key_element() in CHOICES:
             text = "a resumed run keeps its own groups; single values can be changed"
             raise ConfigurationError(f"{item.input_line}: {text}")

@@ -78,6 +78,7 @@ class TrainedRun(Playable):
     def agent(self, device: str) -> Agent:
         """The agent with the checkpoint's weights, on a device."""
         training = self.training.with_updates(device=device)
+        training.check_device()
         if training.mixed_precision_dtype == "float16" and training.resolve_device() == "cpu":
             training = training.with_updates(mixed_precision=False)
         check_weights(self.checkpoint / MODEL, self.model)
@@ -106,9 +107,11 @@ class SavedModel(Playable):
         """An agent with the model's weights, on a device."""
         if (self.folder / MODEL).is_file():
             check_weights(self.folder / MODEL, self.model)
+        training = TrainingConfig(device=device)
+        training.check_device()
         model = model_class(self.model.model_type)(self.model)
         model.load_weights(self.folder)
-        agent = model.make_agent(TrainingConfig(device=device), device=None)
+        agent = model.make_agent(training, device=None)
         return agent if self.obs_key is None else OtherKey(agent, self.obs_key)
 
 
