@@ -17,6 +17,7 @@ from worldflux.cli.parser import Parser
 from worldflux.cli.train import told_with_lines
 from worldflux.config import run as schema
 from worldflux.config.composition import composed
+from worldflux.config.files import environment_hidden
 from worldflux.config.overrides import command
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
@@ -83,7 +84,9 @@ def _to_yaml(options: argparse.Namespace) -> int:
 
 
 def _to_toml(options: argparse.Namespace) -> int:
-    text, lost = to_toml(run_of(options.source), options.source.resolve().stem)
+    with environment_hidden():
+        run = run_of(options.source)
+    text, lost = to_toml(run, options.source.resolve().stem)
     path = _write(text, options, Path(FILE))
     if path is not None:
         print(f"wrote {path}; run it with: worldflux train")
@@ -98,7 +101,7 @@ def run_of(path: Path) -> RunConfig:
     saved = path / SAVED_CONFIG if path.is_dir() else path
     if not saved.is_file():
         raise ConfigurationError(f"{path} is neither an experiment nor a run folder")
-    content = OmegaConf.load(saved)
+    content = continuation.loaded(saved)
     if not isinstance(content, DictConfig):
         raise ConfigurationError(f"{saved} holds no configuration of names and values")
     if OmegaConf.select(content, "model.model_type") is not None and "defaults" not in content:

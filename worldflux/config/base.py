@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from worldflux.config.fields import coerce, field_types, json_schema, near_miss, plain, shown
+from worldflux.config.files import check_yaml, environment_hidden, read_document
 from worldflux.config.options import check, limits_schema, rules
 from worldflux.errors import ConfigurationError, UnknownParameterError
 
+LARGEST = 1e30  # of numbers: their products are computed in single precision
 C = TypeVar("C", bound="CheckedConfig")
 
 
@@ -45,6 +47,8 @@ class CheckedConfig:
             if isinstance(value, int) and abs(value) > self.largest:
                 raise self.refuse(name, f"must be within 2^53, got {shown(value)}")
             value = coerce(value, hint, name, self.refuse)
+            if isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
+                raise self.refuse(name, f"must be within {LARGEST:g}, got {value:g}")
             if "strip" in rule:
                 value = value.strip() or self._default(name)
             if "lower" in rule:
@@ -137,7 +141,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_document(path)
     except ValueError as error:
         raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
 
@@ -151,6 +155,8 @@ def read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}")
     try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        check_yaml(path)
+        with environment_hidden():
+            return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid: {' '.join(str(error).split())}") from None

@@ -28,3 +28,8 @@ class Visualization(CheckedConfig):
     refresh_ms: int = option(1_000, at_least=1, at_most=3_600_000)
     history_max_points: int = option(2_000, at_least=1, at_most=10_000_000)
     open_browser: bool = False
+
+    def __post_init__(self) -> None:
+        if self.host == "":  # to a socket it means every interface
+            raise self.refuse("host", "must name an address, for example 127.0.0.1")
+        super().__post_init__()

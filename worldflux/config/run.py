@@ -216,6 +216,7 @@ def _check_together(config: RunConfig) -> None:
         _check_without_environment(config)
     elif data.source == "gym":
         _check_capacity(config)
+        _check_prefill(config)
     ratio = data.train_ratio is not None or data.collect_steps_per_update is not None
     if data.source == "gym" and not ratio:
         text = "or data.collect_steps_per_update must be given"
@@ -232,6 +233,15 @@ def _check_without_environment(config: RunConfig) -> None:
     for name in ("obs_shape", "action_dim", "action_type"):
         if name not in config.model.explicit:
             raise ConfigurationError("must be given with env=none", key=f"model.{name}")
+
+
+def _check_prefill(config: RunConfig) -> None:
+    """What is collected before the first update is kept, and is not the whole run."""
+    data, limit = config.data, config.training.env_steps
+    for key, bound in (("data.capacity", data.capacity), ("training.env_steps", limit)):
+        if bound is not None and bound < data.prefill_steps:
+            text = f"must be >= data.prefill_steps ({data.prefill_steps}), got {bound}"
+            raise ConfigurationError(text, key=key)
 
 
 def _check_capacity(config: RunConfig) -> None:

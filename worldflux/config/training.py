@@ -91,7 +91,7 @@ class TrainingConfig(CheckedConfig):
     mixed_precision_dtype: str = option("float16", choices=("float16", "bfloat16"), resumable=True)
     compile_model: bool = option(False, resumable=True)
     device: str = option("auto", pattern=DEVICE, machine=True)
-    seed: int = option(42, at_least=0)
+    seed: int = option(42, at_least=0, at_most=2**64 - 1)
     nproc: int = option(1, at_least=1)
     num_envs: int = option(1, at_least=1)
     env_mode: str = option("auto", choices=("auto", "sync", "async"), machine=True)
@@ -112,6 +112,17 @@ class TrainingConfig(CheckedConfig):
         import torch
 
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def check_device(self) -> None:
+        """ConfigurationError: this machine has no such device."""
+        if self.device in ("auto", "cpu"):
+            return
+        import torch
+
+        kind, _, number = self.device.partition(":")
+        count = torch.cuda.device_count() if kind == "cuda" else torch.backends.mps.is_available()
+        if int(number or 0) >= count:
+            raise self.refuse("device", f"is {self.device}, which this machine lacks", "use cpu")
 
     def effective_total_steps(self) -> int:
         """Gradient updates of the run."""

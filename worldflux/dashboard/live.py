@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worldflux.data.sources import Source
     from worldflux.training.session import Callback
 
+EVERYWHERE = ("0.0.0.0", "::", "0")  # addresses that stand for every interface
 OF_OTHERS = "dashboard_metrics.jsonl"
 
 log = logging.getLogger("worldflux.run")
@@ -84,6 +85,9 @@ class LiveDashboard:
         else:
             self._no_frames("gameplay stream disabled")
         log.info("dashboard: %s", server.url)
+        if visualization.host in EVERYWHERE:
+            text = "the page is open to the network without a password: it listens on %s, port %d"
+            log.warning(text, visualization.host, server.port)
         if visualization.open_browser:
             server.open_browser()
 

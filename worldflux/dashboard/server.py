@@ -150,6 +150,8 @@ class MetricsDashboardServer:
 
     def _listen(self) -> socket.socket:
         """A listening socket on the first free port."""
+        if not self.host.strip():
+            raise ConfigurationError("dashboard.host must name an address, for example 127.0.0.1")
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         end = min(self.start_port + (self.max_port_tries if self.start_port else 1), 65536)
         for port in range(self.start_port, end):

@@ -47,7 +47,14 @@ def read_npz(path: Path) -> Arrays:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError as error:
         raise BufferError(f"replay file {path} does not exist") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
         raise BufferError(f"replay file {path} is damaged or no .npz: {error}") from error
     return _checked(arrays, path)
 

@@ -18,7 +18,7 @@ from worldflux.data.collect import Collector, Episode
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay
-from worldflux.data.replay_files import keep_saves
+from worldflux.data.replay_files import check_index, index_checksum, keep_saves
 from worldflux.data.sources import (
     ENV_RESET,
     ENV_UNAVAILABLE,
@@ -126,6 +126,7 @@ class GymSource(Source):
         self._first_update: int | None = None  # environment steps when the first update came
         self._noise: RandomSource | None = None
         self._saved: str | None = None  # name of the replay save that state_dict belongs to
+        self._index: str | None = None  # checksum of the index of that save
         self._folder: Path | None = None
 
     @property
@@ -186,6 +187,7 @@ class GymSource(Source):
             "degraded_modes": list(self.degraded_modes),
             "first_update": self._first_update,
             "replay": self._saved,
+            "replay_index": self._index,
             "collector": self.collector.state_dict(),
             "chunks": self._chunks.state_dict(),
             "noise": self._noise.state_dict() if self._noise else {},
@@ -195,7 +197,9 @@ class GymSource(Source):
         self.degraded_modes = list(state["degraded_modes"])
         self._first_update = state["first_update"]
         if self._folder is not None and state["replay"] is not None:
+            check_index(self._folder, state["replay"], state.get("replay_index"))
             self._saved = self.replay.load(self._folder, state["replay"])
+            self._index = state.get("replay_index")
         self._chunks.load_state_dict(state["chunks"])
         if state["noise"]:
             self._make_noise().load_state_dict(state["noise"])
@@ -215,6 +219,7 @@ class GymSource(Source):
 
     def save(self, folder: Path) -> None:
         self._saved = self.replay.save(folder)
+        self._index = index_checksum(folder, self._saved)
 
     def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
         keep_saves(folder, {state["replay"] for state in states})

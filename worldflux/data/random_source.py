@@ -28,7 +28,7 @@ class RandomSource(Source):
     degraded_modes say so.
     """
 
-    env_steps = 0
+    env_steps: int = 0  # other ones in a run that went on with noise
 
     def __init__(self, sequences: Sequences, *, fallback: bool = False) -> None:
         self.data_mode = "random"
@@ -63,8 +63,18 @@ class RandomSource(Source):
         return self._rng.standard_normal(shape, np.float32).astype(space.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rng": self._rng.bit_generator.state, "degraded_modes": list(self.degraded_modes)}
+        return {
+            "rng": self._rng.bit_generator.state,
+            "degraded_modes": list(self.degraded_modes),
+            "env_steps": self.env_steps,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "collector" in state:  # of a run whose environment cannot be made any more
+            self.env_steps = int(state["collector"]["env_steps"])
+            modes = [*state["degraded_modes"], *self.degraded_modes]
+            self.degraded_modes = list(dict.fromkeys(modes))
+            return
+        self.env_steps = int(state.get("env_steps", 0))
         self._rng.bit_generator.state = state["rng"]
         self.degraded_modes = list(state["degraded_modes"])

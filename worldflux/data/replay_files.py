@@ -137,6 +137,22 @@ class ReplayFiles:
                 raise BufferError(f"replay {path} does not fit: its {name} is {stored}, not {here}")
 
 
+def index_checksum(folder: Path, tag: str) -> str:
+    """Checksum of a save's index, which binds the save to the checkpoint that names it."""
+    return str(file_facts(folder / f"replay-{tag}.json")["sha256"])
+
+
+def check_index(folder: Path, tag: str, checksum: str | None) -> None:
+    """BufferError where the index is not the one with this checksum (None: of an older version)."""
+    try:
+        if checksum is None or index_checksum(folder, tag) == checksum:
+            return
+        reason = "it is the index of another save"
+    except OSError as error:
+        reason = str(error)
+    raise BufferError(f"replay {folder / f'replay-{tag}.json'} is missing or damaged: {reason}")
+
+
 def keep_saves(folder: Path, tags: set[str]) -> None:
     """Removes all other saves, and what interrupted ones left."""
     named: set[str] = set()
@@ -147,7 +163,7 @@ def keep_saves(folder: Path, tags: set[str]) -> None:
                 continue
             try:
                 segments = read_sealed(path)["segments"]
-            except ValueError:
+            except (OSError, ValueError, LookupError, TypeError):
                 continue  # damaged: its files are of no use without it
             named.update(file["name"] for files in segments for file in files.values())
         for path in [*folder.glob("*-*-*.npz"), *folder.glob(".tmp-*")]:
@@ -165,7 +181,7 @@ def _read(folder: Path, file: Mapping[str, Any], arrays: Mapping[str, np.ndarray
             for key, array in arrays.items():
                 stored = stored_arrays[key]
                 array[:, : stored.shape[1]] = stored
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, LookupError, TypeError, ValueError, MemoryError, zipfile.BadZipFile) as error:
         raise BufferError(f"replay file {path} is missing or damaged: {error}") from error
 
 

@@ -160,7 +160,13 @@ def _make_one(
     if os.getpid() != main_process:
         # A stop signal goes to the whole process group. The trainer answers it by finishing its
         # update, for which it needs these processes; they end when their pipe closes.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGHUP,
+        ):
             signal.signal(number, signal.SIG_IGN)
         _seed_process(seed, index)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from enum import Enum
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from worldflux.config.base import read_json
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.spaces import STEP_KEYS, flat_action_dim
 from worldflux.config.training import TrainingConfig
@@ -312,7 +314,9 @@ class WorldModel(nn.Module):
         model = cls(config)
         meta_file = folder / "worldflux_meta.json"
         if meta_file.is_file():
-            meta = json.loads(meta_file.read_text())
+            meta = read_json(meta_file)
+            if not isinstance(meta, dict):
+                raise ConfigurationError(f"{meta_file} holds no names and values")
             if meta.get("model_type", config.model_type) != config.model_type:
                 raise ConfigurationError(
                     f"{meta_file}: model_type {meta['model_type']!r} contradicts config.json"
@@ -332,13 +336,24 @@ class WorldModel(nn.Module):
             if new.is_file():
                 weights = load_file(new)
             elif old.is_file():
-                weights = torch.load(old, map_location="cpu", weights_only=True)
+                weights = _old_weights(old)
             else:
                 raise CheckpointError(f"{folder} has neither model.safetensors nor model.pt")
             self.load_state_dict(weights)
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, RuntimeError, OSError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
+
+
+def _old_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path} holds no weights alone: {reason}") from error
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds no weights by name")
+    return weights
 
 
 def _in_configured_type(

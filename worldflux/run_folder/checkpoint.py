@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldflux.errors import BufferError, CheckpointError, TrainingError
+from worldflux.errors import BufferError, CheckpointError, DiskError, TrainingError
 from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkpoint, read_state
 from worldflux.run_folder.disk import (
     disk_errors,
@@ -35,7 +35,25 @@ from worldflux.run_folder.names import BEST, CHECKPOINTS, LATEST, MANIFEST, MODE
 
 ARRAY = "$array"
 
+# What damage that a checksum does not show makes of reading and restoring a checkpoint.
+DAMAGE = (
+    CheckpointError,
+    BufferError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 log = logging.getLogger(__name__)
+
+
+def damage(error: Exception) -> str:
+    """What is wrong with a checkpoint, in one line."""
+    text = " ".join(str(error).split())[:300]
+    return f"it holds no {text}" if isinstance(error, LookupError) else text
 
 
 @dataclass
@@ -150,10 +168,14 @@ class CheckpointStore(CheckpointFolder):
                 if accept is not None:
                     accept(folder, checkpoint)
                 return folder, checkpoint
-            except (CheckpointError, BufferError) as error:
+            except (DiskError, torch.OutOfMemoryError):
+                raise
+            except DAMAGE as error:
                 self.damaged.append(folder.name)
-                reason = str(error)
-                log.warning("%s; trying the checkpoint before it", error)
+                reason = damage(error)
+                if str(folder) not in reason and not isinstance(error, BufferError):
+                    reason = f"checkpoint {folder} is damaged: {reason}"
+                log.warning("%s; trying the checkpoint before it", reason)
         raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
 
     def forget_after(self, step: int) -> None:

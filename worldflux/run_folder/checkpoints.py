@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from worldflux.config.files import read_text, wrong_kinds
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import read_sealed
-from worldflux.run_folder.names import BEST, CHECKPOINTS, HYDRA, LATEST, STATE
+from worldflux.run_folder.names import BEST, CHECKPOINTS, HYDRA, LATEST, MODEL, OPTIMIZER, STATE
 
 SCHEMA = "worldflux.checkpoint.v1"
+NAME_BYTES = 4096  # of the files that name a checkpoint
+_KINDS = {"groups": list, "files": dict, "state": dict, "state.trainer": dict, "state.step": int}
 # Names that checkpoints had in the folder of an older run.
 _OLDER = re.compile(r"checkpoint_(best|final|\d+)\.pt")
 
@@ -25,6 +28,11 @@ def read_state(folder: Path) -> dict[str, Any]:
     schema = document.get("schema_version")
     if schema != SCHEMA:
         raise CheckpointError(f"checkpoint {folder}: schema {schema!r}, expected {SCHEMA!r}")
+    wrong = wrong_kinds(document, _KINDS)
+    if wrong is None and set(document.get("files", ())) - {MODEL, OPTIMIZER}:
+        wrong = f"files must be {MODEL} and {OPTIMIZER}"
+    if wrong is not None:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE}: {wrong}")
     return document
 
 
@@ -44,11 +52,10 @@ class CheckpointFolder:
 
     def best(self) -> Path | None:
         try:
-            name = (self.folder / BEST).read_text(encoding="utf-8").strip()
-        except OSError:
+            name = read_text(self.folder / BEST, NAME_BYTES).strip()
+        except (OSError, ValueError):
             return None
-        folder = self.folder / name
-        return folder if name and folder.is_dir() else None
+        return next((folder for folder in self.folders() if folder.name == name), None)
 
     def resumable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Folder and state of the checkpoints that a run can continue from, newest first."""
@@ -68,7 +75,7 @@ def has_checkpoint(run: Path) -> bool:
         try:
             if read_sealed(folder / STATE)["state"]["resumable"]:
                 return True
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, LookupError, TypeError):
             return True  # resuming reports what is wrong with it
     return False
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from worldflux.config.files import read_document
 from worldflux.errors import ConfigurationError, DiskError
 
 
@@ -74,7 +75,7 @@ def seal(document: Mapping[str, Any], indent: int | None = None) -> str:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """The document that `seal` made a file of; ValueError or OSError say what is wrong with it."""
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_document(path)
     if not isinstance(document, dict) or document.pop("sha256", None) != _digest(document):
         raise ValueError("its checksum differs")
     return document

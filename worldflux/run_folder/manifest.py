@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import read_document, references, wrong_kinds
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.run_folder.links import check_links
@@ -21,6 +22,24 @@ from worldflux.run_folder.trust import SIGNATURE, signature
 SCHEMA = "worldflux.training.run_manifest.v1"
 # Degraded modes of what is only looked at: the training is the same without it.
 ONLY_SHOWN = ("dashboard_port_taken", "dashboard_unavailable", "gameplay_unavailable")
+
+_COUNT, _NUMBER, _LIST = (int, type(None)), (int, float, type(None)), (list, type(None))
+_TEXT, _MAPPING = (str, type(None)), (dict, type(None))
+# What a manifest's keys hold where they are there.
+KINDS: dict[str, Any] = {
+    "status": str,
+    **dict.fromkeys(("error", "data_mode", "run_classification"), _TEXT),
+    **dict.fromkeys(("config", "model_config", "training_config", "env", "scores"), _MAPPING),
+    **dict.fromkeys(("config.env", "config.data", "config.training", "config.model"), dict),
+    **dict.fromkeys(("config.visualization", "runtime_profile"), _MAPPING),
+    **dict.fromkeys(("global_step", "env_steps", "episodes", "parameters", "seed"), _COUNT),
+    **dict.fromkeys(("degraded_modes", "damaged_checkpoints"), _LIST),
+    **dict.fromkeys(("scores.last", "scores.best", "scores.recent_training_return"), _NUMBER),
+    **dict.fromkeys(("scores.last_step", "scores.best_step", "training_config.nproc"), _COUNT),
+    **dict.fromkeys(("runtime_profile.elapsed_sec", "training_config.total_steps"), _NUMBER),
+    **dict.fromkeys(("model_config.model_type", "model_config.model_name", "env.id"), _TEXT),
+    **dict.fromkeys(("config.model.model_type", "config.env.id", "config.data.source"), _TEXT),
+}
 
 
 def plain(value: Any) -> Any:
@@ -70,12 +89,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     check_links(folder, (MANIFEST,))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_document(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a run folder: it has no {MANIFEST}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise CheckpointError(f"{path}: not a manifest of schema {SCHEMA!r}")
+    wrong = wrong_kinds(content, KINDS)
+    for key in references({name: content.get(name) for name in ("config", "model_config")}):
+        wrong = wrong or f"{key} is a reference (${{...}}), and a manifest holds values"
+    if wrong is not None:
+        raise CheckpointError(f"{path}: {wrong}")
     content.setdefault(SIGNATURE, None)
     return content

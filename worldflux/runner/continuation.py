@@ -11,7 +11,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
+from worldflux.config.files import ALIASES, check_yaml, environment_hidden, has_aliases
 from worldflux.config.groups import (
     MACHINE_GROUPS,
     OF_TRAINING,
@@ -85,7 +87,8 @@ def saved_config(folder: Path) -> dict[str, Any]:
         _warn_once(
             f"{folder} has no configuration in its {MANIFEST}; {SAVED_CONFIG} is read instead"
         )
-        return chosen(run_config(typed(folder / SAVED_CONFIG)))
+        with environment_hidden():
+            return chosen(run_config(typed(folder / SAVED_CONFIG)))
     return {**config, "model": manifest.get("model_config") or _without_defaults(config["model"])}
 
 
@@ -98,7 +101,15 @@ def named_modules(overrides: Iterable[Override]) -> list[str]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     check_links(folder, (HYDRA, SAVED_CONFIG, MANIFEST))
-    return read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    if not (folder / MANIFEST).exists():
+        return {}
+    try:
+        return read_manifest(folder)
+    except CheckpointError as error:
+        if not (folder / SAVED_CONFIG).is_file():
+            raise
+        _warn_once(str(error))
+        return {}
 
 
 def _without_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +128,30 @@ def _warn_once(text: str) -> None:
     log.warning("%s", text)
 
 
+def loaded(path: Path) -> Any:
+    """The content of a YAML file that somebody else may have written, with its references."""
+    try:
+        check_yaml(path)
+        return OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def check_aliases(folder: Path) -> None:
+    """ConfigurationError where the configuration that Hydra saved is none that Hydra writes: a file
+    that takes all memory of who reads it. One that cannot be read is left to who needs it."""
+    saved = folder / SAVED_CONFIG
+    try:
+        repeated = saved.is_file() and has_aliases(saved)
+    except (OSError, ValueError):
+        return
+    if repeated:
+        raise ConfigurationError(f"{saved}: it has more than {ALIASES} aliases (*name)")
+
+
 def typed(saved: Path) -> DictConfig:
     """A configuration that Hydra saved, with the schema it was composed by."""
-    content = OmegaConf.load(saved)
+    content = loaded(saved)
     kind = OmegaConf.select(content, "model.model_type")
     if not isinstance(content, DictConfig) or not is_model_type(str(kind)):
         raise ConfigurationError(f"{saved} is no configuration of a run")

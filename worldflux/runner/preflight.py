@@ -79,6 +79,10 @@ def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
     if config.visualization.enabled and config.data.on_env_failure != "degrade":
         check_installed()
+    try:
+        config.training.check_device()
+    except ConfigurationError as error:
+        raise error.within("training") from None
     if config.training.compile_model:
         import torch
 

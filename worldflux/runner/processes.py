@@ -37,7 +37,7 @@ from worldflux.run_folder.names import CHECKPOINTS
 from worldflux.run_folder.state import claim, inherit
 from worldflux.runner.run import folder_of, run
 from worldflux.runner.slurm_task import SlurmTask, slurm_task
-from worldflux.training.signals import STOP_SIGNALS, Stopped
+from worldflux.training.signals import Stopped, stop_signals
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
@@ -122,7 +122,7 @@ def _forwarding(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         yield received
     finally:

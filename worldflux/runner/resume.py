@@ -23,6 +23,7 @@ from worldflux.run_folder.state import claimed_by
 from worldflux.run_folder.trust import modules_of
 from worldflux.runner.continuation import (
     changed_settings,
+    check_aliases,
     continues,
     named_modules,
     newest_unfinished,
@@ -51,11 +52,17 @@ def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
     if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
     for item in overrides:
+        if item.get_key_element() == "init_from" and value_of(item) is not None:
+            text = (
+                "a resumed run goes on from its own weights; leave out one of resume and init_from"
+            )
+            raise ConfigurationError(f"{item.input_line}: {text}")
         if "/" in item.get_key_element() or item.get_key_element() in CHOICES:
             text = "a resumed run keeps its own groups; single values can be changed"
             raise ConfigurationError(f"{item.input_line}: {text}")
     if not has_checkpoint(folder):
         raise no_checkpoint(folder)
+    check_aliases(folder)
     ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named_modules(overrides)))
     rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
     return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]

@@ -24,16 +24,17 @@ from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.models.families import family_of_type
 from worldflux.report.video import write_video
-from worldflux.run_folder.checkpoint import read_checkpoint
+from worldflux.run_folder.checkpoint import damage, read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import read_manifest
-from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, MODEL
 from worldflux.run_folder.trust import check_modules
 from worldflux.runner.continuation import named_modules
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
 from worldflux.training.evaluate import GreedyEvaluator
+from worldflux.training.initial import check_weights
 
 NAMING = "--trust"  # what allows a run of others its modules
 
@@ -77,10 +78,17 @@ class TrainedRun(Playable):
     def agent(self, device: str) -> Agent:
         """The agent with the checkpoint's weights, on a device."""
         training = self.training.with_updates(device=device)
+        training.check_device()
         if training.mixed_precision_dtype == "float16" and training.resolve_device() == "cpu":
             training = training.with_updates(mixed_precision=False)
+        check_weights(self.checkpoint / MODEL, self.model)
+        saved = read_checkpoint(self.checkpoint).agent
         agent = make_agent(self.model, training)
-        agent.load_state_dict(read_checkpoint(self.checkpoint).agent)
+        try:
+            agent.load_state_dict(saved)
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            reason = damage(error)
+            raise CheckpointError(f"{self.checkpoint} does not fit its model: {reason}") from error
         return agent
 
 
@@ -97,9 +105,13 @@ class SavedModel(Playable):
 
     def agent(self, device: str) -> Agent:
         """An agent with the model's weights, on a device."""
+        if (self.folder / MODEL).is_file():
+            check_weights(self.folder / MODEL, self.model)
+        training = TrainingConfig(device=device)
+        training.check_device()
         model = model_class(self.model.model_type)(self.model)
         model.load_weights(self.folder)
-        agent = model.make_agent(TrainingConfig(device=device), device=None)
+        agent = model.make_agent(training, device=None)
         return agent if self.obs_key is None else OtherKey(agent, self.obs_key)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldflux.config.files import wrong_kinds
 from worldflux.data.collect import Episode
+from worldflux.errors import CheckpointError
 from worldflux.run_folder.manifest import plain
 from worldflux.training.logger import MetricLogger
 from worldflux.training.meter import TOTAL_LOSS, Meter
@@ -49,6 +51,13 @@ class TrainerState:
         """Mean of the newest training episodes."""
         recent = self.recent_returns
         return sum(recent) / len(recent) if recent else None
+
+
+def _kind(default: Any) -> Any:
+    """The types of a counter's value in a checkpoint, by its default."""
+    if isinstance(default, float):
+        return (int, float)
+    return (int, float, type(None)) if default is None else type(default)
 
 
 class Bookkeeping:
@@ -144,6 +153,9 @@ class Bookkeeping:
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         known = vars(TrainerState())
+        wrong = wrong_kinds(state["trainer"], {key: _kind(known[key]) for key in known})
+        if wrong is not None:
+            raise CheckpointError(f"trainer.{wrong}")
         values = {key: value for key, value in state["trainer"].items() if key in known}
         self.state = TrainerState(**{**values, "should_stop": False})
         self.meter.load_state_dict(state["meter"], device)

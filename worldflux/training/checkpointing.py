@@ -66,8 +66,7 @@ class Checkpointing:
         self.books.clock.start(state.global_step, state.env_steps)
 
     def _resume(self, source: Source, path: Path, x_axis: str) -> None:
-        run, checkpoint = restore_source(path, source, self.folder.store, self.ranks)
-        self.restore(checkpoint)
+        run, checkpoint = restore_source(path, source, self.folder.store, self.ranks, self.restore)
         state = self.books.state
         state.damaged_checkpoints += self.folder.store.damaged
         _, state.env_steps = join_episodes(self.ranks, [], source.env_steps)

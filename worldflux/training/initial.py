@@ -71,19 +71,8 @@ class InitialWeights:
                 f"init_from={self.origin} holds a {self.family!r} model, not a "
                 f"{config.model_type!r} one"
             )
-        with torch.device("meta"):  # shapes only: no memory, no random numbers
-            here = shapes(model_class(config.model_type)(config))
-        there = self._shapes()
-        different = [
-            f"{key} is {there[key]} there and {shape} here"
-            for key, shape in here.items()
-            if key in there and there[key] != shape
-        ]
-        different += [f"{key} is missing there" for key in here if key not in there]
-        different += [f"{key} is not in this model" for key in there if key not in here]
-        if different:
-            more = len(different) - SHOWN
-            text = "; ".join(different[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        text = misfit(self.file, config)
+        if text:
             raise ConfigurationError(f"init_from={self.origin} does not fit this model: {text}")
 
     def load_into(self, model: nn.Module) -> None:
@@ -96,12 +85,39 @@ class InitialWeights:
         """For the manifest: which weights exactly."""
         return {"init_from": {"path": self.origin, "file": str(self.file), **file_facts(self.file)}}
 
-    def _shapes(self) -> dict[str, list[int]]:
-        try:
-            with safe_open(self.file, "pt") as file:
-                return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{self.file} is damaged: {error}") from error
+
+def misfit(file: Path, config: WorldModelConfig) -> str:
+    """Where a file of weights has other names or shapes than a model, by its header alone; empty if
+    nowhere. CheckpointError: it is damaged."""
+    with torch.device("meta"):  # shapes only: no memory, no random numbers
+        here = shapes(model_class(config.model_type)(config))
+    try:
+        with safe_open(file, "pt") as weights:
+            there = {key: list(weights.get_slice(key).get_shape()) for key in weights.keys()}
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    different = [
+        f"{key} is {there[key]} there and {shape} here"
+        for key, shape in here.items()
+        if key in there and there[key] != shape
+    ]
+    different += [f"{key} is missing there" for key in here if key not in there]
+    different += [f"{key} is not in this model" for key in there if key not in here]
+    more = len(different) - SHOWN
+    return "; ".join(different[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def check_weights(file: Path, config: WorldModelConfig) -> None:
+    """CheckpointError where a file of weights is not that of such a model, or holds numbers that are
+    not finite. Nothing is allocated for a model that does not fit."""
+    text = misfit(file, config)
+    if text:
+        raise CheckpointError(f"{file} does not fit its model: {text}")
+    with safe_open(file, "pt") as weights:
+        for key in weights.keys():
+            tensor = weights.get_tensor(key)
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(f"{file}: weight {key} is not finite")
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -42,11 +42,14 @@ class MetricLogger:
         self.path = destination.folder / METRICS
         with disk_errors("metrics", self.path):
             destination.folder.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             descriptor = os.open(self.path, flags, 0o666)
             size = os.fstat(descriptor).st_size
-            os.ftruncate(descriptor, min(resume_at or 0, size))
+            size = min(resume_at or 0, size)
+            os.ftruncate(descriptor, size)
             self._file = open(descriptor, "a", encoding="utf-8")
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                self._file.write("\n")  # damaged: it costs this line and not the next one
         self.listeners: list[Listener] = make_loggers(loggers, destination)
         self._loggers = list(self.listeners)
 

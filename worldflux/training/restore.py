@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from worldflux.core.ranks import Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.run_folder.checkpoint import (
+    DAMAGE,
     Checkpoint,
     CheckpointStore,
+    damage,
     load_checkpoint,
     read_checkpoint,
 )
@@ -25,12 +29,17 @@ Load = Callable[[Path, Checkpoint], None]
 
 
 def restore_source(
-    path: Path, source: Source, store: CheckpointStore, ranks: Ranks
+    path: Path,
+    source: Source,
+    store: CheckpointStore,
+    ranks: Ranks,
+    restore: Callable[[Checkpoint], None],
 ) -> tuple[Path, Checkpoint]:
     """Restores the source from a run folder's newest good checkpoint, or a checkpoint folder.
 
     Returns the run folder and the checkpoint, as this one of the ranks continues from it. store: of
-    the run that continues; damaged checkpoints that were passed over are noted in it.
+    the run that continues; damaged checkpoints that were passed over are noted in it. restore: gets
+    the checkpoint after the source; where it raises what damage raises, the one before is tried.
     """
 
     def load(folder: Path, checkpoint: Checkpoint) -> None:
@@ -41,10 +50,15 @@ def restore_source(
             raise CheckpointError(
                 f"{folder} was saved without its replay; resume from a run folder"
             )
+        restore(of_rank(checkpoint, ranks))
 
     run = path if (path / MANIFEST).exists() else run_of(path)
-    if (run / MANIFEST).exists():
-        check_size(read_manifest(run), ranks.size, run)
+    try:
+        manifest = read_manifest(run)
+    except CheckpointError:
+        manifest = {}  # written anew, from the checkpoint
+    if manifest.get("training_config"):
+        check_size(manifest, ranks.size, run)
     if ranks.first:
         if (path / CHECKPOINTS).resolve() == store.folder.resolve():
             store.tidy()
@@ -105,4 +119,8 @@ def _objection(load: Load, folder: Path, checkpoint: Checkpoint) -> WorldFluxErr
         load(folder, checkpoint)
     except WorldFluxError as error:
         return error
+    except torch.OutOfMemoryError:
+        raise
+    except DAMAGE as error:
+        return CheckpointError(f"checkpoint {folder} is damaged: {damage(error)}")
     return None

@@ -15,12 +15,15 @@ from worldflux.errors import CheckpointError, DiskError
 from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import write_manifest
+from worldflux.run_folder.metrics import has_damage
 from worldflux.run_folder.names import CHECKPOINTS, METRICS, REPLAY
 from worldflux.run_folder.previous import HELD, set_aside
 from worldflux.run_folder.state import Claim
 from worldflux.training.logger import MetricLogger
 from worldflux.training.loggers import Destination
 from worldflux.training.parallel import part_of_rank, replay_name
+
+DAMAGED_METRICS = "damaged_metrics"  # a degraded mode: lines of the curve are lost
 
 log = logging.getLogger("worldflux.training")
 
@@ -49,6 +52,7 @@ class RunWriter:
         self.loggers = tuple(loggers)
         self.saved_step = -1
         self.best_step = -1
+        self.degraded_modes: list[str] = []
         self.claim: Claim | None = None
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0
@@ -89,7 +93,10 @@ class RunWriter:
         if best is not None and (self.store.folder / self.store.name(best)).is_dir():
             self.store.mark_best(best)
             self.best_step = best
-        self._open(x_axis, resume_at=state["metrics_bytes"], purge_from=x + 1)
+        metrics, end = self.path / METRICS, state["metrics_bytes"]
+        if not metrics.is_file() or metrics.stat().st_size < end or has_damage(self.path):
+            self.degraded_modes.append(DAMAGED_METRICS)
+        self._open(x_axis, resume_at=end, purge_from=x + 1)
 
     def _open(
         self, x_axis: str, resume_at: int | None = None, purge_from: int | None = None

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGHUP,
+)
 
 
 class Stopped(SystemExit):
@@ -19,12 +25,18 @@ class Stopped(SystemExit):
         self.signal = received
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Those that stop this process: under nohup the end of the terminal does not."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(n for n in STOP_SIGNALS if not (ignored and n == signal.SIGHUP))
+
+
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls `handler` for stop signals; the handlers that were in place come back on exit. Outside
     the main thread, where Python allows no handlers, nothing is installed."""
     possible = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS if possible}
+    before = {number: signal.signal(number, handler) for number in stop_signals() if possible}
     try:
         yield
     finally:
@@ -33,7 +45,7 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 
 class StopSignals:
-    """While `catching`, SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C only request the loop to
+    """While `catching`, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and the first Ctrl-C only request the loop to
     stop; a second Ctrl-C interrupts at once. `received` holds the signal, or None."""
 
     def __init__(self) -> None:

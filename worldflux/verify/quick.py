@@ -165,7 +165,7 @@ def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
             good = all(isinstance(record[key], int) for key in ("step", "env_steps"))
             good = good and isinstance(record["metrics"], dict)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             good = False
         if not good:
             raise CheckpointError(f"{path.name} line {number} is not a metrics record")

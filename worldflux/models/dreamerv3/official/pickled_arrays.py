@@ -78,14 +78,19 @@ class _Unpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def _plain(value: Any) -> Any:
-    """The value with arrays in place of what was read for them."""
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """The value with arrays in place of what was read for them. done: containers by identity, as a
+    small pickle may hold one container a million times."""
     if isinstance(value, _Array):
         return value.value
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        done[id(value)] = {key: _plain(item, done) for key, item in value.items()}
+        return done[id(value)]
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+        done[id(value)] = type(value)(_plain(item, done) for item in value)
+        return done[id(value)]
     if isinstance(value, _Type):
         raise pickle.UnpicklingError("it holds a type where an array is expected")
     return value
@@ -98,7 +103,8 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            content = _plain(_Unpickler(file).load())
+            whole = _Unpickler(file).load()
+            content = _plain(whole, {})
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # bytes that are no pickle fail in any way

@@ -1,0 +1,126 @@
+"""Reading files that somebody else may have written: regular ones of a limited size and depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
+
+LIMIT = 2**26  # bytes of a text file: 64 MiB
+DEPTH = 64  # of lists and mappings in each other
+ALIASES = 16  # of a YAML file; each may stand for everything before it
+
+
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """The text of a file. OSError: it is missing, or a pipe or device; ValueError: it is larger than
+    `limit` bytes or not UTF-8."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is not a regular file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit:,} bytes")
+    return content.decode("utf-8")
+
+
+def read_document(path: Path) -> Any:
+    """The content of a JSON file; OSError or ValueError."""
+    return parsed(read_text(path))
+
+
+def parsed(text: str | bytes) -> Any:
+    """The content of JSON text; ValueError."""
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level: list[Any] = [content]
+    for _ in range(DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return content
+    raise ValueError(f"it is nested deeper than {DEPTH} levels")
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value.values()]
+    return value if isinstance(value, list) else []
+
+
+def has_aliases(path: Path) -> bool:
+    """Whether a YAML file may repeat itself without end; OSError or ValueError: it is no text."""
+    return len(re.findall(r"(?:^|[\s\[{,:-])\*[^\s\]},*]", read_text(path))) > ALIASES
+
+
+def check_yaml(path: Path) -> None:
+    """ValueError where a YAML file is no text or repeats itself by aliases; OSError."""
+    if has_aliases(path):
+        raise ValueError(f"it has more than {ALIASES} aliases (*name)")
+
+
+@contextmanager
+def environment_hidden() -> Iterator[None]:
+    """Refuses references to variables of the environment: what somebody else wrote may not carry
+    their values into files."""
+
+    def refuse(key: str, default: Any = None) -> Any:
+        raise ValueError(f"${{oc.env:{key}}}: a file of others may not refer to the environment")
+
+    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def references(tree: Any, key: str = "") -> Iterator[str]:
+    """Keys of texts in a tree of plain data that OmegaConf would follow as references."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from references(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from references(value, key)
+    elif isinstance(tree, str) and "${" in tree:
+        yield key
+
+
+def wrong_kinds(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
+    """What is wrong with the keys that are there, None if nothing is. kinds: by key, with dots for
+    what lies in a mapping, the types that a value may have."""
+    for key, kind in kinds.items():
+        value: Any = content
+        for name in key.split("."):
+            value = value.get(name, ...) if isinstance(value, Mapping) else ...
+        if value is ... or (isinstance(value, kind) and not _only_number(value, kind)):
+            continue
+        names = [one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,))]
+        words = " or ".join(WORDS.get(name, name) for name in names)
+        return f"{key} must be {words}, got {str(value)[:60]!r}"
+    return None
+
+
+WORDS = {
+    "dict": "a mapping",
+    "list": "a list",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "NoneType": "null",
+    "bool": "true or false",
+}
+
+
+def _only_number(value: Any, kind: Any) -> bool:
+    """Whether true or false stands where a number must."""
+    return isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
