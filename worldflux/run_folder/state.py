@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from worldflux.errors import CheckpointError, DiskError, RunBusyError
 from worldflux.run_folder.links import check_links
@@ -40,6 +40,13 @@ class RunState(StrEnum):
     FAILED = "failed"
     COMPLETED = "completed"
     BROKEN_OFF = "broken-off"
+
+
+class Ending(NamedTuple):
+    """How the process of a run ended that says nothing itself. cancelled: a person ended it."""
+
+    reason: str
+    cancelled: bool = False
 
 
 @dataclass

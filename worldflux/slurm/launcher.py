@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from worldflux.config.slurm import slurm_config
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import disk_errors, shown
-from worldflux.run_folder.state import RunState, run_state
+from worldflux.run_folder.state import Ending, RunState, run_state
 from worldflux.slurm import queue
 from worldflux.slurm.job import SlurmJob
 from worldflux.slurm.queue import SlurmError
@@ -44,7 +44,7 @@ class SlurmLauncher(Launcher):
     def __init__(self, **_: Any) -> None:
         # Hydra words the errors of a constructor anew; hence `setup` reads the values.
         self.detach = False
-        self.ends: dict[Path, str] = {}  # how jobs ended that did not complete their run
+        self.ends: dict[Path, Ending] = {}  # how jobs ended that did not complete their run
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -130,7 +130,8 @@ class SlurmLauncher(Launcher):
         statuses = queue.statuses(ids.values())
         for folder, id in ids.items():
             if (state := _settled(folder)) != RunState.COMPLETED:
-                self.ends[folder] = f"Slurm job {id}: {statuses[id]}; see {shown(folder)}/{LOG}"
+                reason = f"Slurm job {id}: {statuses[id]}; see {shown(folder)}/{LOG}"
+                self.ends[folder] = Ending(reason, statuses[id].state == "CANCELLED")
                 text = "Slurm job %s ended (%s), its run is %s; the log: %s/%s"
                 log.warning(text, id, statuses[id], state, shown(folder), LOG)
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, open_dict
 
 from worldflux.config.overrides import override
 from worldflux.errors import ConfigurationError
-from worldflux.run_folder.state import RunState
+from worldflux.run_folder.state import Ending, RunState
 from worldflux.slurm.launcher import SlurmLauncher
 from worldflux.sweep.jobs import Job
 from worldflux.sweep.pool import Pool
@@ -51,7 +51,7 @@ class Launching:
         )
         _size_pool(self.config, len(jobs))
         self._callbacks = Callbacks(self.config)
-        self._ends: dict[Path, str] = {}
+        self._ends: dict[Path, Ending] = {}
         self._stop = root / f".stop-{socket.gethostname()}-{os.getpid()}"
         target = str(self.config.hydra.launcher._target_)
         self._pooled = target != BASIC and not issubclass(get_class(target), SlurmLauncher)
@@ -73,7 +73,7 @@ class Launching:
         return {} if self.slurm is None else self.slurm.queued(folders)
 
     @property
-    def ends(self) -> Mapping[Path, str]:
+    def ends(self) -> Mapping[Path, Ending]:
         """How started jobs ended that left no run."""
         return self._ends if self.slurm is None else self.slurm.ends
 
@@ -89,7 +89,7 @@ class Launching:
                 ended = self._launcher.launch(words, initial_job_idx=0)
             for job, one in zip(jobs, ended, strict=True):
                 if one.status != JobStatus.COMPLETED or one.return_value != RunState.COMPLETED:
-                    self._ends[self.root / job.name] = "its process ended early"
+                    self._ends[self.root / job.name] = Ending("its process ended early")
         finally:
             self._stop.unlink(missing_ok=True)
             self._callbacks.on_multirun_end(self.config, config_name=self._config_name)

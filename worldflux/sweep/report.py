@@ -13,6 +13,7 @@ from worldflux.report.run import NONE, number
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain
+from worldflux.run_folder.state import Ending
 from worldflux.sweep.jobs import SEED, rank, text_of, typed
 from worldflux.sweep.status import JobStatus, counts
 from worldflux.sweep.summary import Group, Summary, summarize
@@ -26,7 +27,7 @@ def write_report(
     root: Path,
     by: Sequence[str] = (),
     queued: Mapping[Path, str] | None = None,
-    ends: Mapping[Path, str] | None = None,
+    ends: Mapping[Path, Ending] | None = None,
 ) -> tuple[Summary, list[Path]]:
     """The summary of the sweep in `root`, and the files it was written to. by: see `summarize`."""
     from worldflux.report.curves import draw_sweep

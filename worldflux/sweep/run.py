@@ -24,7 +24,7 @@ from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import MANIFEST
-from worldflux.run_folder.state import RunState
+from worldflux.run_folder.state import Ending, RunState
 from worldflux.runner.continuation import changes, saved_config
 from worldflux.sweep.jobs import Job, job_of, typed
 from worldflux.sweep.launch import Launching
@@ -208,7 +208,13 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
         finally:
             ended = finish(plan.root, launching.queued(plan.folders), launching.ends)
     bad = (RunState.FAILED, RunState.BROKEN_OFF)
-    return int(any(job.state in bad and job.folder in plan.folders for job in ended.jobs))
+    return int(
+        any(
+            job.state in bad or (job.state == RunState.MISSING and job.folder in launching.ends)
+            for job in ended.jobs
+            if job.folder in plan.folders
+        )
+    )
 
 
 def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) -> None:
@@ -230,7 +236,7 @@ def _start(plan: SweepPlan, launching: Launching, queued: Mapping[Path, str]) ->
 
 
 def finish(
-    root: Path, queued: Mapping[Path, str], ends: Mapping[Path, str] | None = None
+    root: Path, queued: Mapping[Path, str], ends: Mapping[Path, Ending] | None = None
 ) -> Summary:
     """Prints the table of a sweep and writes its files. ends: see `job_status`."""
     summary, files = write_report(root, queued=queued, ends=ends)

@@ -11,7 +11,7 @@ from typing import Any
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import MANIFEST
-from worldflux.run_folder.state import RunState, run_state
+from worldflux.run_folder.state import Ending, RunState, run_state
 from worldflux.sweep.jobs import SEED
 
 QUEUED = "queued"  # waits in a scheduler, such as Slurm's
@@ -45,11 +45,11 @@ def job_status(
     folder: Path,
     overrides: Mapping[str, Any],
     queued: Mapping[Path, str] | None = None,
-    ends: Mapping[Path, str] | None = None,
+    ends: Mapping[Path, Ending] | None = None,
 ) -> JobStatus:
     """The status of the job in `folder`. queued: folders whose job waits or runs in a scheduler,
     with its name there. ends: how jobs of this command ended that left no reason of their own; one
-    that left nothing at all has failed."""
+    that left nothing at all has failed, unless it was cancelled."""
     try:
         state: str = run_state(folder)
         manifest = read_manifest(folder) if (folder / MANIFEST).exists() else {}
@@ -59,9 +59,10 @@ def job_status(
     if state == RunState.FAILED:
         reason = " ".join(str(manifest.get("error")).split())
     elif state in (RunState.MISSING, RunState.BROKEN_OFF):
-        reason = (ends or {}).get(folder)
-    if state == RunState.MISSING and reason is not None:
-        state = RunState.FAILED
+        end = (ends or {}).get(folder)
+        reason = None if end is None else end.reason
+        if state == RunState.MISSING and end is not None and not end.cancelled:
+            state = RunState.FAILED
     where = None if state == RunState.COMPLETED else (queued or {}).get(folder)
     return JobStatus(
         folder,

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldflux.core.statistics import iqm, stratified_interval
 from worldflux.errors import ConfigurationError
-from worldflux.run_folder.state import RunState
+from worldflux.run_folder.state import Ending, RunState
 from worldflux.sweep.jobs import SEED, rank
 from worldflux.sweep.record import SweepRecord, read_record
 from worldflux.sweep.status import JobStatus, job_status, shared_overrides
@@ -53,7 +53,7 @@ def summarize(
     root: Path,
     by: Sequence[str] = (),
     queued: Mapping[Path, str] | None = None,
-    ends: Mapping[Path, str] | None = None,
+    ends: Mapping[Path, Ending] | None = None,
 ) -> Summary:
     """The summary of the sweep in `root`. by: keys of overrides to group by; default: all but the
     seed. CheckpointError: it is no sweep. ConfigurationError: no job has such a key."""
