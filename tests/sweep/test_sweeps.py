@@ -221,15 +221,7 @@ def test_a_record_that_cannot_be_read_is_told(
 def test_a_job_whose_process_ends_before_its_run_begins_has_failed(
     started: list[Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-    from hydra.core.utils import JobReturn, JobStatus
-
-    def launch(self: Any, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
-        lost = JobReturn(status=JobStatus.COMPLETED)
-        lost.return_value = "missing"
-        return [lost for _ in job_overrides]
-
-    monkeypatch.setattr(BasicLauncher, "launch", launch)
+    monkeypatch.setattr("worldflux.sweep.launch.train_job", lambda cfg: "missing")
     assert main(["-m", "sweep=lost", "model/size=ci", "training.seed=1,2"]) == 1
     out = capfd.readouterr().out
     assert len(re.findall(r"failed .* its process ended early", out)) == 2 and not started

@@ -34,8 +34,8 @@ class Pool:
         self.request: BaseException | None = None  # to stop
 
     def run(self, launch: Callable[[], Sequence[JobReturn]]) -> Sequence[JobReturn]:
-        """Launches, and returns how jobs ended when none runs any more. A first Ctrl-C or SIGTERM stops the jobs
-        with a checkpoint each, a second Ctrl-C at once; both are raised in the end."""
+        """Launches, and returns how jobs ended when none runs any more. A first Ctrl-C or SIGTERM
+        stops them with a checkpoint each, a second Ctrl-C at once; both are raised in the end."""
         # Not Thread.join: after an exception in it, Python takes the thread to have ended.
         launched: Future[Sequence[JobReturn]] = Future()
 
