@@ -333,7 +333,11 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
     for key in ("elapsed", "started"):
         del state["trainer"][key]
     del state["metrics_bytes"]  # clock times have different lengths
-    del state["source"]["replay"]  # the name of a save
+    for key in (
+        "replay",
+        "replay_index",
+    ):  # the name of a save, and the checksum of its list of files
+        del state["source"][key]
     return state
 
 
