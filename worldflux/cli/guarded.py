@@ -16,8 +16,8 @@ from typing import Any
 
 from worldflux.cli.parser import Parser
 from worldflux.config.hydra_errors import explain
-from worldflux.core.output import lasting_output
 from worldflux.errors import WorldFluxError
+from worldflux.training.output import lasting_output
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INTERRUPTED = 130

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from worldflux import __version__
 from worldflux.config.fields import near_miss
-from worldflux.core.output import lasting_output
+from worldflux.training.output import lasting_output
 
 # Verb -> module with a `main(argv) -> exit code`, and what it does.
 VERBS = {

@@ -28,7 +28,6 @@ import torch
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 from worldflux.config.overrides import command
-from worldflux.core.output import lasting_output
 from worldflux.core.ranks import ProcessGroup, RankLost
 from worldflux.errors import ConfigurationError, TrainingError, WorldFluxError
 from worldflux.run_folder.checkpoints import CheckpointFolder
@@ -37,6 +36,7 @@ from worldflux.run_folder.names import CHECKPOINTS
 from worldflux.run_folder.state import claim, inherit
 from worldflux.runner.run import folder_of, run
 from worldflux.runner.slurm_task import SlurmTask, slurm_task
+from worldflux.training.output import lasting_output
 from worldflux.training.signals import Stopped, stop_signals
 
 if TYPE_CHECKING:

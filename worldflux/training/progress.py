@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from worldflux.core.output import Output
+from worldflux.training.output import Output
 
 log = logging.getLogger("worldflux.progress")
 
