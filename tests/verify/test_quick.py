@@ -13,6 +13,7 @@ import pytest
 
 from worldflux.cli.main import main as worldflux_run
 from worldflux.cli.verbs import main as worldflux
+from worldflux.cli.verify import show_quick
 from worldflux.core.statistics import difference_interval
 
 RUN = [
@@ -229,3 +230,10 @@ def test_welchs_interval_equals_the_tables() -> None:
     half = 2.878 * np.sqrt(2 * 4 / 10)
     assert (low, high) == pytest.approx((1 - half, 1 + half), rel=0.01)
     assert difference_interval((1.0, 0.0), 5, (1.0, 0.0), 5, 0.99) == (0.0, 0.0)
+
+
+def test_text_of_a_run_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    check = {"status": "passed", "name": "data", "finding": "in a[/b]", "proves": "of [red]"}
+    show_quick({"checks": [check], "workflow_status": "pass", "verdict_reason": "runs/a[/b]"})
+    text = capsys.readouterr().out
+    assert "in a[/b]" in text and "of [red]" in text and "verified: runs/a[/b]" in text

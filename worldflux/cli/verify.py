@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from worldflux.cli.arguments import Parser
 from worldflux.cli.guarded import guarded
@@ -29,7 +30,7 @@ from worldflux.verify.target import runs_below
 MODES = ("quick", "proof")
 MODE_VARIABLE = "WORLDFLUX_VERIFY_MODE"
 SEED = 2_000_003  # apart from the seeds of training, of its evaluations and of `worldflux eval`
-MARKS = {PASSED: "[green]ok[/]", FAILED: "[red]FAILED[/]"}
+MARKS = {PASSED: Text("ok", "green"), FAILED: Text("FAILED", "red")}
 WORDS = {"pass": "verified", "warning": "WARNING", "fail": "NOT verified"}
 # Flags of older versions whose meaning is gone, with the reason.
 GONE = {
@@ -94,7 +95,9 @@ def _main(options: argparse.Namespace) -> int:
         positive = result["passed"]
     else:
         runs, count, started = runs[-1:], len(runs), time.monotonic()
-        console = Console(stderr=True, quiet=options.format != "rich", highlight=False)
+        console = Console(
+            stderr=True, quiet=options.format != "rich", highlight=False, markup=False
+        )
         console.print(f"{runs[0]}{f' (the newest of {count})' if count > 1 else ''}")
         quick = verify_quick(
             runs[0],
@@ -170,15 +173,16 @@ def show(form: str, mode: str, result: dict[str, Any]) -> None:
 def show_quick(result: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for check in result["checks"]:
-        mark = MARKS.get(check["status"], check["status"])
-        table.add_row(mark, check["name"], f"{check['finding']}\n[dim]{check['proves']}[/]")
-    console = Console(highlight=False)
+        mark = MARKS.get(check["status"], Text(check["status"]))
+        finding = Text(f"{check['finding']}\n").append(check["proves"], "dim")
+        table.add_row(mark, check["name"], finding)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(f"{WORDS[result['workflow_status']]}: {result['verdict_reason']}")
 
 
 def show_proof(result: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for run in result["runs"]:
         score = "no score" if run["score"] is None else f"{run['score']:.4g}"
         console.print(

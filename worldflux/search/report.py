@@ -12,6 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.search.space import Space, text
@@ -33,7 +34,7 @@ def space_table(space: Space, recipe: Mapping[str, Any]) -> Table:
     for title in ("key", "searched", "first trial"):
         table.add_column(title, overflow="fold")
     for key, kind in space.items():
-        table.add_row(key, text(kind), str(recipe.get(key, "drawn")))
+        table.add_row(key, Text(text(kind)), Text(str(recipe.get(key, "drawn"))))
     return table
 
 
@@ -47,7 +48,7 @@ def trial_table(trials: Sequence[FrozenTrial], space: Space) -> Table:
         values = {key.rpartition(".")[2]: trial.params[key] for key in space if key in trial.params}
         short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}
         about = trial.user_attrs.get(ERROR) or (text_of(short) if short else "")
-        table.add_row(str(trial.number), trial.state.name.lower(), _score(trial), about)
+        table.add_row(str(trial.number), trial.state.name.lower(), _score(trial), Text(about))
     return table
 
 
