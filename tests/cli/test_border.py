@@ -132,6 +132,11 @@ def test_variables_that_hydra_sets_are_there_when_the_environment_is_checked(
     ("words", "line"),
     [
         ("env=5", "env must name an option, not 5"),
+        ("+experiment=5", "experiment must name an option, not 5"),
+        ("experiment=null", "experiment must name an option, not null"),
+        ("hydra/launcher=5", "hydra/launcher must name an option, not 5"),
+        ("=5", "=5 names no key"),
+        ("hydra.sweeper.params={training.seed:5}", "hydra.sweeper.params is for YAML files"),
         ("dashboard=true", "dashboard must name an option, not true"),
         ("logger=[1]", r"logger must name an option, not \[1\]"),
         ("-m training.seed=range(0)", r"training.seed=range\(0\) has no values"),

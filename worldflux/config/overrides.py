@@ -16,10 +16,10 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString
 from omegaconf import OmegaConf
 
-from worldflux.config.groups import CHOICES, free_mappings
+from worldflux.config.groups import CHOICES, EXPERIMENT, free_mappings
 from worldflux.config.run import JSON
 from worldflux.errors import ConfigurationError
 
@@ -104,18 +104,32 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         seen[key] = word
         if override.is_delete() and not key.startswith(free):
             raise ConfigurationError(f"{word}: what the schema has cannot be removed")
-        if key in CHOICES and not override.is_sweep_override() and not override.is_delete():
+        if not key:
+            raise ConfigurationError(f"{word} names no key: write KEY=VALUE")
+        if key.lstrip("+") == "hydra.sweeper.params":
+            text = "is for YAML files; on the command line write -m KEY=VALUE,VALUE"
+            raise ConfigurationError(text, key="hydra.sweeper.params")
+        group = key.lstrip("+").partition("@")[0]
+        if (
+            group in (*CHOICES, EXPERIMENT) or group.startswith("hydra/")
+        ) and not override.is_delete():
             _check_option(key, override.value())
     return parsed
 
 
 def _check_option(key: str, value: Any) -> None:
-    if value is None or not all(isinstance(one, str) for one in _items(value)):
-        text = f"must name an option, not {spelled(value)}; see worldflux-run --help"
-        raise ConfigurationError(text, key=key)
+    for one in _items(value):
+        if not isinstance(one, str):
+            wrong = value if isinstance(value, list) else one
+            text = f"must name an option, not {spelled(wrong)}; see worldflux-run --help"
+            raise ConfigurationError(text, key=key.lstrip("+"))
 
 
 def _items(value: Any) -> Sequence[Any]:
+    if isinstance(value, ChoiceSweep):
+        return [str(one) if isinstance(one, QuotedString) else one for one in value.list]
+    if isinstance(value, Glob):
+        return []
     return value if isinstance(value, list) else [value]
 
 
