@@ -20,7 +20,7 @@ class TDMPC2Config(WorldModelConfig):
         gives z.
     horizon, num_samples, num_elites, num_pi_trajs, iterations, min_std, max_std, temperature: MPPI.
     momentum: share of its mean that MPPI keeps in each iteration (official: 0).
-    gamma: discount; None takes the official rule: (f - 1) / f with f = option(episode_length /, above=0, at_most=1)
+    gamma: discount; None takes the official rule: (f - 1) / f with f = episode_length /
         discount_denom, within [discount_min, discount_max].
     episode_length: agent steps of an episode; None: no limit, the runner takes the environment's.
     episodic: the task can end an episode, which a termination head predicts.
