@@ -13,7 +13,8 @@ import numpy as np
 
 from worldflux.errors import ConfigurationError
 from worldflux.models.dreamerv3.config import LOSS_SCALES, DreamerV3Config
-from worldflux.models.dreamerv3.official.config import FIELDS, FIXED, LOSSES
+from worldflux.models.dreamerv3.official.config import FIXED, LOSSES
+from worldflux.models.dreamerv3.official.names import FIELDS
 from worldflux.models.official import file_settings, unknown_names, word_settings
 
 SECTION = "agent."  # of config.yaml, which holds what is the model's

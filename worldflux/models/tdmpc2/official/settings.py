@@ -13,53 +13,16 @@ from worldflux.core.math import episode_discount
 from worldflux.errors import ConfigurationError
 from worldflux.models.official import Named, file_settings, unknown_names, word_settings
 from worldflux.models.tdmpc2.config import TDMPC2Config
+from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
 
 # Official setting -> our field.
 FIELDS = {
-    "simnorm_dim": "simnorm_dim",
-    "num_bins": "num_bins",
-    "vmin": "bin_min",
-    "vmax": "bin_max",
-    "log_std_min": "log_std_min",
-    "log_std_max": "log_std_max",
-    "episodic": "episodic",
-    "episode_length": "episode_length",
-    "discount": "gamma",
-    "discount_denom": "discount_denom",
-    "discount_min": "discount_min",
-    "discount_max": "discount_max",
-    "horizon": "horizon",
-    "iterations": "iterations",
-    "num_samples": "num_samples",
-    "num_elites": "num_elites",
-    "num_pi_trajs": "num_pi_trajs",
-    "min_std": "min_std",
-    "max_std": "max_std",
-    "temperature": "temperature",
-    "num_enc_layers": "encoder_layers",
-    "enc_dim": "encoder_dim",
-    "mlp_dim": "hidden_dim",
-    "latent_dim": "latent_dim",
-    "task_dim": "task_dim",
-    "num_q": "num_q_networks",
-    "dropout": "dropout",
-    "action_dim": "action_dim",
-    "obs_dim": "obs_dim",
-    "num_channels": "num_channels",
-    "reward_coef": "reward_loss_coef",
-    "value_coef": "td_loss_coef",
-    "termination_coef": "termination_loss_coef",
-    "consistency_coef": "consistency_loss_coef",
-    "rho": "rho",
-    "entropy_coef": "entropy_coef",
-    "enc_lr_scale": "encoder_lr_scale",
-    "tau": "target_q_tau",
-    "lr": "learning_rate",
-    "grad_clip_norm": "grad_clip",
-    "tasks": "task_names",
-    "action_dims": "task_action_dims",
-    "episode_lengths": "task_episode_lengths",
+    theirs: key.removeprefix("model.")
+    for key, (theirs,) in OFFICIAL_NAMES.items()
+    if key.startswith("model.") and theirs != "obs_shape"
 }
+FIELDS |= {"discount": "gamma", "lr": "learning_rate", "grad_clip_norm": "grad_clip"}
+FIELDS |= {"obs_dim": "obs_dim", "num_channels": "num_channels"}
 # What only the shapes show; our configuration has no field for it.
 SHAPES_ONLY = ("obs_dim", "num_channels")
 SIZES = ("num_enc_layers", "enc_dim", "mlp_dim", "latent_dim", "num_q")  # model_size sets them
