@@ -23,6 +23,11 @@ def computing_in(dtype: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, DTYPES[dtype])
 
 
+def convolves_in_half(x: Tensor) -> bool:
+    """Whether a convolution of x computes in 16 bits here, by its own type or by autocast."""
+    return x.dtype in DTYPES.values() or torch.is_autocast_enabled(x.device.type)
+
+
 @dataclass
 class Precision:
     """How a forward and backward pass computes. Parameters stay in float32.

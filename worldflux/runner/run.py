@@ -20,7 +20,6 @@ from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import model_class
-from worldflux.report.curves import draw_run
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import degrading, plain
@@ -224,11 +223,18 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
         log.info("continue with: %s", parts.continuation(folder))
         raise
     finally:
-        try:
-            if draws:
-                draw_run(folder)
-        except OSError as error:
-            log.warning("no learning curve was drawn: %s", error)
+        if draws:
+            _draw_curve(folder)
+
+
+def _draw_curve(folder: Path) -> None:
+    # Only now: matplotlib takes a third of a second to load.
+    from worldflux.report.curves import draw_run
+
+    try:
+        draw_run(folder)
+    except OSError as error:
+        log.warning("no learning curve was drawn: %s", error)
 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:

@@ -1,6 +1,6 @@
 """Building blocks of DreamerV3's networks.
 
-Letters: G blocks, I and O a block's inputs and outputs, N rows, C H W channels, height, width.
+Letters: G blocks, I and O a block's inputs and outputs, N rows.
 """
 
 from __future__ import annotations
@@ -111,28 +111,3 @@ def block_product(x: Tensor, weight: Tensor) -> Tensor:
     groups = x.reshape(-1, weight.shape[0], weight.shape[1]).transpose(0, 1)  # [G, N, I]
     product = torch.bmm(groups, weight).transpose(0, 1)  # [N, G, O]
     return product.reshape(*x.shape[:-1], -1)  # [..., G*O]
-
-
-class Conv(nn.Module):
-    """Convolution with stride 1 and 'same' padding on channels-last images."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(out_channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        trunc_normal_in_(self.weight, self.weight[0].numel())
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding="same")
-
-
-class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of `[N, C, H, W]`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x.permute(0, 2, 3, 1))  # [N, H, W, C]
-        return x.permute(0, 3, 1, 2)  # [N, C, H, W]
