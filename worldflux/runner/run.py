@@ -15,6 +15,7 @@ import torch
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
+from worldflux.core.memory import keep_freed_memory
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
@@ -88,6 +89,8 @@ def _run(
     ranks: Ranks,
 ) -> float:
     training = config.training
+    if training.keep_memory:
+        keep_freed_memory()
     set_seed(training.seed)
     fitted = parts.fitted
     if fitted is None and parts.model is None:
