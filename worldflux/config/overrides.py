@@ -12,6 +12,7 @@ import re
 import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -25,6 +26,8 @@ from worldflux.errors import ConfigurationError
 
 # A key of a mapping that the grammar takes as it stands, and for a text.
 KEY = re.compile(r"(?!(null|true|false|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
+
+PATHS = ("resume", "init_from")  # keys whose value is a path
 
 
 def spelled(value: Any) -> str:
@@ -79,6 +82,18 @@ def command(*words: str) -> str:
 def key_of(word: str) -> str:
     """The key of an override: `training.seed` of `+training.seed=1`."""
     return word.partition("=")[0].lstrip("+~")
+
+
+def plain_paths(words: Sequence[str]) -> list[str]:
+    """The overrides with an existing path behind `resume=` or `init_from=` quoted: its name may
+    have an equals sign or a comma, such as a sweep's folders, which mean something else to Hydra."""
+    plain = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in PATHS and re.search(r"[^\w./-]", value) and Path(value).exists():
+            word = override(key, value)
+        plain.append(word)
+    return plain
 
 
 def search_path(folders: Sequence[Any]) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class DreamerV3Config(WorldModelConfig):
     cnn_depth: times cnn_mults, channels of the image stages.
     encoder_type, decoder_type: `auto` uses a CNN for image keys and an MLP for the others; `cnn`
         and `mlp` insist that all keys are of that kind.
+    reward_num_bins, critic_num_bins: of the two-hot heads of reward and value, even or odd; None: as
+        many as of the reward.
     kl_balance: splits the sum of the two KL scales as kl_balance : 1 - kl_balance between dynamics
         and representation; None leaves them to loss_scales (official: 1.0 and 0.1).
     loss_scales: may be partial; what is absent keeps its official value.
@@ -89,6 +91,7 @@ class DreamerV3Config(WorldModelConfig):
     critic_layers: int = option(3, at_least=1)
     critic_units: int | None = option(None, at_least=1)
     reward_num_bins: int = option(255, at_least=2)
+    critic_num_bins: int | None = option(None, at_least=2)
     reward_bin_min: float = -20.0
     reward_bin_max: float = option(20.0, above=0)
     actor_min_std: float = option(0.1, above=0)
