@@ -28,6 +28,14 @@ def convolves_in_half(x: Tensor) -> bool:
     return x.dtype in DTYPES.values() or torch.is_autocast_enabled(x.device.type)
 
 
+def recurrence_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The context in which a recurrence over few rows computes: on the CPU never in 16 bits, whose
+    casts at each step take longer there than the products that they speed up."""
+    if device.type == "cpu":
+        return torch.autocast("cpu", enabled=False)
+    return contextlib.nullcontext()
+
+
 @dataclass
 class Precision:
     """How a forward and backward pass computes. Parameters stay in float32.

@@ -47,7 +47,9 @@ class Conv(nn.Module):
         """This convolution of x `[N, C, 2H, 2W]`, by phase: `[N, H, W, 2, 2, O]`."""
         rows = torch.stack(phases(self.weight, 2))  # [2, O, C, p, 2, k]
         both = torch.stack(phases(rows, 5), 1)  # [2, 2, O, C, p, 2, p, 2]
-        weight = both.permute(0, 1, 2, 3, 5, 7, 4, 6).flatten(3, 5).flatten(0, 2)  # [4*O, 4*C, p, p]
+        weight = (
+            both.permute(0, 1, 2, 3, 5, 7, 4, 6).flatten(3, 5).flatten(0, 2)
+        )  # [4*O, 4*C, p, p]
         packed = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
         return self._by_phase(packed, weight)  # of [N, 4*C, H, W]
 

@@ -96,6 +96,7 @@ class Encoder(nn.Module):
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             # bfloat16 convolves few channels so slowly that four times as many take less time.
             packed = index == 0 and convolves_in_half(x)
+            assert isinstance(conv, Conv)
             squares = conv.squares(x) if packed else by_square(conv(x))  # [N, H/2, W/2, 2, 2, C]
             x = F.silu(norm(largest_in_square(squares))).permute(0, 3, 1, 2)  # [N, C, H/2, W/2]
         return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., h*w*c]
@@ -155,6 +156,7 @@ class Decoder(nn.Module):
         x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)  # [N, h, w, c]
         x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, c, h, w], channels last in memory
         for conv, norm in zip(self.convs, self.norms, strict=True):
+            assert isinstance(conv, Conv)
             x = interleaved(F.silu(norm(conv.doubled(x))))  # [N, C, H, W], doubled each time
         x = self.out.doubled(x)  # [N, H/2, W/2, 2, 2, C]
         x = interleaved(torch.sigmoid(x if x.dtype == torch.float64 else x.float()))
@@ -181,7 +183,15 @@ class TwoHotHead(nn.Module):
         self.register_buffer("bins", symexp_bins(bins, high), persistent=False)
 
     def forward(self, feat: Tensor) -> TwoHot:
-        return TwoHot(self.out(self.mlp(feat)), self.bins)  # logits [..., bins]
+        return self.after(self.mlp.first(feat))
+
+    def after(self, first: Tensor) -> TwoHot:
+        """As `forward`, from the first affine map of feat `[..., U]`."""
+        return self.dist(self.out(self.mlp.after(first)))
+
+    def dist(self, logits: Tensor) -> TwoHot:
+        """The distribution of logits `[..., K]`."""
+        return TwoHot(logits, self.bins)
 
 
 class ContinueHead(nn.Module):
@@ -193,7 +203,11 @@ class ContinueHead(nn.Module):
         self.out = Linear(units, 1)
 
     def forward(self, feat: Tensor) -> Binary:
-        return Binary(self.out(self.mlp(feat))[..., 0])  # [..., 1] -> [...]
+        return self.after(self.mlp.first(feat))
+
+    def after(self, first: Tensor) -> Binary:
+        """As `forward`, from the first affine map of feat `[..., U]`."""
+        return Binary(self.out(self.mlp.after(first))[..., 0])  # [..., 1] -> [...]
 
 
 class ActionDist:
