@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldflux import get_config
 from worldflux.config.env import EnvConfig
 from worldflux.config.spaces import Space
-from worldflux.core.memory import keep_freed_memory
+from worldflux.core.allocator import keep_freed_memory
 from worldflux.data.collect import Collector
 from worldflux.data.replay import SequenceReplay
 from worldflux.envs.make import make_envs

@@ -52,7 +52,6 @@ def test_the_tdmpc2_recipe_is_the_official_one() -> None:
     assert run.data.prefill_steps == run.data.pretrain_updates == 2_500
     assert run.data.collect_steps_per_update == 1 and run.data.capacity == 1_000_000
 
-
     assert run.training.compile_model and run.training.eval_episodes == 10
     assert run.model.num_samples == 512 and run.model.encoder_lr_scale == 0.3
 

@@ -1,25 +1,32 @@
-"""How the C library's allocator treats memory that this process frees."""
+"""Memory that a machine does not give is one line."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# Parameters of mallopt(3).
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-TOP_PAD = 64 * 2**20  # bytes that the heap grows by at least
+import torch
+
+from worldflux.errors import ConfigurationError
+
+# What PyTorch says on the CPU, and where a size has more digits than a number.
+TEXTS = ("can't allocate memory", "calculation overflowed", "invalid dimension")
 
 
-def keep_freed_memory() -> bool:
-    """Lets malloc keep what is freed for the next allocation, where the C library is glibc.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that there is less memory than was needed."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
-    By default large tensors are mapped anew for every update and unmapped after it, and the system
-    fills their pages with zeros each time: a third of the time of an update on pictures. It holds
-    for this process and those that it forks, from now on to its end; the process then keeps the
-    largest amount of memory that it has needed. Returns whether it was done.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, TOP_PAD))
-    return all([mallopt(name, value) for name, value in settings])
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Raises ConfigurationError where `what` needs more memory than there is."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        text = f"{what} needs more memory than this machine has"
+        raise ConfigurationError(f"{text} ({' '.join(str(error).split())[:160]})") from error

@@ -15,12 +15,12 @@ import torch
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
-from worldflux.core.memory import keep_freed_memory
+from worldflux.core.allocator import keep_freed_memory
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
-from worldflux.models.factory import model_class
+from worldflux.models.factory import make_model
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import degrading, plain
@@ -242,7 +242,7 @@ def _draw_curve(folder: Path) -> None:
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
     """A fresh agent of the configured family."""
-    model = model_class(config.model_type)(config)
+    model = make_model(config)
     return model.make_agent(training, torch.device(training.resolve_device()))
 
 

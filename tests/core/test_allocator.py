@@ -11,7 +11,7 @@ import pytest
 # Page faults of 20 rounds of allocating, filling and freeing 48 MB, after one round.
 FAULTS = """
 import resource, sys
-from worldflux.core.memory import keep_freed_memory
+from worldflux.core.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults(rounds):
