@@ -117,7 +117,7 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         if key in seen:
             raise ConfigurationError(f"{key} is given twice: {seen[key]} and {word}")
         seen[key] = word
-        if override.is_delete() and not key.startswith(free):
+        if override.is_delete() and not key.lstrip("~").startswith(free):
             raise ConfigurationError(f"{word}: what the schema has cannot be removed")
         if not key:
             raise ConfigurationError(f"{word} names no key: write KEY=VALUE")
@@ -130,6 +130,17 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         ) and not override.is_delete():
             _check_option(key, override.value())
     return parsed
+
+
+def with_free_keys(overrides: Sequence[Override]) -> list[str]:
+    """Overrides as words. Those of keys that have no schema, such as env.kwargs, set them whether
+    they are there already or not, with which of Hydra's spellings (none, +, ++) they came."""
+    free, words = free_mappings(), []
+    for item in overrides:
+        word, key = str(item.input_line), item.get_key_element().lstrip("+")
+        inside = key in free or key.startswith(tuple(f"{name}." for name in free))
+        words.append("++" + word.lstrip("+") if inside and not item.is_delete() else word)
+    return words
 
 
 def _check_option(key: str, value: Any) -> None:

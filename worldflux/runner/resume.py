@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from worldflux.config.composition import Composition, checked, run_dir
 from worldflux.config.groups import CHOICES, RunConfig
-from worldflux.config.overrides import override, parse_overrides, value_of
+from worldflux.config.overrides import override, parse_overrides, value_of, with_free_keys
 from worldflux.config.run import run_config
 from worldflux.errors import ConfigurationError, RunBusyError
 from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
@@ -109,7 +109,7 @@ def prepare(run: str, overrides: Sequence[Override], trust: bool = False) -> lis
     if trust:
         named += modules_of(saved_config(folder)["env"])
     ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named))
-    rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
+    rest = with_free_keys([item for item in overrides if item.get_key_element() != "resume"])
     return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]
 
 

@@ -15,6 +15,8 @@ STOP_SIGNALS = (
     signal.SIGUSR2,
     signal.SIGHUP,
 )
+# Ignored in what a shell starts in the background or by nohup: it is not meant then.
+OF_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(SystemExit):
@@ -26,9 +28,12 @@ class Stopped(SystemExit):
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Those that stop this process: under nohup the end of the terminal does not."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return tuple(n for n in STOP_SIGNALS if not (ignored and n == signal.SIGHUP))
+    """Those that stop this process: not Ctrl-C and the end of the terminal where it ignores them."""
+    return tuple(
+        number
+        for number in STOP_SIGNALS
+        if number not in OF_THE_TERMINAL or signal.getsignal(number) != signal.SIG_IGN
+    )
 
 
 @contextmanager
