@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from worldflux.envs.border import Border, plain_env
 from worldflux.envs.suites import GymEnv
 from worldflux.errors import ConfigurationError, ValidationError
 from worldflux.models.saved import is_model_folder
-from worldflux.runner.trained import SavedModel, open_trained, playable_config
+from worldflux.runner.trained import SavedModel, TrainedRun, open_trained, playable_config
 from worldflux.training.seed import isolated_rng
 
 WITHOUT = EnvConfig(suite="none")
@@ -118,6 +119,9 @@ def load_policy(
             played: Any = SavedModel(path, playable_config(path), WITHOUT)
         else:
             played = open_trained(path, checkpoint, overrides, trust)
+        if isinstance(played, TrainedRun):  # the first action does not wait for a compiler
+            eager = played.training.with_updates(compile_model=False)
+            played = replace(played, training=eager)
         border = _border(played)
         agent = played.agent(device)
     generator = getattr(agent, "generator", None)
