@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from worldflux.config.model import LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
+from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
 
 
 @dataclass
@@ -16,6 +17,7 @@ class TDMPC2Config(WorldModelConfig):
     """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m."""
 
     needs_obs_shape: ClassVar[bool] = True
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     inert: ClassVar[dict[str, str]] = {
         "deter_dim": "its latent is latent_dim wide",
         "stoch_dim": "its latent is latent_dim wide",
