@@ -56,7 +56,7 @@ def create_world_model(
             raise ConfigurationError(f"{text}; leave out {', '.join(overrides)}")
         return load_saved(Path(model), device=device)
     config = get_config(model, device=device, **overrides)
-    return model_class(config.model_type)(config).to(device)
+    return make_model(config).to(device)
 
 
 def load_saved(path: Path, checkpoint: str = BEST, device: str = "cpu") -> WorldModel:
@@ -113,6 +113,14 @@ def is_folder(model: str) -> bool:
     if path.is_absolute() or model.startswith((".", "~")):
         raise FileNotFoundError(f"no model folder at {model}")
     return False
+
+
+def make_model(config: WorldModelConfig) -> Any:
+    """A model with fresh weights; ConfigurationError where the machine lacks the memory."""
+    from worldflux.core.memory import memory_for  # PyTorch
+
+    with memory_for(f"a {config.model_type} model of these sizes"):
+        return model_class(config.model_type)(config)
 
 
 def model_class(model_type: str) -> type[Any]:
