@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from worldflux.config.model import WorldModelConfig
+from worldflux.core.memory import memory_for
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.run_folder.checkpoints import CheckpointFolder, checkpoint_named, read_state, run_of
@@ -89,12 +90,13 @@ class InitialWeights:
 def misfit(file: Path, config: WorldModelConfig) -> str:
     """Where a file of weights has other names or shapes than a model, by its header alone; empty if
     nowhere. CheckpointError: it is damaged."""
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
+    # Shapes only: no memory, no random numbers.
+    with memory_for(f"a {config.model_type} model of these sizes"), torch.device("meta"):
         here = shapes(model_class(config.model_type)(config))
     try:
         with safe_open(file, "pt") as weights:
             there = {key: list(weights.get_slice(key).get_shape()) for key in weights.keys()}
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, MemoryError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     different = [
         f"{key} is {there[key]} there and {shape} here"
