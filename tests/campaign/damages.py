@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tests.campaign.runs import FAMILIES, MORE, RUN, make_runs
 from tests.campaign.trials import (
     REFUSED,
@@ -222,7 +224,7 @@ def verdict_of(verb: str, run: Path, name: str, ended: Ended, base: Path) -> Ver
     if verb == "resume":
         try:
             unequal = differences(run, base / f"{run.name}-continued")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             unequal = [f"{error}"]
     else:
         before = json.loads((base / f"{run.name}-{verb}.json").read_text())

@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--count", type=int, help="trials of each part (default: its own)")
     made.add_argument("--first", type=int, default=0, metavar="N", help="number of the first trial")
-    made.add_argument("--only", type=int, metavar="N", help="this trial alone; its folder is kept")
+    made.add_argument("--only", type=int, nargs="+", metavar="N", help="these trials alone")
     made.add_argument("--jobs", type=int, default=1, help="trials at a time")
     made.add_argument("--verbose", action="store_true", help="print every trial")
     return made
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the parts and prints the table; returns the exit code."""
     options = parser().parse_args(argv)
     torch.set_num_threads(1)  # a fork has no other threads
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has it ignored
+        signal.signal(number, signal.default_int_handler)
     root = Path(tempfile.mkdtemp(prefix="campaign_"))
     os.environ["XDG_STATE_HOME"] = str(root / "state")
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for workers
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows[name] = _part(PARTS[name], options, root / name)
     print(table(rows))
     failed |= any(row[kind] for row in rows.values() for kind in BAD)
-    if failed or options.only is not None:
+    if failed:
         print(f"kept for a look: {root}", file=sys.stderr)
     else:
         shutil.rmtree(root)
@@ -71,17 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _part(part: Part, options: argparse.Namespace, root: Path) -> Counter[str]:
     count = options.count or (part.short if options.short else part.long)
     numbers = range(options.first, options.first + count)
-    base = root / "base"
-    base.mkdir(parents=True)
+    base = root.parent / "base"  # of all parts
+    base.mkdir(exist_ok=True)
     os.environ["WORLDFLUX_CANARY"] = str(base / "canary")
     part.prepare(base)
     gc.collect()
     gc.freeze()  # a fork need not copy what it never changes
     tally: Counter[str] = Counter()
-    drawn = _drawn(part, options, [options.only] if options.only is not None else numbers, base)
+    drawn = _drawn(part, options, options.only or numbers, base)
     for trial, verdict in until_interrupted(run_all(drawn, root, options.jobs, part.seconds)):
         tally[verdict.kind] += 1
-        if verdict.kind in BAD or options.verbose or options.only is not None:
+        if verdict.kind in BAD or options.verbose or options.only:
             print(f"{part.name} {trial.number} {verdict.kind}: {trial.name}: {verdict.detail}")
         if verdict.kind in BAD:
             again = f"--part {part.name} --seed {options.seed} --only {trial.number}"

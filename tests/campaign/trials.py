@@ -139,6 +139,7 @@ def fork(trial: Trial, root: Path, seconds: float) -> Running:
 
 def _in_child(trial: Trial, scratch: Path) -> Verdict:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(scratch / "work")
     os.environ["WORLDFLUX_CANARY"] = str(scratch / "canary")
     log = os.open(scratch / "log", os.O_WRONLY | os.O_CREAT)

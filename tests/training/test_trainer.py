@@ -408,3 +408,14 @@ def test_a_solved_task_ends_training_and_is_judged_by_fresh_episodes(tmp_path):
     further = make(tmp_path)
     further.train(TinySource(), resume_from=tmp_path)
     assert further.state.global_step == 40
+
+
+def test_an_environment_that_switches_gradients_off_changes_nothing(tmp_path):
+    trained = []
+    for switch in (lambda: None, lambda: torch.set_grad_enabled(False)):
+        trainer = make(tmp_path / str(len(trained)), callbacks=[At(3, switch)], total_steps=6)
+        try:
+            trained.append(trainer.train(TinySource()).state_dict())
+        finally:
+            torch.set_grad_enabled(True)
+    assert all(torch.equal(trained[0][key], trained[1][key]) for key in trained[0])

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from worldflux.config.training import TrainingConfig
@@ -86,7 +87,8 @@ class Trainer(TrainingSession):
             self._note_epoch(source)
             stepid = arrays.pop("stepid", None)
             self._inputs = to_device(arrays, self.device), self.checkpointing.carry
-            metrics, entries, self.checkpointing.carry = self.agent.update(*self._inputs)
+            with torch.enable_grad():  # an environment may have switched it off
+                metrics, entries, self.checkpointing.carry = self.agent.update(*self._inputs)
             metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
                 fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
