@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.campaign.trials import SECONDS, Trial, Verdict, command, run_all
+from tests.campaign.trials import SECONDS, Ended, Trial, Verdict, command, run_all
 
 RUN = "worldflux-run"
 FAMILIES = ("dreamerv3", "tdmpc2")
@@ -44,15 +44,12 @@ def make_runs(base: Path, continued: bool = False) -> None:
     """`base/FAMILY` for each family; continued: also what becomes of it when it goes on."""
 
     def act(family: str) -> Verdict:
-        words = [
-            *small(family),
-            f"training.total_steps={UPDATES}",
-            f"hydra.run.dir={base / family}",
-        ]
-        ended = command(RUN, *words)
-        if ended.code == 0 and continued:
-            after = base / f"{family}-continued"
-            shutil.copytree(base / family, after)
+        run, after, ended = base / family, base / f"{family}-continued", Ended(0, "", "")
+        if not run.exists():
+            words = [*small(family), f"training.total_steps={UPDATES}", f"hydra.run.dir={run}"]
+            ended = command(RUN, *words)
+        if ended.code == 0 and continued and not after.exists():
+            shutil.copytree(run, after)
             ended = command(RUN, f"resume={after}", f"training.total_steps={MORE}")
         return Verdict("right" if ended.code == 0 else "traceback", ended.text[-2000:])
 
