@@ -219,6 +219,19 @@ def test_a_model_that_no_memory_holds_is_one_line(tmp_path: Path) -> None:
             create_world_model("tdmpc2:ci", obs_shape=(3,), action_dim=1, hidden_dim=width)
 
 
+def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
+    from worldflux.project.schema import load_config
+
+    train(tmp_path, 4)
+    newest = CheckpointFolder(tmp_path / "checkpoints").folders()[-1]
+    os.truncate(newest / "model.safetensors", 2**42)  # takes no room on the disk
+    trainer = train(tmp_path, 6, resume=True)
+    assert trainer.state.damaged_checkpoints == [newest.name]
+    os.mkfifo(tmp_path / "worldflux.toml")
+    with pytest.raises(ConfigurationError, match="not a regular file"):
+        load_config(tmp_path / "worldflux.toml")
+
+
 def test_a_bool_is_no_number(tmp_path: Path) -> None:
     from worldflux.config.composition import composed
 

@@ -8,7 +8,7 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.errors import CheckpointError
 from worldflux.models.families import family_of_type
 from worldflux.run_folder.checkpoints import checkpoint_at, checkpoint_named, read_state, run_of
-from worldflux.run_folder.disk import file_facts
+from worldflux.run_folder.disk import has_facts
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import BEST, CHECKPOINTS, MANIFEST, MODEL, STATE
@@ -54,7 +54,7 @@ def check_checksum(folder: Path) -> None:
     if not (folder / STATE).is_file():
         return
     try:
-        right = file_facts(folder / MODEL) == read_state(folder)["files"][MODEL]
+        right = has_facts(folder / MODEL, read_state(folder)["files"][MODEL])
     except (OSError, KeyError) as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {MODEL}: {error}") from error
     if not right:

@@ -81,6 +81,8 @@ def parse(text: str, path: Path) -> ProjectConfig:
 def _read(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"Configuration file not found: {path}{_elsewhere(path)}")
+    if not (path.is_file() or path.is_dir()):
+        raise ProjectFileError(f"cannot read {path}: it is not a regular file")
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST_FILE + 1)

@@ -26,6 +26,7 @@ from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkp
 from worldflux.run_folder.disk import (
     disk_errors,
     file_facts,
+    has_facts,
     replaced,
     seal,
     sync_folder,
@@ -102,8 +103,8 @@ def check_files(folder: Path) -> dict[str, Any]:
     document = read_state(folder)
     for name, facts in document["files"].items():
         try:
-            whole = file_facts(folder / name) == facts
-        except OSError as error:
+            whole = has_facts(folder / name, facts)
+        except (OSError, AttributeError) as error:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from error
         if not whole:
             raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {name} differs")

@@ -93,6 +93,11 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"sha256": digest, "bytes": path.stat().st_size}
 
 
+def has_facts(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a file is that of `file_facts`; one of another size is not read, it may be endless."""
+    return path.stat().st_size == facts.get("bytes") and file_facts(path) == {**facts}
+
+
 def shown(folder: Path) -> str:
     """A path as a person would type it: relative where it lies below the working directory."""
     absolute, here = folder.resolve(), Path.cwd()

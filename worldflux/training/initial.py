@@ -16,7 +16,7 @@ from worldflux.core.memory import memory_for
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.run_folder.checkpoints import CheckpointFolder, checkpoint_named, read_state, run_of
-from worldflux.run_folder.disk import file_facts
+from worldflux.run_folder.disk import file_facts, has_facts
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import BEST, CHECKPOINTS, MANIFEST, MODEL, STATE
 
@@ -57,7 +57,7 @@ class InitialWeights:
     @classmethod
     def _of_checkpoint(cls, origin: str, folder: Path) -> InitialWeights:
         facts = read_state(folder)["files"][MODEL]
-        if (folder / MODEL).is_file() and file_facts(folder / MODEL) != facts:
+        if (folder / MODEL).is_file() and not has_facts(folder / MODEL, facts):
             raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {MODEL} differs")
         run = run_of(folder)
         family = None
