@@ -25,6 +25,11 @@ SUITES = {
 }
 
 
+def _seeds(value: Any) -> str | None:
+    bad = [seed for seed in value or () if seed < 0]
+    return f"must be whole numbers of 0 or more, got {bad[0]}" if bad else None
+
+
 @dataclass
 class EnvConfig(CheckedConfig):
     """Which environment, and how its observations and actions are prepared.
@@ -40,17 +45,24 @@ class EnvConfig(CheckedConfig):
     obs: `state` takes the observation as it is, `pixels` render() frames instead of it.
     flatten: the vectors of a state observation are joined, in the environment's own order.
     frame_stack: a picture is the newest so many, one after another along the channels; the first
-        one of an episode is repeated. Vectors stay as they are.
+        one of an episode is repeated. Vectors stay as they are; a run with nothing else is refused, as
+        it is with grayscale or image_size.
     action_repeat: environment frames per agent step.
     time_limit: agent steps after which an episode is truncated; None leaves it to the environment.
-    image_size: images are resized to this height and width; None leaves them.
+    image_size: images are resized to this height and width; None leaves them (those of the suite
+        dmc are drawn 64x64).
     clip_reward: the agent learns from the sign of each step's reward (the Atari convention);
         returns are told unclipped.
-    noop_max: Atari's random start, up to so many frames of action 0 after a reset.
-    frame_pool: with action_repeat, the observation is the maximum of the last so many frames.
+    noop_max: Atari's random start, up to so many frames of the first action after a reset; for
+        pictures and discrete actions.
+    frame_pool: with action_repeat, the picture is the maximum of the last so many frames.
+    seeds: the only seeds that the environment is reset with, for one that takes no others; an empty
+        list: it gets none, so that no episode can be repeated. None: a seed of its own per episode.
+    call_timeout: seconds that a call into the environment may take before the run ends; None: a
+        minute later a line says that it waits.
     rescale_actions: the agent's [-1, 1] is mapped to the bounds of continuous actions.
     terminates: the task itself can end an episode, before any time limit. TD-MPC2 learns when
-        (model.episodic follows this), and refuses episodes that end although it says false.
+        (model.episodic follows this); if it says false, from the first such end on.
     solved_return: training ends when the mean return of an evaluation reaches this; None never.
     """
 
@@ -68,10 +80,12 @@ class EnvConfig(CheckedConfig):
     grayscale: bool = False
     clip_reward: bool = False
     rescale_actions: bool = True
-    terminates: bool = False
+    terminates: bool = option(False, resumable=True)
     solved_return: float | None = option(None, resumable=True)
     noop_max: int = option(0, at_least=0)
     frame_pool: int = option(1, at_least=1)
+    seeds: tuple[int, ...] | None = option(None, check=_seeds)
+    call_timeout: float | None = option(None, above=0, machine=True)
 
     def _validate(self) -> None:
         if self.frame_pool > self.action_repeat:

@@ -60,6 +60,9 @@ class TrainingConfig(CheckedConfig):
         batch_size and num_envs must be multiples of it.
     env_mode: sync steps the environments in turn, async each in a process; auto chooses.
     log_interval, eval_interval, save_interval: in updates; eval_interval 0: only at the end.
+    eval_envs: environments (of each task) that evaluation opens at once; None: one per episode, at
+        most 10, and fewer where no more can be made.
+    eval_time_limit: agent steps after which an evaluation episode is cut; None: as in training.
     save_seconds: also save when the last save is so long ago, unless saving would then take more
     than 2 % of the time; 0 is off.
     ema_decay, model_overrides: fields of the wider format; a Trainer refuses them.
@@ -98,6 +101,8 @@ class TrainingConfig(CheckedConfig):
     log_interval: int = option(100, at_least=1, machine=True)
     eval_interval: int = option(1000, at_least=0, resumable=True)
     eval_episodes: int = option(10, at_least=1, resumable=True)
+    eval_envs: int | None = option(None, at_least=1, resumable=True)
+    eval_time_limit: int | None = option(None, at_least=1, resumable=True)
     save_interval: int = option(10_000, at_least=1, machine=True)
     save_seconds: float = option(300.0, at_least=0, machine=True)
     output_dir: str = option("./outputs", machine=True)

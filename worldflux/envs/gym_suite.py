@@ -8,7 +8,7 @@ from contextlib import suppress
 import gymnasium as gym
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.failures import described, missing, registered
+from worldflux.envs.failures import described, looked_for, missing, registered
 from worldflux.envs.suites import GymEnv, choose_renderer
 from worldflux.errors import ConfigurationError, WorldFluxError
 
@@ -48,10 +48,8 @@ def _import(module: str) -> None:
         raise
     except BaseException as error:  # foreign code: sys.exit() too
         text = str(error) if isinstance(error, ImportError) else described(error)
-        hint = "for a module of the current folder, set PYTHONPATH=."
-        near = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-        text = f"={module}: {text}" + near * f"; {hint}"
-        raise ConfigurationError(text, key="env.import") from error
+        hint = looked_for(module, error.name) if isinstance(error, ModuleNotFoundError) else ""
+        raise ConfigurationError(f"={module}: {text}", key="env.import", hint=hint) from error
 
 
 def _register(config: EnvConfig) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.model import LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
+
+OPTIONAL = "termination."  # weights that a model has only if it is episodic
 
 
 @dataclass
@@ -23,7 +25,8 @@ class TDMPC2Config(WorldModelConfig):
     gamma: discount; None takes the official rule: (f - 1) / f with f = option(episode_length /, above=0, at_most=1)
         discount_denom, within [discount_min, discount_max].
     episode_length: agent steps of an episode; None: no limit, the runner takes the environment's.
-    episodic: the task can end an episode, which a termination head predicts.
+    episodic: the task can end an episode, which a termination head predicts. False: an agent adds
+        the head, fresh, at the first batch in which one ended.
     num_tasks: tasks that one model learns together. With more than one the observation key `task`
         says which it is, and every network also sees the task's learned embedding, task_dim wide.
     task_names, task_action_dims, task_episode_lengths: of each task (0: no limit). Actions and
@@ -31,6 +34,7 @@ class TDMPC2Config(WorldModelConfig):
     """
 
     needs_obs_shape: ClassVar[bool] = True
+    optional: ClassVar[tuple[str, ...]] = (OPTIONAL,)
     inert: ClassVar[dict[str, str]] = {
         "deter_dim": "its latent is latent_dim wide",
         "stoch_dim": "its latent is latent_dim wide",
@@ -84,7 +88,7 @@ class TDMPC2Config(WorldModelConfig):
     td_loss_coef: float = option(0.1, at_least=0)
     policy_loss_coef: float = option(1.0, at_least=0)
     termination_loss_coef: float = option(1.0, at_least=0)
-    episodic: bool = option(False, follows="env.terminates")
+    episodic: bool = option(False, follows="env.terminates", resumable=True)
     num_tasks: int = option(1, at_least=1, follows=ENVIRONMENT)
     task_dim: int = option(96, at_least=1)
     task_names: tuple[str, ...] = option((), follows=ENVIRONMENT)
@@ -94,6 +98,10 @@ class TDMPC2Config(WorldModelConfig):
     @property
     def multitask(self) -> bool:
         return self.num_tasks > 1
+
+    def of_weights(self, names: Collection[str]) -> TDMPC2Config:
+        episodic = any(name.startswith(OPTIONAL) for name in names)
+        return self if episodic == self.episodic else self.with_overrides(episodic=episodic)
 
     def with_spaces(
         self,
