@@ -103,8 +103,6 @@ def test_a_simulator_that_allows_few_is_evaluated_in_few(
             result = evaluator(Still(), 0)
             assert result is not None and result.returns == [5.0] * 4
         assert caplog.text.count("copies cannot be made") == 1
-            caplog.text
-        )
     finally:
         training.close()
     assert multiprocessing.active_children() == []

@@ -180,6 +180,54 @@ def test_settings_that_our_model_does_not_have_are_named(logdir: Path, tmp_path:
         assert f"agent.{path} is" in str(caught.value)
 
 
+def predicted_value(params: dict[str, Any], prefix: str, feat: np.ndarray) -> np.ndarray:
+    """Official two-hot head on feat `[N, F]` in float64: layers, then the mean of the bins."""
+    x = feat
+    for i in range(sum(name.startswith(f"{prefix}/mlp/linear") for name in params) // 2):
+        x = x @ params[f"{prefix}/mlp/linear{i}/kernel"] + params[f"{prefix}/mlp/linear{i}/bias"]
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4)
+        x = x * params[f"{prefix}/mlp/norm{i}/scale"]
+        x = x / (1 + np.exp(-x))
+    x = x @ params[f"{prefix}/head/logits/kernel"] + params[f"{prefix}/head/logits/bias"]
+    count = x.shape[-1]
+    half = -np.expm1(-np.linspace(-20.0, 0.0, (count + 1) // 2))
+    bins = np.concatenate([half, -half[::-1][count % 2 :]])
+    probs = np.exp(x - x.max(-1, keepdims=True))
+    return (probs / probs.sum(-1, keepdims=True) * bins).sum(-1)
+
+
+def test_reward_and_value_heads_may_have_different_and_even_numbers_of_bins(
+    logdir: Path, tmp_path: Path
+) -> None:
+    rng, heads = np.random.default_rng(0), {"rew/head": 17, "val/head": 12}
+
+    def rewrite(params: dict[str, Any]) -> None:
+        for name, array in params.items():
+            for prefix, bins in (*heads.items(), ("slowval/head", 12)):
+                if f"/{prefix}/" in f"/{name}":
+                    params[name] = rng.normal(0, 0.3, (*array.shape[:-1], bins)).astype("f4")
+
+    change(logdir, rewrite)
+    file = logdir / "config.yaml"
+    reward, value = file.read_text().split("bins: 41", 2)[:2]
+    file.write_text(
+        file.read_text().replace("bins: 41", "bins: 17", 1).replace("bins: 41", "bins: 12")
+    )
+    assert "rewhead" in reward and "value:" in value
+    model = import_checkpoint(logdir, tmp_path / "model")
+    assert (model.config.reward_num_bins, model.config.critic_num_bins) == (17, 12)
+    params = pickle.loads((save_of(logdir) / "agent.pkl").read_bytes())["params"]
+    feat = rng.normal(size=(5, model.feat_dim))
+    for prefix, head in (
+        ("rew", model.reward),
+        ("val", model.critic),
+        ("slowval", model.slow_critic),
+    ):
+        expected = predicted_value(params, prefix, feat)
+        found = head(torch.tensor(feat, dtype=torch.float32)).pred().detach()
+        np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
 @pytest.mark.parametrize("replay", [True, False], ids=["with-replay", "without-replay"])
 def test_spaces_come_from_weights_and_recorded_steps(
     logdir: Path, tmp_path: Path, replay: bool

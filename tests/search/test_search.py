@@ -115,6 +115,7 @@ def test_a_killed_search_continues_its_trial(folder: Path, searcher: Started) ->
     assert len(first) == 2 and first[0] == "0" and int(first[1]) > 0, "it began from nothing again"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_trial_to_the_next_command(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "1"]
     stopped = searcher(*words, step_seconds=2.0)

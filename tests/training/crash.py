@@ -198,6 +198,7 @@ def in_a_process(config: RunConfig, folder: Path, plan: Interruption | None) -> 
     if process == 0:
         code = 1
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.close(listen)
             with open(folder.with_suffix(".log"), "ab", buffering=0) as out:
                 os.dup2(out.fileno(), 1)

@@ -52,6 +52,8 @@ class Rule(TypedDict, total=False):
     # Says only where or how a run computes and what it writes: it makes no other run, cannot be
     # swept, and may change when a run is resumed.
     machine: bool
+    help: str  # one sentence for a researcher: what it does, when to change it
+    unit: str  # of a number
 
 
 def option(

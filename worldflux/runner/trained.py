@@ -13,7 +13,7 @@ from worldflux.config.composition import composed
 from worldflux.config.env import EnvConfig
 from worldflux.config.groups import SPELLING
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.overrides import override, parse_overrides
+from worldflux.config.overrides import override, parse_overrides, with_free_keys
 from worldflux.config.spaces import Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry, Entries
@@ -176,14 +176,15 @@ def chosen_env(
     trained in, which the overrides change unless they choose another group (env=...).
     """
     keys: dict[str, str] = {}
-    for item in parse_overrides(overrides):
-        key, word = item.get_key_element(), str(item.input_line)
+    items = parse_overrides(overrides)
+    for item in items:
+        key, word = item.get_key_element().lstrip("+~"), str(item.input_line)
         if key != "env" and not key.startswith("env."):
             raise ConfigurationError(f"{word}: only env can be overridden here")
         if item.is_sweep_override():
             raise ConfigurationError(f"{word}: one environment is needed, not a sweep")
         keys[key] = word
-    words = list(overrides)
+    words = with_free_keys(items)
     if "env" not in keys:
         words = ["env=gym", *([] if recorded is None else _words(recorded, keys)), *words]
     return composed([f"model={family_of_type(model_type).name}", *words]).env

@@ -21,6 +21,8 @@ STOP_SIGNALS = (
 )
 HANGS = 1.0  # seconds that a call into an environment has lasted, when it is taken to hang
 STOPPING = "stopping after this update, with a checkpoint; a second signal ends a step that hangs"
+# Ignored in what a shell starts in the background or by nohup: it is not meant then.
+OF_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(SystemExit):
@@ -32,9 +34,12 @@ class Stopped(SystemExit):
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Those that stop this process: under nohup the end of the terminal does not."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return tuple(n for n in STOP_SIGNALS if not (ignored and n == signal.SIGHUP))
+    """Those that stop this process: not Ctrl-C and the end of the terminal where it ignores them."""
+    return tuple(
+        number
+        for number in STOP_SIGNALS
+        if number not in OF_THE_TERMINAL or signal.getsignal(number) != signal.SIG_IGN
+    )
 
 
 @contextmanager

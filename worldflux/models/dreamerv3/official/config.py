@@ -70,7 +70,8 @@ FIELDS = {
     "continue_layers": ("conhead.layers",),
     "actor_layers": ("policy.layers",),
     "critic_layers": ("value.layers",),
-    "reward_num_bins": ("rewhead.bins", "value.bins"),
+    "reward_num_bins": ("rewhead.bins",),
+    "critic_num_bins": ("value.bins",),
     "actor_min_std": ("policy.minstd",),
     "actor_max_std": ("policy.maxstd",),
     "imagination_horizon": ("imag_length",),
@@ -137,6 +138,8 @@ def config_from_official(
     for field in [name for name in values if name.endswith("_units")]:
         if values[field] == values["hidden_dim"]:
             del values[field]
+    if values["critic_num_bins"] == values["reward_num_bins"]:
+        del values["critic_num_bins"]
     scales = {ours: setting(agent, f"loss_scales.{theirs}") for ours, theirs in LOSSES.items()}
     return DreamerV3Config(
         **values,
