@@ -32,7 +32,15 @@ def make(config: EnvConfig, render: bool) -> GymEnv:
     spec = registered(config.id)
     if spec is not None and "frameskip" in spec.kwargs and config.action_repeat > 1:
         kwargs.setdefault("frameskip", 1)  # Atari repeats actions itself
-    return gym.make(config.id, **kwargs)
+    try:
+        return gym.make(config.id, **kwargs)
+    except TypeError as error:
+        # It draws nothing, which only matters where its frames are observed.
+        ours = "'render_mode'" in str(error) and "render_mode" not in config.kwargs
+        if not ours or config.obs == "pixels":
+            raise
+        del kwargs["render_mode"]
+        return gym.make(config.id, **kwargs)
 
 
 def episode_steps(config: EnvConfig) -> int | None:
