@@ -79,6 +79,8 @@ class Odd(gym.Env[Any, Any]):
         self.steps += 1
         obs, reward = self.fine, 1.0
         if self.steps == 3:
+            if self.fault == "interrupt":
+                raise KeyboardInterrupt
             if self.fault == "exit":
                 sys.exit(0)
             if self.fault == "old":
@@ -159,6 +161,12 @@ def test_a_reward_that_is_no_finite_number_is_named(value: str, mode: str) -> No
 def test_foreign_code_ends_in_one_line(fault: str, line: str, mode: str) -> None:
     with pytest.raises(TrainingError, match=line):
         third_step(mode, fault=fault)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_interrupt_in_an_environment_is_one_of_the_run(mode: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        third_step(mode, fault="interrupt")
 
 
 def test_a_flag_is_true_or_false() -> None:

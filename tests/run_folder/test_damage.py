@@ -182,3 +182,26 @@ def test_an_old_pickle_is_one_line(tmp_path: Path) -> None:
     torch.save([1], tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="no weights by name"):
         model.load_weights(tmp_path)
+
+
+def test_a_model_that_no_memory_holds_is_one_line(tmp_path: Path) -> None:
+    from worldflux import create_world_model
+
+    model = create_world_model("tdmpc2:ci", obs_shape=(3,), action_dim=1)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    for width in (2**40, 2**52):  # terabytes, and more than a size can say
+        path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_dim": width}))
+        with pytest.raises(ConfigurationError, match="needs more memory than this machine has"):
+            type(model).from_pretrained(tmp_path)
+        with pytest.raises(ConfigurationError, match="needs more memory"):
+            create_world_model("tdmpc2:ci", obs_shape=(3,), action_dim=1, hidden_dim=width)
+
+
+def test_a_bool_is_no_number(tmp_path: Path) -> None:
+    from worldflux.config.composition import composed
+
+    for word in ("logger.tensorboard=2", "env.flatten=-1", "training.mixed_precision=0.5"):
+        with pytest.raises(ConfigurationError, match="must be true or false"):
+            composed([word])
+    assert composed(["env.flatten=TRUE"]).env.flatten is True

@@ -22,7 +22,7 @@ from worldflux.cli.help import help_text
 from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.composition import Composition, Expansion
-from worldflux.config.overrides import parse_overrides, plain_paths
+from worldflux.config.overrides import key_of, parse_overrides, plain_paths
 from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
 from worldflux.runner.continuation import AUTO
@@ -60,6 +60,11 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
         args.multirun, args.flags = True, ["-m", *args.flags]
     if sweep is not None and not args.multirun:
         raise ConfigurationError("sweep names and steers a sweep: add -m")
+    if args.help and args.overrides:
+        from worldflux.reference import explained
+
+        print("\n\n".join(explained(key_of(word)) for word in args.overrides))
+        return 0
     if args.version or args.help:
         print(help_text(args.config_dir) if args.help else f"worldflux {__version__}\n", end="")
         return 0

@@ -64,6 +64,8 @@ class WorldModelConfig(CheckedConfig):
     needs_obs_shape: ClassVar[bool] = False
     # Fields whose value follows from others unless it is given.
     derived: ClassVar[tuple[str, ...]] = ()
+    # Keys of a run -> what the family's official code calls them; several stand for one of ours.
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields of the common set that do nothing in a family, and why: other values are refused.
     inert: ClassVar[dict[str, str]] = {}
     # Beginnings of the names of weights that a model may begin without, fresh: see `of_weights`.

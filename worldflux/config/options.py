@@ -133,6 +133,12 @@ def _check_bounds(value: float, rule: Rule, key: str, refuse: Refuse) -> None:
     raise refuse(key, text, "")
 
 
+def described(rule: Rule) -> str:
+    """A field's sentence with its unit; nothing where it has none."""
+    unit = f" [{rule['unit']}]" if "unit" in rule else ""
+    return f"{rule.get('help', '')}{unit}"
+
+
 def limits_schema(rule: Rule) -> dict[str, Any]:
     """The limits of a number or text in the words of a JSON schema."""
     schema: dict[str, Any] = {

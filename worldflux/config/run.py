@@ -66,7 +66,9 @@ def _spelled(cls: type) -> type:
         key, rule = SPELLING.get(item.name, item.name), rules(cls)[item.name]
         if key not in keys_of(cls):
             continue
-        annotations[key] = Any if "folders" in rule else field_types(cls)[item.name]
+        hint = field_types(cls)[item.name]
+        # OmegaConf takes any number for a bool; the group's class does not.
+        annotations[key] = Any if "folders" in rule or hint is bool else hint
         if "folders" in rule or rule.get("follows") in (ENVIRONMENT, USER):
             defaults[key] = MISSING
         elif "follows" in rule:

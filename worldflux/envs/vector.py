@@ -246,7 +246,7 @@ class VectorEnv:
 def _end(envs: AsyncVectorEnv) -> bool:
     """Has the processes close their environments; whether all did in time."""
     deadline = time.monotonic() + CLOSE_SECONDS
-    for pipe in envs.parent_pipes:
+    for pipe in [pipe for pipe in envs.parent_pipes if pipe is not None]:  # None: it has failed
         with suppress(OSError):
             pipe.send(("close", None))
     for process in envs.processes:

@@ -55,7 +55,7 @@ def create_world_model(
         config = WorldModelConfig.load(model)
         return model_class(config.model_type).from_pretrained(model, device=device)
     config = get_config(model, device=device, **overrides)
-    return model_class(config.model_type)(config).to(device)
+    return make_model(config).to(device)
 
 
 def get_config(model: str, **overrides: Any) -> WorldModelConfig:
@@ -105,6 +105,14 @@ def is_folder(model: str) -> bool:
     if path.is_absolute() or model.startswith((".", "~")):
         raise FileNotFoundError(f"no model folder at {model}")
     return False
+
+
+def make_model(config: WorldModelConfig) -> Any:
+    """A model with fresh weights; ConfigurationError where the machine lacks the memory."""
+    from worldflux.core.memory import memory_for  # PyTorch
+
+    with memory_for(f"a {config.model_type} model of these sizes"):
+        return model_class(config.model_type)(config)
 
 
 def model_class(model_type: str) -> type[Any]:

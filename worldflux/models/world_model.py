@@ -24,6 +24,7 @@ from worldflux.config.spaces import STEP_KEYS, flat_action_dim
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.math import one_hot_flat
+from worldflux.core.memory import memory_for
 from worldflux.core.precision import computing_in
 from worldflux.core.state import (
     Action,
@@ -41,6 +42,7 @@ from worldflux.errors import CheckpointError, ConfigurationError, ValidationErro
 from worldflux.models.families import family_of_type
 from worldflux.run_folder.disk import replaced
 
+UNREADABLE = (SafetensorError, OSError, MemoryError)  # of a file of tensors
 P = ParamSpec("P")
 R = TypeVar("R")
 SAVE_FORMAT_VERSION = 1
@@ -313,7 +315,8 @@ class WorldModel(nn.Module):
             raise TypeError(
                 f"{folder} holds a {config.model_type!r} model, not one for {cls.__name__}"
             )
-        model = cls(config)
+        with memory_for(f"the {config.model_type} model in {folder}"):
+            model = cls(config)
         meta_file = folder / "worldflux_meta.json"
         if meta_file.is_file():
             meta = read_json(meta_file)
@@ -342,7 +345,7 @@ class WorldModel(nn.Module):
             else:
                 raise CheckpointError(f"{folder} has neither model.safetensors nor model.pt")
             self.load_state_dict(weights)
-        except (SafetensorError, RuntimeError, OSError, TypeError, AttributeError) as error:
+        except (*UNREADABLE, RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
 
@@ -350,7 +353,14 @@ class WorldModel(nn.Module):
 def _old_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+    except (
+        *UNREADABLE,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path} holds no weights alone: {reason}") from error
     if not isinstance(weights, dict):

@@ -109,7 +109,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             if file_facts(path) != facts:
                 raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {name} differs")
             loaded[name] = load_file(path)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, MemoryError) as error:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from error
     arrays = loaded[OPTIMIZER]
     agent = {"model": loaded[MODEL]}

@@ -19,7 +19,7 @@ from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
-from worldflux.models.factory import model_class
+from worldflux.models.factory import make_model
 from worldflux.report.curves import draw_run
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
@@ -240,7 +240,7 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
     """A fresh agent of the configured family."""
-    model = model_class(config.model_type)(config)
+    model = make_model(config)
     return model.make_agent(training, torch.device(training.resolve_device()))
 
 

@@ -21,7 +21,7 @@ from worldflux.envs.make import make_envs
 from worldflux.envs.suites import episode_length
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.models.factory import model_class
+from worldflux.models.factory import make_model
 from worldflux.models.families import family_of_type
 from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import damage, read_checkpoint
@@ -109,7 +109,7 @@ class SavedModel(Playable):
             check_weights(self.folder / MODEL, self.model)
         training = TrainingConfig(device=device)
         training.check_device()
-        model = model_class(self.model.model_type)(self.model)
+        model = make_model(self.model)
         model.load_weights(self.folder)
         agent = model.make_agent(training, device=None)
         return agent if self.obs_key is None else OtherKey(agent, self.obs_key)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from worldflux.config.model import WorldModelConfig
+from worldflux.core.memory import memory_for
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
 from worldflux.run_folder.checkpoints import CheckpointFolder, checkpoint_named, read_state, run_of
@@ -117,7 +118,7 @@ def weight_shapes(file: Path) -> dict[str, list[int]]:
     try:
         with safe_open(file, "pt") as weights:
             return {key: list(weights.get_slice(key).get_shape()) for key in weights.keys()}
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, MemoryError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
 
 
@@ -150,7 +151,8 @@ def check_weights(file: Path, config: WorldModelConfig) -> None:
 
 
 def _shapes_of(config: WorldModelConfig) -> dict[str, list[int]]:
-    with torch.device("meta"):  # shapes only: no memory, no random numbers
+    # Shapes only: no memory, no random numbers.
+    with memory_for(f"a {config.model_type} model of these sizes"), torch.device("meta"):
         return shapes(model_class(config.model_type)(config))
 
 

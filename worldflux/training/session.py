@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry
+from worldflux.core.memory import is_out_of_memory
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
@@ -201,7 +202,6 @@ class TrainingSession:
 
 def out_of_memory(error: Exception) -> TrainingError | None:
     """The one line for an error that means no memory is left; None for any other."""
-    text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({text})")
+    if is_out_of_memory(error):
+        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({error})")
     return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.fields import near_miss
 from worldflux.config.model import DynamicsType, LatentType, WorldModelConfig
 from worldflux.config.options import option
+from worldflux.models.dreamerv3.official.names import OFFICIAL_NAMES
 
 LOSS_SCALES = {
     "reconstruction": 1.0,
@@ -28,6 +30,7 @@ class DreamerV3Config(WorldModelConfig):
     The recurrent state is deter_dim and stoch_discrete x stoch_classes; stoch_dim is their product.
     """
 
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
     inert: ClassVar[dict[str, str]] = {
         "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from worldflux.config.model import LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
+from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
 
 OPTIONAL = "termination."  # weights that a model has only if it is episodic
 
@@ -19,6 +20,7 @@ class TDMPC2Config(WorldModelConfig):
 
     needs_obs_shape: ClassVar[bool] = True
     optional: ClassVar[tuple[str, ...]] = (OPTIONAL,)
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     inert: ClassVar[dict[str, str]] = {
         "deter_dim": "its latent is latent_dim wide",
         "stoch_dim": "its latent is latent_dim wide",

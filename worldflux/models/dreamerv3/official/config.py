@@ -9,6 +9,7 @@ from worldflux.config.modalities import action_spec_of, modalities_of
 from worldflux.config.spaces import Space
 from worldflux.errors import ConfigurationError
 from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.models.dreamerv3.official.names import FIELDS
 
 # What our model does and an official run might have chosen otherwise.
 FIXED = {
@@ -39,53 +40,6 @@ FIXED = {
     "repval_loss": True,
     "repval_grad": True,
     "opt.momentum": True,
-}
-
-# Our field and the official settings that it stands for; several must agree.
-FIELDS = {
-    "deter_dim": ("dyn.rssm.deter",),
-    "stoch_discrete": ("dyn.rssm.stoch",),
-    "stoch_classes": ("dyn.rssm.classes",),
-    "blocks": ("dyn.rssm.blocks",),
-    "dyn_layers": ("dyn.rssm.dynlayers",),
-    "obs_layers": ("dyn.rssm.obslayers",),
-    "img_layers": ("dyn.rssm.imglayers",),
-    "unimix": ("dyn.rssm.unimix",),
-    "kl_free": ("dyn.rssm.free_nats",),
-    "hidden_dim": ("dyn.rssm.hidden",),
-    "encoder_units": ("enc.simple.units",),
-    "decoder_units": ("dec.simple.units",),
-    "reward_units": ("rewhead.units",),
-    "continue_units": ("conhead.units",),
-    "actor_units": ("policy.units",),
-    "critic_units": ("value.units",),
-    "encoder_layers": ("enc.simple.layers",),
-    "decoder_layers": ("dec.simple.layers",),
-    "use_symlog": ("enc.simple.symlog",),
-    "cnn_depth": ("enc.simple.depth", "dec.simple.depth"),
-    "cnn_mults": ("enc.simple.mults", "dec.simple.mults"),
-    "cnn_kernel": ("enc.simple.kernel", "dec.simple.kernel"),
-    "decoder_blocks": ("dec.simple.bspace",),
-    "reward_layers": ("rewhead.layers",),
-    "continue_layers": ("conhead.layers",),
-    "actor_layers": ("policy.layers",),
-    "critic_layers": ("value.layers",),
-    "reward_num_bins": ("rewhead.bins",),
-    "critic_num_bins": ("value.bins",),
-    "actor_min_std": ("policy.minstd",),
-    "actor_max_std": ("policy.maxstd",),
-    "imagination_horizon": ("imag_length",),
-    "imagination_starts": ("imag_last",),
-    "discount_horizon": ("horizon",),
-    "lambda_": ("imag_loss.lam", "repl_loss.lam"),
-    "actor_entropy_coef": ("imag_loss.actent",),
-    "slow_critic_fraction": ("slowvalue.rate",),
-    "slow_critic_every": ("slowvalue.every",),
-    "slow_critic_scale": ("imag_loss.slowreg", "repl_loss.slowreg"),
-    "return_norm_rate": ("retnorm.rate",),
-    "return_norm_limit": ("retnorm.limit",),
-    "return_norm_low": ("retnorm.perclo",),
-    "return_norm_high": ("retnorm.perchi",),
 }
 
 LOSSES = {
