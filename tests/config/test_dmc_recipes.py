@@ -10,6 +10,7 @@ from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
+from worldflux.models.tdmpc2.config import TDMPC2Config
 
 
 def composed(*overrides: str) -> RunConfig:
@@ -52,6 +53,25 @@ def test_the_tdmpc2_recipe_is_the_official_one() -> None:
     assert run.training.optimizer == "adam" and not run.data.online
     assert run.data.prefill_steps == run.data.pretrain_updates == 2_500
     assert run.data.collect_steps_per_update == 1 and run.data.capacity == 1_000_000
+
+    assert run.training.compile_model and run.training.eval_episodes == 10
+    assert run.model.num_samples == 512 and run.model.encoder_lr_scale == 0.3
+
+
+def test_the_default_of_tdmpc2_is_the_recipe_that_solves_the_default_task() -> None:
+    run, named = composed("model=tdmpc2"), composed("+experiment=cartpole_tdmpc2")
+    for group in ("model", "env", "data", "training"):
+        assert getattr(run, group) == getattr(named, group)
+    assert run.model.model_name == "75k" and run.model.episodic and run.model.num_samples == 64
+    assert run.training.total_steps == 15_000 and run.data.prefill_steps == 1_000
+    published = composed("model=tdmpc2", "training=tdmpc2_official", "data=tdmpc2_official")
+    assert published.training.batch_size == 256 and published.data.pretrain_updates == 2_500
+
+
+def test_the_pendulum_keeps_the_official_hyperparameters() -> None:
+    model, official = composed("+experiment=pendulum_tdmpc2").model, TDMPC2Config()
+    for name in ("encoder_lr_scale", "target_q_tau", "termination_loss_coef"):
+        assert getattr(model, name) == getattr(official, name)
 
 
 def test_the_unrolled_steps_follow_the_horizon() -> None:

@@ -231,7 +231,15 @@ class WorldModelConfig(CheckedConfig):
 
         Raises FileNotFoundError, or ConfigurationError for a file that is no model configuration.
         """
-        file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+        path = Path(path)
+        file = path / "config.json" if path.is_dir() else path
+        hint = (
+            f"of a run or a checkpoint, worldflux.load_model({str(path)!r}).config is the model's"
+        )
+        if path.is_dir() and not file.is_file():
+            raise FileNotFoundError(f"no configuration at {file}; {hint}")
+        if path.is_file() and not path.suffix:  # such as checkpoints/best
+            raise ConfigurationError(f"{path} is no configuration", hint=hint)
         return cls._from_file(read_json(file), str(file))
 
     @classmethod

@@ -153,6 +153,11 @@ class TrainingConfig(CheckedConfig):
         resumable=True,
         help="Compiles the update with torch.compile: minutes at the start, then faster updates. For long runs and large models.",
     )
+    keep_memory: bool = option(
+        True,
+        machine=True,
+        help="Memory that an update frees stays with the process for the next one instead of going back to the system: a third less time on pictures. glibc only.",
+    )
     device: str = option(
         "auto",
         pattern=DEVICE,

@@ -77,7 +77,7 @@ def make_envs(
         functools.partial(make, *member, index)
         for index, member in enumerate([*zip(configs, places, strict=True)] * num_envs)
     ]
-    with _one_line_errors(config):
+    with one_line_errors(config):
         first = makers[0]()
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
@@ -104,8 +104,8 @@ def _lay_out(
     """The layout (None: that of the configs) and the number in it of each config's task."""
     tasks = []
     for config in configs:
-        with _one_line_errors(config):
-            env = _prepared(config, render=False)
+        with one_line_errors(config):
+            env = prepared(config, render=False)
             try:
                 tasks.append(task_of(config, env))
             finally:
@@ -115,7 +115,8 @@ def _lay_out(
 
 
 @contextmanager
-def _one_line_errors(config: EnvConfig) -> Iterator[None]:
+def one_line_errors(config: EnvConfig) -> Iterator[None]:
+    """Whatever making an environment raises, as the errors of `make_envs`."""
     try:
         yield
     except (KeyboardInterrupt, WorldFluxError):
@@ -185,13 +186,13 @@ def _make_one(
             signal.signal(number, signal.SIG_IGN)
         _seed_process(seed, index)
         try:
-            env = _prepared(config, render)
+            env = prepared(config, render)
         except BaseException as error:
             # Without a traceback: the parent sees its pipe close, and ends.
             log.error("%s", make_error(config.id, dict(config.kwargs), error))
             raise SystemExit(1) from None
     else:
-        env = _prepared(config, render)
+        env = prepared(config, render)
     return ResumableEpisodes(
         env if place is None else OneOfTasks(env, *place), seed, index, config.id
     )
@@ -219,7 +220,7 @@ def _seed_process(seed: int, index: int) -> None:
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
 
-def _prepared(config: EnvConfig, render: bool) -> EncodedStep:
+def prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
     env = suite(config).make(config, render)
     if config.seeds is not None:

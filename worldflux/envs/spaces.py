@@ -296,7 +296,7 @@ class ActionDecoder:
             raise ConfigurationError("the environment has an empty action space")
         self.spaces = {leaf.name: _action_space(leaf) for leaf in parts}
         self.ranges = {leaf.name: action_range(leaf.space, rescale) for leaf in parts}
-        self._space = space
+        self.space = space
         self._decoders: list[tuple[Leaf, slice, Callable[[np.ndarray], Any]]] = []
         begin = 0
         for leaf in parts:
@@ -307,7 +307,7 @@ class ActionDecoder:
 
     def __call__(self, flat: np.ndarray) -> Any:
         values = {leaf.path: decode(flat[part]) for leaf, part, decode in self._decoders}
-        return _nest(self._space, values, ())
+        return _nest(self.space, values, ())
 
 
 def _nest(

@@ -40,7 +40,9 @@ from worldflux.core.state import (
 )
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
 from worldflux.models.families import family_of_type
+from worldflux.models.saved import check_checksum, saved_model
 from worldflux.run_folder.disk import replaced
+from worldflux.run_folder.names import BEST
 
 UNREADABLE = (SafetensorError, OSError, MemoryError)  # of a file of tensors
 P = ParamSpec("P")
@@ -303,18 +305,25 @@ class WorldModel(nn.Module):
         (folder / "worldflux_meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """The model saved in a folder. TypeError if the folder holds another family's model.
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        *,
+        checkpoint: str = BEST,
+    ) -> Self:
+        """The model saved in a folder, in a run or in a checkpoint. TypeError if it is another
+        family's model.
 
-        Raises ConfigurationError if config, weights and metadata do not belong together and
-        CheckpointError for damaged files.
+        checkpoint: which one of a run. Raises ConfigurationError if config, weights and metadata do
+        not belong together and CheckpointError for damaged files.
         """
-        folder = Path(path)
-        config = WorldModelConfig.load(folder)
+        config, folder = saved_model(Path(path), checkpoint)
         if not isinstance(config, cls.config_class):
             raise TypeError(
-                f"{folder} holds a {config.model_type!r} model, not one for {cls.__name__}"
+                f"{path} holds a {config.model_type!r} model, not one for {cls.__name__}"
             )
+        check_checksum(folder)
         with memory_for(f"the {config.model_type} model in {folder}"):
             model = cls(config)
         meta_file = folder / "worldflux_meta.json"

@@ -168,7 +168,13 @@ def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
     """
     content = dict(saved_config(folder))
     manifest = _manifest(folder)
-    check_modules(folder, manifest, content["env"], named, "name it on this command line (env.id=)")
+    check_modules(
+        folder,
+        manifest,
+        content["env"],
+        named,
+        "name it on this command line (env.id=), in Python trust=True",
+    )
     page = content.get("visualization") or {}
     if page.get("enabled") and not is_signed(manifest):
         text = "worldflux-run: %s is not signed as a run of yours: its page on %s is left out"

@@ -15,12 +15,12 @@ import torch
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
+from worldflux.core.allocator import keep_freed_memory
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import make_model
-from worldflux.report.curves import draw_run
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import degrading, plain
@@ -89,6 +89,8 @@ def _run(
     ranks: Ranks,
 ) -> float:
     training = config.training
+    if training.keep_memory:
+        keep_freed_memory()
     set_seed(training.seed)
     fitted = parts.fitted
     if fitted is None and parts.model is None:
@@ -231,11 +233,18 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
         log.info("continue with: %s", parts.continuation(folder))
         raise
     finally:
-        try:
-            if draws:
-                draw_run(folder)
-        except OSError as error:
-            log.warning("no learning curve was drawn: %s", error)
+        if draws:
+            _draw_curve(folder)
+
+
+def _draw_curve(folder: Path) -> None:
+    # Only now: matplotlib takes a third of a second to load.
+    from worldflux.report.curves import draw_run
+
+    try:
+        draw_run(folder)
+    except OSError as error:
+        log.warning("no learning curve was drawn: %s", error)
 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:

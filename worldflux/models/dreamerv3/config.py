@@ -226,6 +226,14 @@ class DreamerV3Config(WorldModelConfig):
         True,
         help="Divides returns by the range between two percentiles before the actor sees them.",
     )
+    return_norm_impl: str = option(
+        "perc",
+        choices=("perc", "meanstd"),
+        help="What returns are divided by: a range between percentiles, or the standard deviation.",
+    )
+    return_norm_debias: bool = option(
+        False, help="Corrects the running statistics for their start at zero, as Adam does."
+    )
     return_norm_rate: float = option(
         0.01,
         above=0,
