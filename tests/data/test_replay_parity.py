@@ -38,10 +38,10 @@ def test_replay_trace() -> None:
     case = units("replay_trace")
     length, workers = case["length"], case["workers"]
     # The reference counts capacity in windows, ours in steps.
-    rows = case["capacity"] // workers + length - 1
+    capacity = case["capacity"] + workers * (length - 1)
     replay = SequenceReplay(
         spaces={"t": Space((), "int64"), "w": Space((), "int64")},
-        capacity=rows * workers,
+        capacity=capacity,
         length=length,
         num_envs=workers,
         online=True,
@@ -63,7 +63,7 @@ def test_replay_trace() -> None:
             }
         )
         assert replay.windows == moment["num_items"], t
-        starts = [[w, t0] for w in range(workers) for t0 in range(replay.oldest, t - length + 2)]
+        starts = [[w, t0] for w in range(workers) for t0 in range(replay.oldest(w), t - length + 2)]
         assert starts == moment["item_starts"], t
         if moment["online_samples"]:
             batch = replay.sample(len(moment["online_samples"]))

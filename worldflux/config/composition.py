@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -63,13 +64,13 @@ class Composition:
     @contextmanager
     def initialized(self) -> Iterator[None]:
         """Hydra, ready to compose, also inside of a job."""
-        outer = GlobalHydra.instance().hydra
+        outer, job = GlobalHydra.instance().hydra, JobRuntime.instance().conf.copy()
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(self.folder), job_name="worldflux", **VERSION):
                 yield
         finally:
-            GlobalHydra.instance().hydra = outer
+            GlobalHydra.instance().hydra, JobRuntime.instance().conf = outer, job
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's configuration, with its `hydra` section, unchecked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -68,6 +68,8 @@ class WorldModelConfig(CheckedConfig):
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields of the common set that do nothing in a family, and why: other values are refused.
     inert: ClassVar[dict[str, str]] = {}
+    # Beginnings of the names of weights that a model may begin without, fresh: see `of_weights`.
+    optional: ClassVar[tuple[str, ...]] = ()
 
     model_type: str = option(
         "base", help="The family, as saved configurations name it; model= chooses it."
@@ -145,6 +147,11 @@ class WorldModelConfig(CheckedConfig):
         Raises UnknownPresetError (a ValueError) for a size that this family does not have.
         """
         return cls(**{**size_fields(str(cls._default("model_type")), size), **overrides})
+
+    def of_weights(self: W, names: Collection[str]) -> W:
+        """The configuration of a model that has the weights `names`: training may have added parts
+        which the one that it began with lacks."""
+        return self
 
     def obs_spaces(self) -> dict[str, Space]:
         """Observation keys and their spaces, in the order they were declared."""
@@ -224,7 +231,15 @@ class WorldModelConfig(CheckedConfig):
 
         Raises FileNotFoundError, or ConfigurationError for a file that is no model configuration.
         """
-        file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+        path = Path(path)
+        file = path / "config.json" if path.is_dir() else path
+        hint = (
+            f"of a run or a checkpoint, worldflux.load_model({str(path)!r}).config is the model's"
+        )
+        if path.is_dir() and not file.is_file():
+            raise FileNotFoundError(f"no configuration at {file}; {hint}")
+        if path.is_file() and not path.suffix:  # such as checkpoints/best
+            raise ConfigurationError(f"{path} is no configuration", hint=hint)
         return cls._from_file(read_json(file), str(file))
 
     @classmethod

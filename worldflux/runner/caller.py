@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def quiet_disk() -> Iterator[None]:
 def callers_configurations() -> Iterator[None]:
     """Leaves Hydra's store of configurations to the caller: another application may keep nodes there
     under the names of ours."""
+    Plugins.instance()  # which store their own once, as they are imported
     store = ConfigStore.instance()
     before = copy.deepcopy(store.repo)
     try:
