@@ -51,7 +51,7 @@ def test_a_saved_model_plays_where_it_is_told(
 def test_a_video_is_written_into_the_model_folder(
     tdmpc2: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="needs the extra render (pygame)")
     report = evaluate(capsys, tdmpc2, "--episodes", "1", "--video", *SHORT)
     assert report["video"] == "td/videos/eval_Pendulum-v1.gif"
     assert Path(report["video"]).read_bytes().startswith(b"GIF8")

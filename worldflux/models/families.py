@@ -167,7 +167,7 @@ OURS = (
         # Every planned step of an evaluation costs as much as an update.
         evaluations=10,
         recipes={
-            "vector": Recipe("75k", 10_000, 128, 3, 3e-4, 100_000, 1_000, 1),
+            "vector": Recipe("75k", 15_000, 128, 3, 1e-3, 100_000, 1_000, 1),
             "image": Recipe("1m", 20_000, 64, 3, 3e-4, 20_000, 1_000, 1),
         },
     ),

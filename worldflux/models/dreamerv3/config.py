@@ -340,7 +340,8 @@ class DreamerV3Config(WorldModelConfig):
                 text += f", got {height} and {width}"
                 raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
         if len({shape[1:] for shape in images.values()}) > 1:
-            raise self.refuse("", f"all images must have one height and width, got {images}")
+            text = f"all images must have one height and width, got {images}"
+            raise self.refuse("", text, "env.image_size=[64,64] resizes")
         if self.cnn_depth * self.cnn_mults[-1] % self.decoder_blocks:
             text = f"* {self.cnn_mults[-1]} must be divisible by decoder_blocks"
             text += f" ({self.decoder_blocks}), got cnn_depth {self.cnn_depth}"
