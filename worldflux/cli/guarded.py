@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
 
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        with lasting_output(), quiet_disk(), callers_logging(program):
+        with lasting_output(), quiet_disk(), callers_logging(program), short_warnings(program):
             return guarded(program, whole if before == "1" else command)
     finally:
         os.environ.pop(FULL_ERROR)
@@ -79,6 +80,7 @@ def callers_logging(program: str) -> Iterator[None]:
     level, handlers = root.level, list(root.handlers)
     loggers = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
     disabled = [one for one in loggers if one.disabled]
+    levels = {one: one.level for one in loggers}
     # What is in the list when logging is configured anew is closed.
     closing: list[Any] = logging._handlerList  # type: ignore[attr-defined]
     kept = list(closing)
@@ -100,6 +102,22 @@ def callers_logging(program: str) -> Iterator[None]:
         for one in root.manager.loggerDict.values():
             if isinstance(one, logging.Logger):
                 one.disabled = one in disabled
+                one.setLevel(levels.get(one, logging.NOTSET))
+
+
+@contextmanager
+def short_warnings(program: str) -> Iterator[None]:
+    """A warning is one line, without the place in a library that gave it."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, *_: Any) -> None:
+        print(f"{program}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 @contextmanager

@@ -85,6 +85,8 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
         return _hydra(words, name)
     _check_alone()
     job = Job.compose(source, args.overrides)
+    if job.launched:
+        return _sweep(source, args.overrides, ["-m", *args.flags], sweep_words.SweepWords())
     if run == AUTO:
         job = resume.automatic(job)
     elif run is not None:

@@ -61,16 +61,16 @@ class EnvConfig(CheckedConfig):
     kwargs: dict[str, Any] = option(factory=dict)
     obs: str = option("state", choices=("state", "pixels"))
     flatten: bool = False
-    frame_stack: int = option(1, at_least=1)
-    action_repeat: int = option(1, at_least=1)
+    frame_stack: int = option(1, at_least=1, at_most=1_000)
+    action_repeat: int = option(1, at_least=1, at_most=10_000)
     time_limit: int | None = option(None, at_least=1)
-    image_size: tuple[int, int] | None = option(None, at_least=1)
+    image_size: tuple[int, int] | None = option(None, at_least=1, at_most=8_192)
     grayscale: bool = False
     clip_reward: bool = False
     rescale_actions: bool = True
     terminates: bool = False
     solved_return: float | None = option(None, resumable=True)
-    noop_max: int = option(0, at_least=0)
+    noop_max: int = option(0, at_least=0, at_most=10_000)
     frame_pool: int = option(1, at_least=1)
 
     def _validate(self) -> None:

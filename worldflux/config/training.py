@@ -92,8 +92,8 @@ class TrainingConfig(CheckedConfig):
     compile_model: bool = option(False, resumable=True)
     device: str = option("auto", pattern=DEVICE, machine=True)
     seed: int = option(42, at_least=0, at_most=2**64 - 1)
-    nproc: int = option(1, at_least=1)
-    num_envs: int = option(1, at_least=1)
+    nproc: int = option(1, at_least=1, at_most=1_024)
+    num_envs: int = option(1, at_least=1, at_most=100_000)
     env_mode: str = option("auto", choices=("auto", "sync", "async"), machine=True)
     log_interval: int = option(100, at_least=1, machine=True)
     eval_interval: int = option(1000, at_least=0, resumable=True)
@@ -114,11 +114,17 @@ class TrainingConfig(CheckedConfig):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def check_device(self) -> None:
-        """ConfigurationError: this machine has no such device."""
-        if self.device in ("auto", "cpu"):
+        """ConfigurationError: this machine has no such device, or it lacks the precision."""
+        float16 = self.mixed_precision and self.mixed_precision_dtype == "float16"
+        if self.device == "cpu" or (self.device == "auto" and not float16):
             return
         import torch
 
+        if self.device == "auto":
+            if not torch.cuda.is_available():
+                text = "float16 needs CUDA, which this machine lacks"
+                raise self.refuse("mixed_precision_dtype", text, "use bfloat16")
+            return
         kind, _, number = self.device.partition(":")
         count = torch.cuda.device_count() if kind == "cuda" else torch.backends.mps.is_available()
         if int(number or 0) >= count:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.fields import near_miss
-from worldflux.config.model import DynamicsType, LatentType, WorldModelConfig
+from worldflux.config.model import LAYERS, DynamicsType, LatentType, WorldModelConfig
 from worldflux.config.options import option
 
 LOSS_SCALES = {
@@ -39,6 +39,7 @@ class DreamerV3Config(WorldModelConfig):
     actor_critic: behaviour learning is part of `loss`; the runner always has it.
     """
 
+    shortest_sequence: ClassVar[int] = 2  # the values of the replay look one step ahead
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
     inert: ClassVar[dict[str, str]] = {
         "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",
@@ -64,29 +65,29 @@ class DreamerV3Config(WorldModelConfig):
     stoch_discrete: int = option(32, at_least=1)
     stoch_classes: int = option(32, at_least=1)
     blocks: int = option(8, at_least=1)
-    dyn_layers: int = option(1, at_least=1)
-    obs_layers: int = option(1, at_least=1)
-    img_layers: int = option(2, at_least=1)
+    dyn_layers: int = option(1, at_least=1, at_most=LAYERS)
+    obs_layers: int = option(1, at_least=1, at_most=LAYERS)
+    img_layers: int = option(2, at_least=1, at_most=LAYERS)
     unimix: float = option(0.01, at_least=0, below=1)
     encoder_type: str = option("auto", choices=("auto", "cnn", "mlp"))
     decoder_type: str = option("auto", choices=("auto", "cnn", "mlp"))
-    encoder_layers: int = option(3, at_least=1)
+    encoder_layers: int = option(3, at_least=1, at_most=LAYERS)
     encoder_units: int | None = option(None, at_least=1)
-    decoder_layers: int = option(3, at_least=1)
+    decoder_layers: int = option(3, at_least=1, at_most=LAYERS)
     decoder_units: int | None = option(None, at_least=1)
     cnn_depth: int = option(48, at_least=1)
-    cnn_mults: tuple[int, ...] = option((2, 3, 4, 4), at_least=1)
+    cnn_mults: tuple[int, ...] = option((2, 3, 4, 4), at_least=1, at_most=1_000)
     cnn_kernel: int = option(5, at_least=1)
     decoder_blocks: int = option(8, at_least=1)
     use_symlog: bool = True
     use_twohot: bool = True
-    reward_layers: int = option(1, at_least=1)
+    reward_layers: int = option(1, at_least=1, at_most=LAYERS)
     reward_units: int | None = option(None, at_least=1)
-    continue_layers: int = option(1, at_least=1)
+    continue_layers: int = option(1, at_least=1, at_most=LAYERS)
     continue_units: int | None = option(None, at_least=1)
-    actor_layers: int = option(3, at_least=1)
+    actor_layers: int = option(3, at_least=1, at_most=LAYERS)
     actor_units: int | None = option(None, at_least=1)
-    critic_layers: int = option(3, at_least=1)
+    critic_layers: int = option(3, at_least=1, at_most=LAYERS)
     critic_units: int | None = option(None, at_least=1)
     reward_num_bins: int = option(255, at_least=2)
     reward_bin_min: float = -20.0

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from worldflux.config.model import LatentType, WorldModelConfig
+from worldflux.config.fields import LARGEST_WHOLE
+from worldflux.config.model import LAYERS, LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
 
@@ -51,16 +52,18 @@ class TDMPC2Config(WorldModelConfig):
     latent_dim: int = 512
     grad_clip: float = 20.0
     simnorm_dim: int = option(8, at_least=1)
-    num_hidden_layers: int = option(2, at_least=1)
+    num_hidden_layers: int = option(2, at_least=1, at_most=LAYERS)
     encoder_dim: int = option(256, at_least=1)
-    encoder_layers: int = option(2, at_least=1)
-    num_q_networks: int = option(5, at_least=2)  # two of them are drawn for a target
+    encoder_layers: int = option(2, at_least=1, at_most=LAYERS)
+    num_q_networks: int = option(
+        5, at_least=2, at_most=LAYERS
+    )  # two of them are drawn for a target
     num_bins: int = option(101, at_least=2)
     bin_min: float = -10.0
     bin_max: float = 10.0
     dropout: float = option(0.01, at_least=0, below=1)
     horizon: int = option(3, at_least=1)
-    iterations: int = option(6, at_least=1)
+    iterations: int = option(6, at_least=1, at_most=LAYERS)
     num_samples: int = option(512, at_least=1)
     num_elites: int = option(64, at_least=1)
     num_pi_trajs: int = option(24, at_least=0)
@@ -72,7 +75,7 @@ class TDMPC2Config(WorldModelConfig):
     log_std_max: float = 2.0
     entropy_coef: float = option(1e-4, at_least=0)
     gamma: float | None = None
-    episode_length: int | None = option(None, at_least=1)
+    episode_length: int | None = option(None, at_least=1, at_most=LARGEST_WHOLE)
     discount_denom: float = option(5.0, above=0)
     discount_min: float = option(0.95, above=0, at_most=1)
     discount_max: float = option(0.995, above=0, at_most=1)
@@ -135,6 +138,9 @@ class TDMPC2Config(WorldModelConfig):
             if getattr(self, name) > self.num_samples:
                 text = f"must be <= num_samples ({self.num_samples}), got {getattr(self, name)}"
                 raise self.refuse(name, text)
+        if self.discount_min > self.discount_max:
+            text = f"must be <= discount_max ({self.discount_max:g}), got {self.discount_min:g}"
+            raise self.refuse("discount_min", text)
         for low, high in (
             ("min_std", "max_std"),
             ("bin_min", "bin_max"),
