@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldflux.config.files import memory
 from worldflux.config.run import RunConfig
 from worldflux.dashboard.server import check_host, check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
@@ -116,10 +116,9 @@ def check_size(model: WorldModelConfig) -> None:
     from worldflux.models.factory import count_parameters
 
     needed = 4 * count_parameters(model)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
+    if needed > memory():
         text = f"has weights of {needed / 2**30:,.0f} GiB, and this machine has a memory of"
-        raise ConfigurationError(f"{text} {memory / 2**30:,.0f} GiB", key="model")
+        raise ConfigurationError(f"{text} {memory() / 2**30:,.0f} GiB", key="model")
 
 
 def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
