@@ -37,6 +37,7 @@ ROOMS = (
     "search",
     "verify",
     "project",
+    "reference",
     "cli",
 )
 # Files that stand in another room than their folder, and why.

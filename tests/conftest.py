@@ -5,8 +5,11 @@
 """
 
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import Phase, settings
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="worldflux-tests-")  # the key of the user
@@ -15,3 +18,12 @@ PHASES = (Phase.explicit, Phase.generate)
 settings.register_profile("random", phases=PHASES, print_blob=True)
 settings.register_profile("suite", phases=PHASES, derandomize=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, in this process and in those that it starts, also where the suite runs in the
+    background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

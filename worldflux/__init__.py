@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from worldflux.models.dreamerv3.config import DreamerV3Config
     from worldflux.models.factory import create_world_model, get_config, get_model_info, list_models
     from worldflux.models.tdmpc2.config import TDMPC2Config
+    from worldflux.runner.api import Run, compose, load_model, resume, train
+    from worldflux.runner.policy import Policy, load_policy
     from worldflux.training.seed import set_seed
 
 __version__ = "0.1.0"
@@ -47,6 +49,8 @@ _HOME = {
         "get_model_info",
         "list_models",
     ),
+    "worldflux.runner.api": ("Run", "compose", "load_model", "resume", "train"),
+    "worldflux.runner.policy": ("Policy", "load_policy"),
     "worldflux.training.seed": ("set_seed",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -61,16 +65,23 @@ __all__ = [
     "LatentType",
     "LossOutput",
     "ModelOutput",
+    "Policy",
+    "Run",
     "State",
     "TDMPC2Config",
     "Trajectory",
     "WorldFluxError",
     "WorldModelConfig",
+    "compose",
     "create_world_model",
     "get_config",
     "get_model_info",
     "list_models",
+    "load_model",
+    "load_policy",
+    "resume",
     "set_seed",
+    "train",
 ]
 
 

@@ -11,7 +11,9 @@ import pytest
 from worldflux import create_world_model
 from worldflux.cli.main import main
 from worldflux.cli.verbs import main as worldflux
+from worldflux.config.env import EnvConfig
 from worldflux.config.spaces import Space, Task
+from worldflux.runner.trained import chosen_env
 
 SMALL: dict[str, Any] = dict(num_samples=16, num_elites=4, num_pi_trajs=2, iterations=2)
 SHORT = ["env=pendulum", "env.time_limit=9"]
@@ -49,7 +51,7 @@ def test_a_saved_model_plays_where_it_is_told(
 def test_a_video_is_written_into_the_model_folder(
     tdmpc2: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="needs the extra render (pygame)")
     report = evaluate(capsys, tdmpc2, "--episodes", "1", "--video", *SHORT)
     assert report["video"] == "td/videos/eval_Pendulum-v1.gif"
     assert Path(report["video"]).read_bytes().startswith(b"GIF8")
@@ -116,16 +118,30 @@ def test_a_run_plays_in_its_environment_changed(
     capsys.readouterr()
     assert evaluate(capsys, "run", "--episodes", "1")["lengths"] == [9]
     assert evaluate(capsys, "run", "env.time_limit=4", "--episodes", "1")["lengths"] == [4]
-    lighter = evaluate(capsys, "run", "env.kwargs.g=1.0", "--episodes", "1")
+    lighter = evaluate(capsys, "run", "+env.kwargs.g=1.0", "--episodes", "1")
     assert lighter["returns"] != evaluate(capsys, "run", "--episodes", "1")["returns"]
     assert "does not fit env.id=MountainCarContinuous-v0" in said(
         capsys, "run", "env.id=MountainCarContinuous-v0"
     )
 
 
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+@pytest.mark.parametrize("recorded", [{}, {"g": 9.5}, {"g": 9.5, "render_mode": None}], ids=len)
+def test_arguments_of_an_environment_are_set_in_each_spelling(
+    sign: str, recorded: dict[str, Any]
+) -> None:
+    env = EnvConfig(id="Pendulum-v1", kwargs=recorded)
+    chosen = chosen_env("tdmpc2", [f"{sign}env.kwargs.g=1.0"], env)
+    assert chosen.kwargs == {**recorded, "g": 1.0}
+    if recorded:
+        left = {key: value for key, value in recorded.items() if key != "g"}
+        assert chosen_env("tdmpc2", ["~env.kwargs.g"], env).kwargs == left
+    named = ["env=pendulum", f"{sign}env.kwargs={{g:1.0}}"]  # whose YAML has no such key
+    assert chosen_env("tdmpc2", named).kwargs == {"g": 1.0}
+
+
 def test_task_layouts_take_widths_from_the_model() -> None:
     from worldflux import TDMPC2Config
-    from worldflux.config.env import EnvConfig
     from worldflux.runner.trained import layout_of
 
     config = TDMPC2Config.from_size("ci").with_spaces(

@@ -12,6 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from worldflux import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "worldflux" / "dashboard" / "static"
@@ -67,6 +70,23 @@ def test_the_page_is_in_the_wheel(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     assets = {f"worldflux/dashboard/static/{p.name}" for p in STATIC.iterdir()}
     assert len(assets) > 4 and assets <= inside
+
+
+@pytest.mark.slow
+def test_the_wheel_says_who_may_use_it(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    facts = f"worldflux-{__version__}.dist-info"
+    assert archive.read(f"{facts}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    metadata = archive.read(f"{facts}/METADATA").decode()
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert "Author: The WorldFlux authors\n" in metadata
+    assert "worldflux/py.typed" in archive.namelist()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+    assert [paper["year"] for paper in citation["references"]] == [2025, 2024]
 
 
 @pytest.mark.slow

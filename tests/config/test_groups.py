@@ -25,7 +25,8 @@ from worldflux.errors import ConfigurationError, UnknownParameterError
 from worldflux.models.tdmpc2.config import TDMPC2Config
 
 WHOLE_GROUPS = {"logger", "gameplay", "visualization"}
-MACHINE = {"device", "env_mode", "log_interval", "output_dir", "save_interval", "save_seconds"}
+MACHINE = {"device", "env_mode", "keep_memory", "log_interval", "output_dir"}
+MACHINE |= {"save_interval", "save_seconds"}
 RESUMABLE = {"total_steps", "env_steps", "compile_model", "mixed_precision"}
 RESUMABLE |= {"mixed_precision_dtype", "eval_interval", "eval_episodes"}
 
@@ -67,17 +68,16 @@ def test_what_a_run_decides_elsewhere() -> None:
 
 def test_limits_are_part_of_the_json_schema() -> None:
     training = TrainingConfig.json_schema()["properties"]
-    assert training["batch_size"] == {"type": "integer", "minimum": 1, "default": 16}
+    size = training["batch_size"]
+    assert (size["type"], size["minimum"], size["default"]) == ("integer", 1, 16)
+    assert size["description"].startswith("Sequences in a batch.")
     assert training["optimizer"]["enum"] == ["laprop", "adamw", "adam", "sgd"]
     assert training["beta1"]["exclusiveMaximum"] == 1 and "pattern" in training["device"]
     limit = DataConfig.json_schema()["properties"]["train_ratio"]
     assert limit["anyOf"] == [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]
     # A family that gives another default keeps the limits.
-    assert TDMPC2Config.json_schema()["properties"]["grad_clip"] == {
-        "type": "number",
-        "minimum": 0,
-        "default": 20.0,
-    }
+    clip = TDMPC2Config.json_schema()["properties"]["grad_clip"]
+    assert (clip["type"], clip["minimum"], clip["default"]) == ("number", 0, 20.0)
 
 
 def test_classes_know_what_was_named_and_frozen_ones_stay_so() -> None:

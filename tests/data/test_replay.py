@@ -130,6 +130,36 @@ def test_first_and_last_flags_of_a_window() -> None:
     assert firsts[3] == [True, True, False] and lasts[3] == [True, False, False]
 
 
+@pytest.mark.parametrize(("windows", "envs"), [(9, 2), (10, 3), (11, 3), (12, 3), (7, 4)])
+def test_all_environments_together_keep_the_capacity(
+    tiny_segments: None, windows: int, envs: int
+) -> None:
+    """The official replay holds its newest windows of all environments: 9 for 9, also with two."""
+    length = 4
+    replay = make(capacity=windows + envs * (length - 1), num_envs=envs, online=True)
+    arrived: list[list[int]] = []  # in the order in which the environments' windows are complete
+    for t in range(40):
+        fill(replay, 1, begin=t)
+        arrived += [[env, t - length + 1] for env in range(envs) if t >= length - 1]
+        held = arrived[-windows:]
+        assert replay.windows == len(held)
+        assert len(replay) == min(envs * (t + 1), replay.capacity)
+        if not held:
+            continue
+        if t % 13 == 5:
+            batch = replay.sample(400)  # whole windows, each of them, and no other
+            assert (np.diff(batch["x"][..., 1], axis=1) == 1).all()
+            assert (batch["x"][..., 0] == batch["x"][:, :1, 0]).all()
+            assert {tuple(x) for x in batch["x"][:, 0].tolist()} == {tuple(x) for x in held}
+            env, first = min(held, key=lambda window: (window[1], window[0]))
+            stepid = np.array([[first * envs + env]])
+            replay.update(stepid, {"deter": np.full((1, 1, 3), -1, np.float32)})
+            changed = replay.sample(400)
+            here = (changed["x"][:, 0] == [env, first]).all(-1)
+            assert here.any() and (changed["deter"][here, 0] == -1).all()
+    assert replay.oldest(0) - replay.oldest(envs - 1) == (windows % envs > 0)
+
+
 def test_online_windows_come_once_first_and_in_order() -> None:
     replay = make(online=True, capacity=80)
     fill(replay, 13)  # windows 1-4, 5-8, 9-12 of both environments; step 0 is in none

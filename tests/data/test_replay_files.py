@@ -36,13 +36,16 @@ def train(replay: SequenceReplay, rounds: int = 3) -> None:
 
 
 @pytest.mark.usefixtures("tiny_segments")
+@pytest.mark.parametrize("capacity", [40, 41])
 @pytest.mark.parametrize("steps", [0, 3, 7, 13, 20, 47])
-def test_a_loaded_replay_goes_on_as_the_saved_one(steps: int, tmp_path: Path) -> None:
-    replay = fill(make(online=True), steps)
+def test_a_loaded_replay_goes_on_as_the_saved_one(
+    steps: int, capacity: int, tmp_path: Path
+) -> None:
+    replay = fill(make(online=True, capacity=capacity), steps)
     if replay.windows:
         train(replay)
     replay.save(tmp_path)
-    loaded = make(online=True, seed=99)
+    loaded = make(online=True, seed=99, capacity=capacity)
     loaded.load(tmp_path)
     assert len(loaded) == len(replay) and loaded.windows == replay.windows
     fill(replay, 4, begin=steps)

@@ -17,7 +17,9 @@ from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay
 
 UNITS = Path(__file__).parents[3] / "shared/parity/dreamerv3/units/units.json"
-pytestmark = pytest.mark.skipif(not UNITS.exists(), reason="no reference traces here")
+pytestmark = pytest.mark.skipif(
+    not UNITS.exists(), reason=f"the recorded numbers are not there: {UNITS}"
+)
 
 
 def units(name: str) -> Any:
@@ -38,10 +40,10 @@ def test_replay_trace() -> None:
     case = units("replay_trace")
     length, workers = case["length"], case["workers"]
     # The reference counts capacity in windows, ours in steps.
-    rows = case["capacity"] // workers + length - 1
+    capacity = case["capacity"] + workers * (length - 1)
     replay = SequenceReplay(
         spaces={"t": Space((), "int64"), "w": Space((), "int64")},
-        capacity=rows * workers,
+        capacity=capacity,
         length=length,
         num_envs=workers,
         online=True,
@@ -63,7 +65,7 @@ def test_replay_trace() -> None:
             }
         )
         assert replay.windows == moment["num_items"], t
-        starts = [[w, t0] for w in range(workers) for t0 in range(replay.oldest, t - length + 2)]
+        starts = [[w, t0] for w in range(workers) for t0 in range(replay.oldest(w), t - length + 2)]
         assert starts == moment["item_starts"], t
         if moment["online_samples"]:
             batch = replay.sample(len(moment["online_samples"]))

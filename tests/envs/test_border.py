@@ -79,6 +79,8 @@ class Odd(gym.Env[Any, Any]):
         self.steps += 1
         obs, reward = self.fine, 1.0
         if self.steps == 3:
+            if self.fault == "interrupt":
+                raise KeyboardInterrupt
             if self.fault == "exit":
                 sys.exit(0)
             if self.fault == "old":
@@ -161,6 +163,12 @@ def test_foreign_code_ends_in_one_line(fault: str, line: str, mode: str) -> None
         third_step(mode, fault=fault)
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_interrupt_in_an_environment_is_one_of_the_run(mode: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        third_step(mode, fault="interrupt")
+
+
 def test_a_flag_is_true_or_false() -> None:
     with pytest.raises(TrainingError, match="terminated is nan"):
         third_step(fault="flag")
@@ -220,7 +228,7 @@ def test_bounds_without_end_leave_the_whole_range_of_the_agent() -> None:
     decode = ActionDecoder(space)
     np.testing.assert_allclose(decode(np.full(4, -1, np.float32)), [-1, 0, 1, -2])
     np.testing.assert_allclose(decode(np.full(4, 1, np.float32)), [1, 2, 3, 4])
-    assert decode.unbounded == ["action"]
+    assert "not bounded on both sides" in decode.ranges["action"]
 
 
 def test_two_hot_codes_propagate_nan_and_saturate() -> None:

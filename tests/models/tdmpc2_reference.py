@@ -69,13 +69,12 @@ class Reference:
         *,
         group: int = 8,
         log_std: tuple[float, float] = (-10, 2),
-        vmax: float = 10,
+        bins: tuple[float, float] = (-10, 10),
         masks: Array | None = None,
     ):
         self.weights = {k: np.asarray(v, np.float64) for k, v in weights.items()}
         self.group, self.log_std, self.masks = group, log_std, masks
-        bins = self.weights["_reward.2.weight"].shape[0]
-        self.bins = np.linspace(-vmax, vmax, bins)
+        self.bins = np.linspace(*bins, self.weights["_reward.2.weight"].shape[0])
 
     def layer(self, name: str, x: Array, index: int | None = None) -> Array:
         def get(part: str) -> Array:

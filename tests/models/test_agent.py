@@ -79,6 +79,18 @@ def test_a_first_step_forgets_the_episode_before():
     assert torch.equal(*deters)
 
 
+def test_reward_and_critic_learn_over_their_own_numbers_of_bins():
+    agent = build()
+    config = agent.config.with_overrides(reward_num_bins=17, critic_num_bins=12)
+    agent = DreamerV3(config).make_agent(TrainingConfig(learning_rate=3e-3, seed=0), device="cpu")
+    widths = [head.out.weight.shape[0] for head in (agent.model.reward, agent.model.critic)]
+    assert widths == [17, 12] and agent.model.slow_critic.out.weight.shape[0] == 12
+    metrics, _, _ = agent.update(batch_for(agent))
+    # Heads start uniform; the value is compared with its return and with the slow critic.
+    assert float(metrics["loss/rew"]) == pytest.approx(np.log(17), rel=1e-5)
+    assert float(metrics["loss/repval"]) == pytest.approx(2 * np.log(12), rel=1e-5)
+
+
 @pytest.mark.parametrize("image", [False, True])
 def test_updates_learn_to_predict_a_fixed_batch(image):
     agent = build(image=image, learning_rate=3e-3)

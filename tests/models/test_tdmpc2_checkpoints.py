@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from tests.models.tdmpc2_reference import Reference
 from worldflux import create_world_model
 from worldflux.cli.verbs import main as worldflux
+from worldflux.errors import ConfigurationError
+from worldflux.models.tdmpc2.official.checkpoint import load_checkpoint
 from worldflux.models.tdmpc2.official.tasks import official_tasks
 
 PARTS = ("weight", "bias", "ln.weight", "ln.bias")
@@ -29,16 +34,19 @@ def mlp(sizes: list[int], normed_last: bool, lead: tuple[int, ...] = ()) -> dict
     return found
 
 
-def official(*, tasks: tuple[int, ...] = (), pixels: bool = False) -> OrderedDict[str, Any]:
+def official(
+    *, tasks: tuple[int, ...] = (), pixels: bool = False, latent: int = Z, log_std: int = -10
+) -> OrderedDict[str, Any]:
     """A file's entries as the official code orders them: own buffers, then modules in turn."""
     torch.manual_seed(0)
+    Z = latent
     dim = D if tasks else 0
     entries: OrderedDict[str, Any] = OrderedDict()
     if tasks:
         entries["_action_masks"] = torch.zeros(len(tasks), A)
         for row, count in enumerate(tasks):
             entries["_action_masks"][row, :count] = 1
-    entries["log_std_min"], entries["log_std_dif"] = torch.tensor(-10), torch.tensor(12)
+    entries["log_std_min"], entries["log_std_dif"] = torch.tensor(log_std), torch.tensor(12)
     if tasks:
         entries["_task_emb.weight"] = torch.randn(len(tasks), dim)
     parts = {}
@@ -116,6 +124,163 @@ def test_multitask_files_are_imported_and_written_back(layout: str, tmp_path: Pa
     assert (config.num_tasks, config.task_dim, config.task_action_dims) == (3, D, DIMS)
     assert config.obs_shape == (OBS,) and config.action_dim == A
     assert_written_back(out, entries, tmp_path)
+
+
+# Of a checkpoint that was not trained with the official defaults.
+OTHER = {"simnorm_dim": 6, "vmin": -5, "vmax": 8}
+HYDRA = """
+defaults: [{override hydra/launcher: submitit_local}]
+task: walker-walk
+model_size: ???
+task_dim: 96
+multitask: false
+obs: state
+obs_shape: {state: [5]}
+lr: 3e-4
+rho: 0.6
+horizon: 4
+num_enc_layers: 1
+wandb_project: ???
+hydra: {launcher: {submitit_folder: "./logs/${now:%Y}"}}
+"""
+
+
+def compare_with_formulas(out: str, entries: OrderedDict[str, Any]) -> None:
+    """Compares the imported model with the official formulas in float64."""
+    model = create_world_model(out)
+    weights = {key: value.numpy() for key, value in entries.items() if torch.is_tensor(value)}
+    reference = Reference(weights, group=6, log_std=(-9, 3), bins=(-5, 8))
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(7, OBS)), rng.uniform(-1, 1, (7, A))
+    z = reference.encode(obs)
+    ours, act = torch.tensor(z, dtype=torch.float32), torch.tensor(action, dtype=torch.float32)
+    found = {
+        "encode": model.encode(torch.tensor(obs, dtype=torch.float32)).tensors["latent"],
+        "next": model.next(ours, act),
+        "reward": model.reward_dist(ours, act).pred(),
+        "q": model.q_values(ours, act)[1],
+        "action": model.pi.dist(ours).pred(),
+        "sampled": model.pi.dist(ours).sample(act),
+    }
+    expected = {
+        "encode": z,
+        "next": reference.next(z, action),
+        "reward": reference.reward(z, action),
+        "q": reference.q(z, action, None, 1, False),
+        "action": reference.pi(z, np.zeros((7, A)))[0],
+        "sampled": reference.pi(z, action)[0],
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].detach(), value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("how", ["words", "ours", "json", "hydra", "file and word"])
+def test_settings_that_shapes_do_not_show_are_taken(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries, out = official(latent=12, log_std=-9), str(tmp_path / "model")
+    file, config = save(entries, tmp_path / "other.pt"), tmp_path / "config.yaml"
+    words = [f"{name}={value}" for name, value in OTHER.items()]
+    if how == "ours":
+        words = ["simnorm_dim=6", "bin_min=-5", "bin_max=8"]
+    elif how == "json":
+        config, words = tmp_path / "config.json", []
+        config.write_text(json.dumps(OTHER | {"bin_size": 1.3, "obs_dim": OBS, "num_q": Q}))
+    elif how == "hydra":
+        config.write_text(HYDRA + "simnorm_dim: 6\nvmin: -5\nvmax: +8\n")
+        words = []
+    elif how == "file and word":
+        config.write_text("simnorm_dim: 4\nvmin: -5\nextra_loss: 1\n")
+        words = ["simnorm_dim=6", "vmax=8"]
+    flags = ["--config", str(config)] if config.exists() else []
+    assert worldflux(["import", "tdmpc2", file, "--out", out, *flags, *words]) == 0
+    printed = capsys.readouterr().out
+    assert "discount_max=0.995" in printed and "simnorm_dim" not in printed
+    assert ("not used: extra_loss" in printed) == (how == "file and word")
+    settings = create_world_model(out).config
+    assert (settings.simnorm_dim, settings.bin_min, settings.bin_max) == (6, -5, 8)
+    assert (settings.rho, settings.horizon) == ((0.6, 4) if how == "hydra" else (0.5, 3))
+    compare_with_formulas(out, entries)
+
+
+def test_what_is_assumed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = save(official(), tmp_path / "a.pt"), str(tmp_path / "model")
+    assert worldflux(["import", "tdmpc2", file, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    for text in ("simnorm_dim=8", "vmin=-10", "vmax=10", "episode_length=", "num_samples=512"):
+        assert text in printed
+    assert "num_q=" not in printed and "log_std_min=" not in printed  # the file shows them
+    old = save(old_layout(official()), tmp_path / "old.pt")
+    assert worldflux(["import", "tdmpc2", old, "--out", out + "2"]) == 0
+    assert "log_std_min=-10" in capsys.readouterr().out
+
+
+WRONG = {
+    "simnorm_dim=7": "must be divisible by simnorm_dim (7), got 16",
+    "simnorm_dims=4": "simnorm_dims: there is no such setting. Did you mean: 'simnorm_dim'",
+    "zebra=4": "zebra: TD-MPC2 has no such setting",
+    "simnorm_dim": "write NAME=VALUE",
+    "vmin=abc": "vmin must be a number",
+    "vmin=20": "vmin must be below bin_max",
+    "num_bins=101": "num_bins is 101, but the weights have 11",
+    "num_q=5": "num_q is 5, but the weights have 3",
+    "action_dim=6": "action_dim is 6, but the weights have 3",
+    "latent_dim=512": "latent_dim is 512, but the weights have 16",
+    "log_std_min=-5": "log_std_min is -5, but the weights have -10",
+    "episodic=true": "episodic is True, but the weights have False",
+    "bin_size=0.2": "bin_size is 0.2, but the other settings make it 2",
+    "model_size=5": "model_size=5 has enc_dim=256, but the weights have 10",
+    "model_size=6": "no official model has",
+    "obs=rgb": "the weights are of state",
+    "multitask=true": "multitask is True",
+    "task=mt30": "the weights know 1 task(s)",
+    "mpc=false": "ours always plans",
+    "horizon=0": "horizon must be >= 1",
+    "vmin=${oc.env:HOME}": "environment",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_settings_that_the_weights_contradict_are_refused(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = save(official(), tmp_path / "a.pt"), tmp_path / "model"
+    assert worldflux(["import", "tdmpc2", file, "--out", str(out), word]) == 2
+    error = capsys.readouterr().err
+    assert WRONG[word] in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_a_wrong_file_of_settings_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = save(official(), tmp_path / "a.pt"), tmp_path / "model"
+    config = tmp_path / "config.yaml"
+    for content, words in {
+        "num_q: 5": f"{config}: num_q is 5, but the weights have 3",
+        "simnorm_dm: 5": "Did you mean: 'simnorm_dim'",
+        "- 5": "holds no settings",
+        "a: [": "cannot be read",
+        "vmin: ${oc.env:HOME}": "environment",
+        "vmin: -5\nbin_min: -6": "are the same setting",
+    }.items():
+        config.write_text(content)
+        command = ["import", "tdmpc2", file, "--out", str(out), "--config", str(config)]
+        assert worldflux(command) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_the_discount_is_that_of_the_episode_length_or_as_named(tmp_path: Path) -> None:
+    file = Path(save(official(), tmp_path / "a.pt"))
+    for words, discount in {
+        ("episode_length=500",): 0.99,
+        ("episode_length=500", "discount=0.99"): 0.99,
+        ("discount=0.97",): 0.97,
+        ("episode_length=100", "discount_denom=4"): 0.96,
+    }.items():
+        assert load_checkpoint(file, settings=words).model.discount == pytest.approx(discount)
+    with pytest.raises(ConfigurationError, match=r"discount is 0\.9, but the other settings"):
+        load_checkpoint(file, settings=("episode_length=500", "discount=0.9"))
 
 
 def test_an_old_file_of_unknown_tasks_asks_for_their_actions(

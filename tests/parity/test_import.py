@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.parity.comparison.dreamerv3.official import to_official
 from worldflux.cli.verbs import main as worldflux
@@ -71,7 +72,7 @@ def test_log_folder_checkpoint_folder_and_save_are_all_accepted(
 ) -> None:
     logdir = recorded / "checkpoint/logdir"
     paths = [logdir, logdir / "ckpt", save_of(logdir)]
-    models = [import_checkpoint(path, tmp_path / str(i)) for i, path in enumerate(paths)]
+    models = [import_checkpoint(path, tmp_path / str(i)).model for i, path in enumerate(paths)]
     first, *others = [model.state_dict() for model in models]
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in first)
@@ -180,6 +181,153 @@ def test_settings_that_our_model_does_not_have_are_named(logdir: Path, tmp_path:
         assert f"agent.{path} is" in str(caught.value)
 
 
+def predicted_value(params: dict[str, Any], prefix: str, feat: np.ndarray) -> np.ndarray:
+    """Official two-hot head on feat `[N, F]` in float64: layers, then the mean of the bins."""
+    x = feat
+    for i in range(sum(name.startswith(f"{prefix}/mlp/linear") for name in params) // 2):
+        x = x @ params[f"{prefix}/mlp/linear{i}/kernel"] + params[f"{prefix}/mlp/linear{i}/bias"]
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4)
+        x = x * params[f"{prefix}/mlp/norm{i}/scale"]
+        x = x / (1 + np.exp(-x))
+    x = x @ params[f"{prefix}/head/logits/kernel"] + params[f"{prefix}/head/logits/bias"]
+    count = x.shape[-1]
+    half = -np.expm1(-np.linspace(-20.0, 0.0, (count + 1) // 2))
+    bins = np.concatenate([half, -half[::-1][count % 2 :]])
+    probs = np.exp(x - x.max(-1, keepdims=True))
+    return (probs / probs.sum(-1, keepdims=True) * bins).sum(-1)
+
+
+def test_reward_and_value_heads_may_have_different_and_even_numbers_of_bins(
+    logdir: Path, tmp_path: Path
+) -> None:
+    rng, heads = np.random.default_rng(0), {"rew/head": 17, "val/head": 12}
+
+    def rewrite(params: dict[str, Any]) -> None:
+        for name, array in params.items():
+            for prefix, bins in (*heads.items(), ("slowval/head", 12)):
+                if f"/{prefix}/" in f"/{name}":
+                    params[name] = rng.normal(0, 0.3, (*array.shape[:-1], bins)).astype("f4")
+
+    change(logdir, rewrite)
+    file = logdir / "config.yaml"
+    reward, value = file.read_text().split("bins: 41", 2)[:2]
+    file.write_text(
+        file.read_text().replace("bins: 41", "bins: 17", 1).replace("bins: 41", "bins: 12")
+    )
+    assert "rewhead" in reward and "value:" in value
+    model = import_checkpoint(logdir, tmp_path / "model").model
+    assert (model.config.reward_num_bins, model.config.critic_num_bins) == (17, 12)
+    params = pickle.loads((save_of(logdir) / "agent.pkl").read_bytes())["params"]
+    feat = rng.normal(size=(5, model.feat_dim))
+    for prefix, head in (
+        ("rew", model.reward),
+        ("val", model.critic),
+        ("slowval", model.slow_critic),
+    ):
+        expected = predicted_value(params, prefix, feat)
+        found = head(torch.tensor(feat, dtype=torch.float32)).pred().detach()
+        np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def imported(logdir: Path, out: Path, *words: str) -> int:
+    return worldflux(["import", "dreamerv3", str(logdir), "--out", str(out), *words])
+
+
+def test_what_config_yaml_lacks_is_assumed_and_said(
+    logdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = logdir / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    assert imported(logdir, tmp_path / "whole") == 0
+    assert "assumed" not in capsys.readouterr().out
+    agent = config["agent"]
+    for section in ("enc", "dec", "rewhead", "conhead", "value", "policy"):
+        del agent[section]
+    del agent["dyn"]["rssm"]["unimix"], agent["dyn"]["rssm"]["deter"], agent["horizon"]
+    agent["dyn"]["rssm"]["classes"] = None
+    del agent["dyn"]["rssm"]["classes"]
+    agent["curiosity"] = 3
+    file.write_text(yaml.safe_dump(config))
+    assert imported(logdir, tmp_path / "part") == 0
+    printed = capsys.readouterr().out
+    for text in ("dyn.rssm.unimix=0.01", "horizon=333", "policy.minstd=0.1", "not used: curiosity"):
+        assert text in printed
+    for text in ("deter", "classes", "units", "bins"):  # the weights show them
+        assert text not in printed
+    whole, part = (
+        json.loads((tmp_path / n / "config.json").read_text()) for n in ("whole", "part")
+    )
+    images = {"cnn_depth", "cnn_mults", "cnn_kernel", "decoder_blocks"}  # there are none
+    differing = {name for name in whole if whole[name] != part[name]}
+    assert differing <= images
+
+
+def test_settings_come_from_a_file_or_words(
+    logdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = logdir / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["agent"]["dyn"]["rssm"]["unimix"] = 0.2
+    moved = tmp_path / "settings.json"
+    moved.write_text(json.dumps({"agent": config["agent"]}))
+    words = ["kl_free=0.5", "agent.horizon=100", "imag_length=7", "loss_scales.reward=2"]
+    assert imported(logdir, tmp_path / "a", "--config", str(moved), *words) == 0
+    file.unlink()
+    assert imported(logdir, tmp_path / "b", "--config", str(moved), *words) == 0
+    assert "replay_context=1" in capsys.readouterr().out
+    for name in "ab":
+        model = DreamerV3.from_pretrained(tmp_path / name)
+        made = model.config
+        assert (made.kl_free, made.discount_horizon, made.imagination_horizon) == (0.5, 100, 7)
+        assert made.loss_scales["reward"] == 2 and made.loss_scales["policy"] == 1
+        logits = torch.randn(3, 4, 4)
+        expected = 0.8 * torch.softmax(logits.double(), -1) + 0.2 / 4
+        probs = model.rssm.dist(logits).logprob.double().exp()
+        torch.testing.assert_close(probs, expected, rtol=1e-5, atol=1e-6)
+
+
+WRONG = {
+    "dyn.rssm.deter=64": "dyn.rssm.deter is 64, but the weights have 32",
+    "reward_num_bins=255": "rewhead.bins is 255, but the weights have 41",
+    "dyn.rssm.unimx=0.1": "Did you mean: 'dyn.rssm.unimix'",
+    "zebra=1": "zebra: DreamerV3 has no such setting of a model",
+    "dyn.rssm.norm=layer": "agent.dyn.rssm.norm is 'layer', expected 'rms'",
+    "contdisc=false": "agent.contdisc is False, expected True",
+    "imag_loss.lam=0.9": "these must be equal: agent.imag_loss.lam 0.9",
+    "horizon=0": "discount_horizon must be >= 1",
+    "horizon": "write NAME=VALUE",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_wrong_settings_are_refused_by_name(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert imported(recorded / "checkpoint/logdir", tmp_path / "model", word) == 2
+    error = capsys.readouterr().err
+    assert WRONG[word] in error and error.count("\n") == 1 and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("impl", ["perc", "meanstd"])
+def test_other_normalisers_of_returns_are_taken(logdir: Path, tmp_path: Path, impl: str) -> None:
+    values = {"lo": -1.5, "hi": 4.0} if impl == "perc" else {"mean": 0.5, "sqrs": 2.0}
+    values["corr"] = 0.4
+
+    def rewrite(params: dict[str, Any]) -> None:
+        del params["retnorm/lo/value"], params["retnorm/hi/value"]
+        params.update({f"retnorm/{key}/value": np.float32(v) for key, v in values.items()})
+
+    change(logdir, rewrite)
+    words = [f"retnorm.impl={impl}", "retnorm.debias=true", "repval_loss=false"]
+    model = import_checkpoint(logdir, tmp_path / "model", settings=words).model
+    offset, scale = (float(x) for x in model.return_norm.offset_scale())
+    if impl == "perc":
+        assert (offset, scale) == pytest.approx((-1.5 / 0.4, 5.5 / 0.4))
+    else:
+        assert (offset, scale) == pytest.approx((1.25, (5 - 1.25**2) ** 0.5))
+    assert DreamerV3.from_pretrained(tmp_path / "model").config.loss_scales["replay_value"] == 0
+
+
 @pytest.mark.parametrize("replay", [True, False], ids=["with-replay", "without-replay"])
 def test_spaces_come_from_weights_and_recorded_steps(
     logdir: Path, tmp_path: Path, replay: bool
@@ -188,7 +336,7 @@ def test_spaces_come_from_weights_and_recorded_steps(
         shutil.rmtree(logdir / "replay")
     else:  # a damaged newest chunk is passed over
         (logdir / "replay/99999999T000000F000000-a-b-3.npz").write_bytes(b"?")
-    model = import_checkpoint(logdir, tmp_path / "model")
+    model = import_checkpoint(logdir, tmp_path / "model").model
     assert {key: space.shape for key, space in model.obs_spaces.items()} == {
         "position": (3,),
         "velocity": (2,),

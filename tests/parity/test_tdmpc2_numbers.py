@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models.tdmpc2_reference import Reference
 from tests.parity.comparison.compare import Comparison, Computation, Recorded, flatten_json
 from tests.parity.comparison.tdmpc2 import compare_folder
+from tests.parity.comparison.tdmpc2.folder import compare_checkpoint
 from tests.parity.comparison.tdmpc2.plan import Planning
-from tests.parity.comparison.tdmpc2.subject import Subject
+from tests.parity.comparison.tdmpc2.subject import Doubles, Subject
 from tests.parity.comparison.tdmpc2.update import METRICS, Update
 from tests.parity.test_strictness import array, edit
 from worldflux.cli.verbs import main as worldflux
@@ -115,7 +118,7 @@ def test_bfloat16_keeps_its_tolerance(recorded: Path, name: str) -> None:
     best = set(numbers["out_plan0_elite_idx"][0])
     assert len(best & set(plan.rounds[0].elites[0].tolist())) >= 0.9 * len(best)
     numbers = Recorded.load(folder / "update.npz")
-    update = Update(subject, folder, Recorded({}, ""), Comparison())
+    update = Update(subject, folder, Doubles({}, ""), Comparison())
     metrics, step = update.update(subject.batch(numbers), update.noise(0, numbers))
     for recorded_name in ("consistency_loss", "reward_loss", "value_loss", "total_loss"):
         ours = float(metrics[METRICS[recorded_name]])
@@ -181,6 +184,24 @@ def test_another_elite_fails(folder: Path, failed: Callable) -> None:
     assert failed(folder) == ["plan/out_plan2_elite_idx"]
 
 
+def test_float64_rows_allow_what_float32_makes_of_them(folder: Path) -> None:
+    file = folder / "float32_vs_float64.json"
+    wrong = array(folder / "float64_outputs.npz", "encode")
+    wrong[0, 0] += 1e-3
+    edit(folder / "float64_outputs.npz", encode=wrong)
+    label = "float64_outputs/encode"
+
+    def verdict(dtype: torch.dtype) -> bool:
+        (row,) = [r for r in compare_folder(folder, dtype=dtype).rows if r.name == label]
+        return row.ok
+
+    assert not verdict(torch.float32)
+    rounding = json.loads(file.read_text())
+    rounding["encode"]["max_abs"] = 1e-3
+    file.write_text(json.dumps(rounding))
+    assert verdict(torch.float32) and not verdict(torch.float64)
+
+
 # === Checkpoints ===========================================================================
 
 
@@ -199,6 +220,30 @@ def test_both_layouts_are_imported_and_written_back(
     for name, value in theirs.items():
         same = torch.equal(ours[name], value) if torch.is_tensor(value) else ours[name] == value
         assert same and type(ours[name]) is type(value), name
+
+
+@pytest.mark.parametrize("name", ["agent.pt", "agent_oldformat.pt"])
+def test_a_checkpoint_is_compared_with_the_settings_of_its_folder(folder: Path, name: str) -> None:
+    """Groups of 6 and bins from -5 to 8: what the folder should hold, by the formulas in float64."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"simnorm_dim": 6, "vmin": -5, "vmax": 8, "bin_size": 0.13}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = torch.load(folder / "agent.pt", weights_only=True)["model"]
+    arrays = {key: value.numpy() for key, value in weights.items() if torch.is_tensor(value)}
+    reference = Reference(arrays, group=6, bins=(-5, 8))
+    z = reference.encode(array(folder / "checkpoint_io.npz", "in_obs").astype(np.float64))
+    action = reference.pi(z, np.zeros((len(z), 6)))[0]
+    values = np.stack([reference.q(z, action, None, i, False) for i in range(5)])[..., None]
+    index = array(folder / "checkpoint_io.npz", "noise_qidx")
+    outputs = {"encode": z, "pi_mean": action, "q_all_values": values}
+    outputs |= {"q_avg_all": values.mean(0), "q_avg": values[index].mean(0)}
+    recorded = {f"out_{key}": value.astype(np.float32) for key, value in outputs.items()}
+    edit(folder / "checkpoint_io.npz", **recorded)
+    doubles = Doubles({f"ck_{key}": value for key, value in outputs.items()}, "")
+    for dtype in (torch.float32, torch.float64):
+        comparison = Comparison()
+        compare_checkpoint(folder, name, config, doubles, comparison, dtype)
+        assert comparison.ok and len(comparison.rows) > 40, comparison.failures()
 
 
 SPOILS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

@@ -25,6 +25,7 @@ FILES = {
     "local_dashboard.py",
     "train.py",
     "worldflux.toml",
+    "worldflux.toml.schema.json",
 }
 
 

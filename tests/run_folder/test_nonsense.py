@@ -76,7 +76,7 @@ def test_precision_that_the_processor_lacks(refused: Callable[..., str]) -> None
     assert "float16 needs CUDA, which this machine lacks" in refused("env=cartpole", *words)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there(refused: Callable[..., str]) -> None:  # noqa: F811
     assert "this machine lacks" in refused("env=cartpole", "training.device=cuda")
 

@@ -8,15 +8,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.training.test_trainer import make
 from tests.training.tiny import TinySource
+from worldflux.config.files import check_stored, read_arrays
 
 READ = """
 import sys
 from pathlib import Path
-from worldflux.config.files import check_stored, read_arrays
 from worldflux.run_folder.checkpoints import checkpoint_at, checkpoint_named, has_checkpoint
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from worldflux.config.base import read_yaml
 from worldflux.config.page import Visualization
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.run_folder.manifest import SCHEMA, read_manifest
-from worldflux.training.signals import StopSignals, stop_signals
 
 
 @pytest.mark.parametrize("reference", ["${oc.env:SECRET}", "${oc.${x}:SECRET}"])
@@ -49,15 +47,3 @@ def test_a_manifest_holds_values(tmp_path: Path) -> None:
 def test_an_empty_host_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="host must name an address"):
         Visualization(host="")
-
-
-def test_the_end_of_the_terminal_stops_unless_nohup_ignores_it() -> None:
-    signals = StopSignals()
-    with signals.catching():
-        signal.raise_signal(signal.SIGHUP)
-    assert signals.received == signal.SIGHUP
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert signal.SIGHUP not in stop_signals()
-    finally:
-        signal.signal(signal.SIGHUP, before)

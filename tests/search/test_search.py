@@ -25,7 +25,7 @@ from worldflux.config.overrides import quoted
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.search import trial as trials
 
-optuna = pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna", reason="needs the extra optuna")
 
 STAND_IN = [sys.executable, str(Path(__file__).with_name("run.py"))]
 RATE = "training.learning_rate=tag(log,interval(1e-6,1e-2))"
@@ -115,6 +115,7 @@ def test_a_killed_search_continues_its_trial(folder: Path, searcher: Started) ->
     assert len(first) == 2 and first[0] == "0" and int(first[1]) > 0, "it began from nothing again"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_trial_to_the_next_command(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "1"]
     stopped = searcher(*words, step_seconds=2.0)

@@ -176,6 +176,7 @@ def test_lost_jobs_are_noticed_and_the_same_command_completes_them(folder: Path)
     assert "resumed" in (first / "slurm.log").read_text()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_the_command_may_end_and_come_back(folder: Path) -> None:
     words = [
         *("sweep=left", *SLURM, *TINY, "training.log_interval=5", "+env.kwargs.seconds=0.1"),

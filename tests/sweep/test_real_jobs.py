@@ -98,6 +98,7 @@ def test_a_killed_sweep_is_completed_by_two_commands_at_once(
     importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None,
     reason="hydra-joblib-launcher is not installed",
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_parallel_jobs_with_a_checkpoint(folder: Path) -> None:
     words = ["-m", "sweep=par", "training.seed=range(3)", *TINY]
     root = folder / "outputs" / "multirun" / "par"

@@ -198,6 +198,7 @@ def in_a_process(config: RunConfig, folder: Path, plan: Interruption | None) -> 
     if process == 0:
         code = 1
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.close(listen)
             with open(folder.with_suffix(".log"), "ab", buffering=0) as out:
                 os.dup2(out.fileno(), 1)
@@ -332,7 +333,8 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
     state = read_state(checkpoint)["state"]
     for key in ("elapsed", "started"):
         del state["trainer"][key]
-    del state["metrics_bytes"]  # clock times have different lengths
+    for key in ("metrics_bytes", "metrics_sha256"):  # of clock times
+        del state[key]
     for key in (
         "replay",
         "replay_index",

@@ -188,6 +188,7 @@ def test_a_stop_signal_finishes_the_update_saves_and_ends_with_zero(tmp_path, nu
     assert records(tmp_path, "eval/return")[-1][0] == 10  # no evaluation is begun
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_first_and_a_second_one_does_not_wait(tmp_path):
     interrupt = At(7, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -204,6 +205,42 @@ def test_ctrl_c_saves_first_and_a_second_one_does_not_wait(tmp_path):
     assert not (tmp_path / "twice" / "checkpoints").exists()
     assert read_manifest(tmp_path / "twice")["status"] == "stopped"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def handled():
+    """Sets how this process takes a signal, until the end of the test."""
+    before = {}
+
+    def handle(number, handler):
+        before.setdefault(number, signal.signal(number, handler))
+
+    yield handle
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_end_of_the_terminal_stops(tmp_path, handled):
+    handled(signal.SIGHUP, signal.SIG_DFL)
+    stop = At(7, lambda: signal.raise_signal(signal.SIGHUP))
+    with pytest.raises(SystemExit):
+        make(tmp_path, callbacks=[stop]).train(TinySource())
+    assert pointer(tmp_path, "latest") == "step_000000007"
+
+
+def test_in_the_background_sigterm_stops_and_the_terminal_does_not(tmp_path, handled):
+    def terminal():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGHUP)
+
+    handled(signal.SIGINT, signal.SIG_IGN)
+    handled(signal.SIGHUP, signal.SIG_IGN)
+    stop = At(9, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        make(tmp_path, callbacks=[At(7, terminal), stop]).train(TinySource())
+    assert ended.value.code == 0
+    assert pointer(tmp_path, "latest") == "step_000000009"
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_a_stop_during_evaluation_does_not_wait_for_its_end(tmp_path):

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
 from worldflux.cli.parser import Parser
-from worldflux.config.overrides import override
 from worldflux.errors import ConfigurationError
 
-PATHS = ("resume", "init_from")  # keys whose value is a path
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # one of them at most
 PICKLE = "--experimental-rerun: a pickle is never loaded; resume=RUN continues a run"
-
-
-def plain_paths(argv: Sequence[str]) -> list[str]:
-    """The command line with an existing path behind `resume=` or `init_from=` quoted: its name may
-    have an equals sign or a comma, such as a sweep's folders, which mean something else to Hydra."""
-    words = []
-    for word in argv:
-        key, _, value = word.partition("=")
-        if key in PATHS and re.search(r"[^\w./-]", value) and Path(value).exists():
-            word = override(key, value)
-        words.append(word)
-    return words
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

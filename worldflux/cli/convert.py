@@ -40,7 +40,9 @@ def parser() -> Parser:
         epilog="exit codes: 0 fine, 1 written, but worldflux.toml cannot hold all of it (each value "
         "is named), 2 wrong input",
     )
-    made.add_argument("source", type=Path, nargs="?", default=Path(FILE), metavar="FILE")
+    made.add_argument(
+        "source", type=Path, nargs="?", default=Path(FILE), metavar="FILE", help=f"default: {FILE}"
+    )
     made.add_argument("--to", choices=("yaml", "toml"), help="default: yaml for a .toml, else toml")
     made.add_argument(
         "-o",

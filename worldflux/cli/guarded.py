@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import threading
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +14,7 @@ from typing import Any
 from worldflux.cli.parser import Parser
 from worldflux.config.hydra_errors import explain
 from worldflux.errors import WorldFluxError
+from worldflux.runner.caller import callers_logging, quiet_disk, short_warnings
 from worldflux.training.output import lasting_output
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -70,72 +67,6 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
         os.environ.pop(FULL_ERROR)
         if before is not None:
             os.environ[FULL_ERROR] = before
-
-
-@contextmanager
-def callers_logging(program: str) -> Iterator[None]:
-    """Leaves logging to the caller as it was: Hydra replaces the handlers of every logger and closes
-    them, and may disable loggers. program: whose warnings they are before that."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    loggers = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
-    disabled = [one for one in loggers if one.disabled]
-    levels = {one: one.level for one in loggers}
-    # What is in the list when logging is configured anew is closed.
-    closing: list[Any] = logging._handlerList  # type: ignore[attr-defined]
-    kept = list(closing)
-    closing.clear()
-    early = (
-        logging.StreamHandler()
-    )  # until Hydra replaces it: warnings before the run's log is there
-    early.setFormatter(logging.Formatter(f"{program}: %(message)s"))
-    root.addHandler(early)
-    try:
-        yield
-    finally:
-        for handler in [one for one in root.handlers if one not in handlers]:
-            root.removeHandler(handler)
-            handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        closing[:] = kept
-        for one in root.manager.loggerDict.values():
-            if isinstance(one, logging.Logger):
-                one.disabled = one in disabled
-                one.setLevel(levels.get(one, logging.NOTSET))
-
-
-@contextmanager
-def short_warnings(program: str) -> Iterator[None]:
-    """A warning is one line, without the place in a library that gave it."""
-    before = warnings.showwarning
-
-    def show(message: Warning | str, *_: Any) -> None:
-        print(f"{program}: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    warnings.showwarning = show  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
-
-
-@contextmanager
-def quiet_disk() -> Iterator[None]:
-    """A full disk is reported once, by the run that ends with it, not also by everyone who tries
-    to write there: log files print a traceback of their own, and so does TensorBoard's thread, whose
-    error the run meets at its next write."""
-    before = logging.raiseExceptions, threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, OSError):
-            before[1](failed)
-
-    logging.raiseExceptions, threading.excepthook = False, hook
-    try:
-        yield
-    finally:
-        logging.raiseExceptions, threading.excepthook = before
 
 
 def report(error: Exception, program: str) -> int:

@@ -49,7 +49,7 @@ Flags:
   -i, --info            print how the configuration is put together
   -sc install=SHELL     shell completion: eval "$(worldflux-run -sc install=bash)"
   -V, --version         print the version
-  -h, --help            print this; --hydra-help prints Hydra's own flags
+  -h, --help            print this; --help KEY or GROUP what it means; --hydra-help Hydra's own flags
 
 Exit codes: 0 fine, 1 jobs of a sweep failed, 2 wrong input, 3 training stopped itself, 130 Ctrl-C.
 """

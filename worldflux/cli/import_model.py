@@ -49,11 +49,14 @@ def _main(words: list[str]) -> int:
     }
     try:
         module = official(options.family)
-        model = module.import_checkpoint(options.checkpoint, options.out, **more)
+        imported = module.import_checkpoint(options.checkpoint, options.out, **more)
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror}") from None
-    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    weights = imported.model.parameters()
+    count = sum(parameter.numel() for parameter in weights if parameter.requires_grad)
     print(f"{options.out}: {options.family} model with {count:,} trained parameters")
+    for line in imported.lines():
+        print(line)
     return 0
 
 

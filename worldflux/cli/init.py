@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -25,9 +26,11 @@ from worldflux.project.create import (
     write,
 )
 from worldflux.project.sections import Architecture, Training, plain_text
+from worldflux.reference import FILE, json_schemas
 
 PROGRAM = "worldflux init"
 NAME = "my-project"
+SCHEMA = f"{FILE}.schema.json"  # by which an editor completes and checks the file
 T = TypeVar("T")
 DRAWN_BY_PYGAME = ("cartpole", "pendulum")
 
@@ -65,6 +68,8 @@ def _main(options: argparse.Namespace) -> int:
     new = requested(options)
     folder = options.dir or Path(new.project_name)
     content = files(new, configuration(new))
+    content[SCHEMA] = json.dumps(json_schemas()[FILE], indent=2) + "\n"
+    content[FILE] = f"#:schema ./{SCHEMA}\n{content[FILE]}"
     write(folder, content, force=options.force)
     print(f"made {folder}: {', '.join(content)}")
     for line in hints(new):

@@ -6,7 +6,6 @@ checked before anything is created on disk, and every mistake is one line.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +22,14 @@ from worldflux.cli.help import help_text
 from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.composition import Composition, Expansion
-from worldflux.config.overrides import parse_overrides
+from worldflux.config.overrides import key_of, parse_overrides, plain_paths
 from worldflux.config.presets import conf_dir
 from worldflux.errors import ConfigurationError
-from worldflux.runner import resume
-from worldflux.runner.continuation import AUTO, check_same_run
-from worldflux.runner.job import Job, train
+from worldflux.runner.continuation import AUTO
+from worldflux.runner.job import check_alone, train
 from worldflux.runner.parts import Parts
 from worldflux.runner.preflight import check_trainable
+from worldflux.runner.resume import Request, requested
 from worldflux.sweep import words as sweep_words
 
 PROGRAM, CONFIG_NAME = "worldflux-run", "config"
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(words: Sequence[str], parts: Parts | None = None) -> int:
     """Checks and runs a command line of `worldflux-run`. parts: of its run, where they are not
     those of the configuration alone."""
-    sweep, words = sweep_words.take(arguments.plain_paths(words))
+    sweep, words = sweep_words.take(plain_paths(words))
     args = arguments.parse(words)
     if "hydra/sweeper=optuna" in args.overrides:
         raise ConfigurationError(
@@ -61,49 +60,44 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
         args.multirun, args.flags = True, ["-m", *args.flags]
     if sweep is not None and not args.multirun:
         raise ConfigurationError("sweep names and steers a sweep: add -m")
+    if args.help and args.overrides:
+        from worldflux.reference import explained
+
+        print("\n\n".join(explained(key_of(word)) for word in args.overrides))
+        return 0
     if args.version or args.help:
         print(help_text(args.config_dir) if args.help else f"worldflux {__version__}\n", end="")
         return 0
     schema.register(*([Path(args.config_dir)] if args.config_dir else []))
     if args.shell_completion:
         return _hydra(words, CONFIG_NAME)
-    name, overrides = args.config_name or CONFIG_NAME, parse_overrides(args.overrides)
-    run = resume.requested(overrides)
-    if run not in (None, AUTO):
-        if args.multirun:
-            text = "resume continues one run, in this process: leave out -m and hydra/launcher"
-            raise ConfigurationError(text)
-        name, args.overrides = resume.CONFIG_NAME, resume.prepare(str(run), overrides)
-    source = Composition.of(args.config_dir, args.config_path, name)
-    words = [*args.flags, *args.overrides]
+    if args.multirun and requested(parse_overrides(args.overrides)) not in (None, AUTO):
+        text = "resume continues one run, in this process: leave out -m and hydra/launcher"
+        raise ConfigurationError(text)
+    request = Request.of(
+        args.overrides,
+        config_dir=args.config_dir,
+        config_path=args.config_path,
+        config_name=args.config_name or CONFIG_NAME,
+    )
     if args.multirun and not args.show:
-        _check_alone()
-        return _sweep(source, args.overrides, args.flags, sweep or sweep_words.SweepWords())
+        check_alone()
+        steering = sweep or sweep_words.SweepWords()
+        return _sweep(request.source, request.overrides, args.flags, steering)
     if args.show:
         if args.cfg in ("job", "all"):
-            source.check(args.overrides)
-        return _hydra(words, name)
-    _check_alone()
-    job = Job.compose(source, args.overrides)
+            request.source.check(request.overrides)
+        return _hydra([*args.flags, *request.overrides], request.source.name)
+    job = request.job()
     if job.launched:
-        return _sweep(source, args.overrides, ["-m", *args.flags], sweep_words.SweepWords())
-    if run == AUTO:
-        job = resume.automatic(job)
-    elif run is not None:
-        check_same_run(Path(run), job.config)
+        steering = sweep_words.SweepWords()
+        return _sweep(request.source, request.overrides, ["-m", *args.flags], steering)
     job.start(parts or Parts())
     return 0
 
 
 def _is_for_a_launcher(word: str) -> bool:
     return word.startswith(SWEEPING) and word != "hydra/launcher=basic"
-
-
-def _check_alone() -> None:
-    """Several commands would be rivals for one folder."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        text = "torchrun starts this command several times: start it once, without torchrun"
-        raise ConfigurationError(f"{text}; training.nproc=N starts the processes of a run")
 
 
 def _sweep(

@@ -18,7 +18,13 @@ EXAMPLE = f"{DEFAULT.name}:ci"
 
 def parser() -> Parser:
     made = Parser(PROGRAM, description="Lists the presets with their parameter counts.")
-    made.add_argument("what", nargs="?", choices=("list", "info"), default="list")
+    made.add_argument(
+        "what",
+        nargs="?",
+        choices=("list", "info"),
+        default="list",
+        help="list all (default), or all of one",
+    )
     made.add_argument("id", nargs="?", metavar="ID", help=f"for info: such as {EXAMPLE}")
     made.add_argument(
         "--obs",
@@ -28,8 +34,15 @@ def parser() -> Parser:
         help="observation shape, such as 3,64,64; default: 24",
     )
     made.add_argument("--actions", type=int, default=6, metavar="N", help="default: 6")
-    made.add_argument("--action-type", choices=("discrete", "continuous"), default="continuous")
-    made.add_argument("-f", "--format", choices=("table", "json"), default="table")
+    made.add_argument(
+        "--action-type",
+        choices=("discrete", "continuous"),
+        default="continuous",
+        help="default: continuous",
+    )
+    made.add_argument(
+        "-f", "--format", choices=("table", "json"), default="table", help="default: table"
+    )
     return made
 
 

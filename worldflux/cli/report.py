@@ -31,7 +31,9 @@ def parser() -> Parser:
         metavar="KEY",
         help="overrides to group a sweep's jobs by, such as model (default: all but the seed)",
     )
-    made.add_argument("-f", "--format", choices=("text", "json"), default="text")
+    made.add_argument(
+        "-f", "--format", choices=("text", "json"), default="text", help="default: text"
+    )
     return made
 
 

@@ -40,7 +40,9 @@ def parser() -> Parser:
     made.add_argument(
         "--storage", metavar="URL", help="of Optuna, or journal:FILE; default: SQLite in the folder"
     )
-    made.add_argument("--sampler", choices=SAMPLERS, default="tpe")
+    made.add_argument(
+        "--sampler", choices=SAMPLERS, default="tpe", help="what proposes values (tpe)"
+    )
     made.add_argument("--pruner", choices=PRUNERS, default="median", help="by evaluations so far")
     made.add_argument("--seed", type=int, default=0, help="of the sampler (0)")
     made.add_argument("--config-dir", metavar="DIR", help="adds the YAML files of a folder")

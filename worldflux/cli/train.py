@@ -53,7 +53,14 @@ def parser() -> Parser:
         epilog="exit codes: 0 fine, 2 wrong input, 3 training stopped itself, 130 Ctrl-C",
         gone=GONE,
     )
-    made.add_argument("-c", "--config", type=Path, default=Path(FILE), metavar="FILE")
+    made.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=Path(FILE),
+        metavar="FILE",
+        help="default: ./worldflux.toml",
+    )
     made.add_argument("--steps", type=int, metavar="N", help="gradient updates in all")
     made.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     made.add_argument("--output-dir", metavar="DIR", help="the run folder")
@@ -63,9 +70,13 @@ def parser() -> Parser:
     made.add_argument(
         "--strict", action="store_true", help="an error where the run would train on random data"
     )
-    made.add_argument("--seed", type=int, metavar="N")
+    made.add_argument("--seed", type=int, metavar="N", help="of every random stream of the run")
     made.add_argument("--num-envs", type=int, metavar="N", help="environments stepped together")
-    made.add_argument("--env-mode", choices=("sync", "async", "auto"))
+    made.add_argument(
+        "--env-mode",
+        choices=("sync", "async", "auto"),
+        help="environments in this process, or in one each",
+    )
     made.add_argument(
         "--override",
         action="append",

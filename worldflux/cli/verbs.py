@@ -18,6 +18,8 @@ VERBS = {
         "worldflux.cli.convert",
         "worldflux.toml to an experiment of worldflux-run, and back",
     ),
+    "explain": ("worldflux.cli.explain", "what a key of a run or of worldflux.toml means"),
+    "schema": ("worldflux.cli.schema", "JSON schemas of the YAML groups and of worldflux.toml"),
     "search": ("worldflux.cli.search", "look for hyperparameters with Optuna"),
     "models": ("worldflux.cli.models", "list the presets with their parameter counts"),
     "eval": ("worldflux.cli.evaluate", "play episodes with a trained run or a model"),

@@ -56,7 +56,12 @@ def parser() -> Parser:
         metavar="DIR",
         help="run folders, or a folder of runs: quick takes the newest, proof all of them",
     )
-    made.add_argument("--mode", choices=["auto", *MODES, "cloud"], default="auto")
+    made.add_argument(
+        "--mode",
+        choices=["auto", *MODES, "cloud"],
+        default="auto",
+        help="default: auto, as worldflux.toml says; cloud is refused",
+    )
     made.add_argument("--episodes", type=int, default=10, metavar="N", help="quick: to play (10)")
     made.add_argument("--seed", type=int, default=SEED, help="quick: of the episodes")
     made.add_argument("--trust", action="store_true", help=TRUST)
@@ -66,7 +71,9 @@ def parser() -> Parser:
     made.add_argument(
         "--margin", type=float, default=MARGIN, help=f"proof: what counts as equal ({MARGIN})"
     )
-    made.add_argument("--format", choices=["rich", "json", "badge"], default="rich")
+    made.add_argument(
+        "--format", choices=["rich", "json", "badge"], default="rich", help="default: rich"
+    )
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the JSON result too")
     made.add_argument(
         "--evidence-bundle", type=Path, metavar="DIR", help="copy result and evidence"

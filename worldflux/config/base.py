@@ -19,7 +19,7 @@ from worldflux.config.fields import (
     shown,
 )
 from worldflux.config.files import check_yaml, environment_hidden, read_document
-from worldflux.config.options import check, limits_schema, rules
+from worldflux.config.options import check, described, limits_schema, rules
 from worldflux.errors import ConfigurationError, UnknownParameterError
 
 LARGEST = 1e30  # of numbers: their products are computed in single precision
@@ -141,7 +141,8 @@ class CheckedConfig:
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema (Draft 2020-12) of this class's fields."""
-        return json_schema(cls, {name: limits_schema(rule) for name, rule in rules(cls).items()})
+        limits = {name: limits_schema(rule) for name, rule in rules(cls).items()}
+        return json_schema(cls, limits, {n: described(rule) for n, rule in rules(cls).items()})
 
 
 def read_json(path: Path) -> Any:

@@ -16,6 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -67,13 +68,13 @@ class Composition:
     @contextmanager
     def initialized(self) -> Iterator[None]:
         """Hydra, ready to compose, also inside of a job."""
-        outer = GlobalHydra.instance().hydra
+        outer, job = GlobalHydra.instance().hydra, JobRuntime.instance().conf.copy()
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(self.folder), job_name="worldflux", **VERSION):
                 yield
         finally:
-            GlobalHydra.instance().hydra = outer
+            GlobalHydra.instance().hydra, JobRuntime.instance().conf = outer, job
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's configuration, with its `hydra` section, unchecked."""

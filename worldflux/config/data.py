@@ -13,31 +13,59 @@ SOURCES = {"gym": "worldflux.data.gym_source", "random": "worldflux.data.random_
 
 @dataclass
 class DataConfig(CheckedConfig):
-    """Where experience comes from and how much of it each update uses.
+    """Where experience comes from and how much of it each update uses."""
 
-    source: `gym` collects in the environment while training; `random` is noise of the
-        environment's shapes, to test machinery.
-    capacity: replay capacity in environment steps over all environments.
-    prefill_steps: environment steps with random actions before the first update.
-    pretrain_updates: updates on those steps before collecting goes on.
-    collect_steps_per_update: environment steps per gradient update (may be below 1; 0 collects
-        nothing after the prefill), or
-    train_ratio: replayed steps per environment step; one of the two, not both.
-    online: hand each newest sequence to training once, first come first served.
-    consec: updates that go on along each sampled sequence, every one from where the last ended.
-    on_env_failure: `error` stops the run; `degrade` goes on with what was collected, with random
-        noise if that is not enough for a batch, and says so.
-    """
-
-    source: str = option("gym", choices=tuple(SOURCES))
-    capacity: int = option(1_000_000, at_least=1)
-    prefill_steps: int = option(1_000, at_least=0)
-    pretrain_updates: int = option(0, at_least=0)
-    collect_steps_per_update: float | None = option(None, at_least=0)
-    train_ratio: float | None = option(None, above=0)
-    online: bool = True
-    consec: int = option(1, at_least=1)
-    on_env_failure: str = option("error", choices=("error", "degrade"), resumable=True)
+    source: str = option(
+        "gym",
+        choices=tuple(SOURCES),
+        help="gym collects in the environment while training; random is noise of the environment's shapes, to test machinery.",
+    )
+    capacity: int = option(
+        1_000_000,
+        at_least=1,
+        unit="environment steps",
+        help="Size of the replay over all environments; the oldest steps are dropped. Lower it when memory runs out.",
+    )
+    prefill_steps: int = option(
+        1_000,
+        at_least=0,
+        unit="environment steps",
+        help="Steps with random actions before the first update.",
+    )
+    pretrain_updates: int = option(
+        0,
+        at_least=0,
+        unit="updates",
+        help="Updates on those first steps before collecting goes on.",
+    )
+    collect_steps_per_update: float | None = option(
+        None,
+        at_least=0,
+        unit="environment steps per update",
+        help="Steps collected for each update (may be below 1; 0 collects nothing after the prefill). Give this or train_ratio; the other is null.",
+    )
+    train_ratio: float | None = option(
+        None,
+        above=0,
+        unit="replayed steps per environment step",
+        help="Replayed steps for each collected one: batch_size x sequence_length / (environment steps per update). Higher needs fewer environment steps and more computation.",
+    )
+    online: bool = option(
+        True,
+        help="Hands each newest sequence to training once, first come first served, beside those drawn at random.",
+    )
+    consec: int = option(
+        1,
+        at_least=1,
+        unit="updates",
+        help="Updates that go on along each sampled sequence, every one from the latent where the last ended.",
+    )
+    on_env_failure: str = option(
+        "error",
+        choices=("error", "degrade"),
+        resumable=True,
+        help="error stops the run when an environment fails; degrade goes on with what was collected (noise if that is less than a batch), and records it in degraded_modes.",
+    )
 
     def _validate(self) -> None:
         if self.collect_steps_per_update == 0 and self.prefill_steps == 0 and self.source == "gym":

@@ -25,53 +25,121 @@ SUITES = {
 }
 
 
+def _seeds(value: Any) -> str | None:
+    bad = [seed for seed in value or () if seed < 0]
+    return f"must be whole numbers of 0 or more, got {bad[0]}" if bad else None
+
+
 @dataclass
 class EnvConfig(CheckedConfig):
-    """Which environment, and how its observations and actions are prepared.
+    """Which environment, and how its observations and actions are prepared."""
 
-    suite: who makes it, `gym` or `dmc` (the DeepMind Control Suite); `none`:
-        there is no environment.
-    id: any Gymnasium id, or domain-task of the suite (walker-walk).
-    tasks: ids of several tasks that one agent learns together, instead of id. Their vectors are
-        padded to the widest, and the observation key `task` says which task a step belongs to.
-    import_module: a Python module to import first, so that it can register its environments;
-        written `import` in YAML and on the command line.
-    kwargs: passed to `gymnasium.make`, or for dmc to `DeepMindControl` (worldflux/envs/dmc.py).
-    obs: `state` takes the observation as it is, `pixels` render() frames instead of it.
-    flatten: the vectors of a state observation are joined, in the environment's own order.
-    frame_stack: a picture is the newest so many, one after another along the channels; the first
-        one of an episode is repeated. Vectors stay as they are.
-    action_repeat: environment frames per agent step.
-    time_limit: agent steps after which an episode is truncated; None leaves it to the environment.
-    image_size: images are resized to this height and width; None leaves them.
-    clip_reward: the agent learns from the sign of each step's reward (the Atari convention);
-        returns are told unclipped.
-    noop_max: Atari's random start, up to so many frames of action 0 after a reset.
-    frame_pool: with action_repeat, the observation is the maximum of the last so many frames.
-    rescale_actions: the agent's [-1, 1] is mapped to the bounds of continuous actions.
-    terminates: the task itself can end an episode, before any time limit. TD-MPC2 learns when
-        (model.episodic follows this), and refuses episodes that end although it says false.
-    solved_return: training ends when the mean return of an evaluation reaches this; None never.
-    """
-
-    suite: str = option("gym", choices=tuple(SUITES))
-    id: str = option("CartPole-v1", follows=USER, check=plain_text)
-    tasks: tuple[str, ...] = option((), check=plain_texts)
-    import_module: str | None = option(None, check=plain_text)
-    kwargs: dict[str, Any] = option(factory=dict)
-    obs: str = option("state", choices=("state", "pixels"))
-    flatten: bool = False
-    frame_stack: int = option(1, at_least=1, at_most=1_000)
-    action_repeat: int = option(1, at_least=1, at_most=10_000)
-    time_limit: int | None = option(None, at_least=1)
-    image_size: tuple[int, int] | None = option(None, at_least=1, at_most=8_192)
-    grayscale: bool = False
-    clip_reward: bool = False
-    rescale_actions: bool = True
-    terminates: bool = False
-    solved_return: float | None = option(None, resumable=True)
-    noop_max: int = option(0, at_least=0, at_most=10_000)
-    frame_pool: int = option(1, at_least=1)
+    suite: str = option(
+        "gym",
+        choices=tuple(SUITES),
+        help="Who makes the environment: gym (any Gymnasium id), dmc (DeepMind Control Suite), none (no environment; data=random).",
+    )
+    id: str = option(
+        "CartPole-v1",
+        follows=USER,
+        check=plain_text,
+        help="Any Gymnasium id, module:Id-v0 to import its module first, or domain-task of the suite (walker-walk).",
+    )
+    tasks: tuple[str, ...] = option(
+        (),
+        check=plain_texts,
+        help="Ids of several tasks that one agent learns together, instead of id; vectors are padded to the widest, and the observation key task says which task a step belongs to.",
+    )
+    import_module: str | None = option(
+        None,
+        check=plain_text,
+        help="Python module to import first, so that it can register its environments; written import in YAML and on the command line.",
+    )
+    kwargs: dict[str, Any] = option(
+        factory=dict,
+        help="Keywords of gymnasium.make, or for dmc of DeepMindControl (worldflux/envs/dmc.py); add one with +env.kwargs.NAME=VALUE.",
+    )
+    obs: str = option(
+        "state",
+        choices=("state", "pixels"),
+        help="state takes the observation as it is; pixels takes render() frames instead.",
+    )
+    flatten: bool = option(
+        False,
+        help="Joins the vectors of a state observation into one, in the environment's own order.",
+    )
+    frame_stack: int = option(
+        1,
+        at_least=1,
+        at_most=1_000,
+        unit="pictures",
+        help="Newest pictures that one observation holds, one after another along the channels; vectors beside them stay as they are, vectors alone are refused. Raise it for agents without memory.",
+    )
+    action_repeat: int = option(
+        1,
+        at_least=1,
+        at_most=10_000,
+        unit="environment frames",
+        help="How often each action is repeated; rewards are summed. All counts of environment steps are after the repeat.",
+    )
+    time_limit: int | None = option(
+        None,
+        at_least=1,
+        unit="environment steps",
+        help="Truncates an episode after so many steps of the agent; null leaves it to the environment.",
+    )
+    image_size: tuple[int, int] | None = option(
+        None,
+        at_least=1,
+        at_most=8_192,
+        unit="pixels",
+        help="Resizes images to this height and width; null leaves them (suite dmc draws 64x64).",
+    )
+    grayscale: bool = option(False, help="Turns colour images into one channel of brightness.")
+    clip_reward: bool = option(
+        False,
+        help="The agent learns from the sign of each reward (the Atari convention); reported returns stay unclipped.",
+    )
+    rescale_actions: bool = option(
+        True,
+        help="Maps the agent's [-1, 1] to the bounds of continuous actions; false takes its actions as the environment's own values, clipped to the bounds.",
+    )
+    terminates: bool = option(
+        False,
+        resumable=True,
+        help="The task itself can end an episode before any time limit. TD-MPC2 learns when (model.episodic follows this); if it says false, from the first such end on.",
+    )
+    solved_return: float | None = option(
+        None,
+        resumable=True,
+        unit="undiscounted return",
+        help="Training ends when the mean return of an evaluation reaches this; null never.",
+    )
+    noop_max: int = option(
+        0,
+        at_least=0,
+        at_most=10_000,
+        unit="environment frames",
+        help="Atari's random start: up to so many frames of the first action after a reset; for pictures and discrete actions.",
+    )
+    frame_pool: int = option(
+        1,
+        at_least=1,
+        unit="environment frames",
+        help="With action_repeat, the picture is the maximum of the last so many frames (Atari's flickering sprites).",
+    )
+    seeds: tuple[int, ...] | None = option(
+        None,
+        check=_seeds,
+        help="The only seeds that the environment is reset with, for one that takes no others; an empty list gives it none, so that no episode can be repeated; null: each episode has its own.",
+    )
+    call_timeout: float | None = option(
+        None,
+        above=0,
+        machine=True,
+        unit="seconds",
+        help="How long a call into the environment may take before the run ends; null: after a minute a line says that it waits.",
+    )
 
     def _validate(self) -> None:
         if self.frame_pool > self.action_repeat:

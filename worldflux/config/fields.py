@@ -183,10 +183,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def json_schema(cls: type, limits: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def json_schema(
+    cls: type, limits: Mapping[str, dict[str, Any]], described: Mapping[str, str]
+) -> dict[str, Any]:
     """JSON schema (Draft 2020-12) of the dataclass `cls`, defaults included.
 
-    limits: what holds for the numbers and texts of its fields.
+    limits: what holds for the numbers and texts of its fields. described: a sentence for each.
     """
     properties = {}
     for field in dataclasses.fields(cls):
@@ -197,6 +199,8 @@ def json_schema(cls: type, limits: Mapping[str, dict[str, Any]]) -> dict[str, An
             schema["default"] = plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:
             schema["default"] = plain(field.default_factory())
+        if described.get(field.name):
+            schema["description"] = described[field.name]
         properties[field.name] = schema
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

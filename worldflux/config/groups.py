@@ -32,26 +32,47 @@ EXPERIMENT = "experiment"  # recipes over all groups: an option of none, added w
 
 @dataclass
 class RunConfig:
-    """One run, checked and typed.
+    """One run, checked and typed."""
 
-    resume: a run folder to continue, or ``auto``. init_from: a model folder, run or checkpoint whose
-    weights a new run begins with.
-
-    project: what a worldflux.toml says beyond the other groups, see worldflux/project/convert.py.
-    """
-
-    model: WorldModelConfig = option(folders=("model", "model/size"))
-    env: EnvConfig = option(folders=("env",))
-    data: DataConfig = option(folders=("data",))
-    training: TrainingConfig = option(folders=("training",))
-    logger: LoggerConfig = option(folders=("logger",), machine=True)
-    gameplay: Gameplay = option(factory=Gameplay, folders=("dashboard",), machine=True)
-    visualization: Visualization = option(
-        factory=Visualization, folders=("dashboard",), machine=True
+    model: WorldModelConfig = option(
+        folders=("model", "model/size"),
+        help="The family of the model, its size and every one of its fields.",
     )
-    project: dict[str, Any] = option(factory=dict, machine=True)
-    resume: str | None = None
-    init_from: str | None = None
+    env: EnvConfig = option(
+        folders=("env",),
+        help="Which environment, and how its observations and actions are prepared.",
+    )
+    data: DataConfig = option(
+        folders=("data",), help="Where experience comes from, and how much of it each update uses."
+    )
+    training: TrainingConfig = option(
+        folders=("training",), help="Length, batches, optimizer, seed, evaluation and saving."
+    )
+    logger: LoggerConfig = option(
+        folders=("logger",), machine=True, help="Where metrics go besides metrics.jsonl."
+    )
+    gameplay: Gameplay = option(
+        factory=Gameplay,
+        folders=("dashboard",),
+        machine=True,
+        help="Frames of the environment on the live page.",
+    )
+    visualization: Visualization = option(
+        factory=Visualization, folders=("dashboard",), machine=True, help="The live page of a run."
+    )
+    project: dict[str, Any] = option(
+        factory=dict,
+        machine=True,
+        help="What a worldflux.toml says beyond the other groups; worldflux train and convert write it.",
+    )
+    resume: str | None = option(
+        None,
+        help="Run folder to continue, or auto: this configuration's newest unfinished run, else a new one.",
+    )
+    init_from: str | None = option(
+        None,
+        help="Model folder, run or checkpoint whose weights a new run begins with; everything else is fresh.",
+    )
 
     def __post_init__(self) -> None:
         for name in ("resume", "init_from"):
@@ -131,8 +152,10 @@ def _declares(key: str, trait: str) -> bool:
     for name, rule in rules(RunConfig).items():
         if root == name or root in rule.get("folders", ()):
             field = FIELDS.get(rest[0], rest[0]) if rest else ""
-            keys = rules(GROUPS[name]) if name in GROUPS else {}
-            if trait in rule or trait in keys.get(field, ()):
+            classes = [GROUPS[name]] if name in GROUPS else []
+            if name == "model":
+                classes += [family.config_class() for family in families()]
+            if trait in rule or any(trait in rules(cls).get(field, ()) for cls in classes):
                 return True
     return False
 

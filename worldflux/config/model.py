@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -58,17 +58,6 @@ def _not_built(action_type: str) -> str | None:
 class WorldModelConfig(CheckedConfig):
     """Fields that every family has, checked on construction.
 
-    obs_shape: of the only observation key, images channels first `(C, H, W)`; with several keys
-        that of the first image by name, else of the first key.
-    observation_modalities: name -> {shape, kind, dtype, classes}; one key `obs` unless given.
-    action_dim: width of the flat action, the number of choices if discrete.
-    action_spec: {kind, dim, discrete, num_actions, keys}; keys describes multi-discrete and named
-        actions.
-    learning_rate, grad_clip: what a `Trainer` uses that is given no `TrainingConfig`.
-    device: where a model made from this configuration lives.
-    dtype: type in which encode, transition, update, decode and loss compute; parameters stay
-        float32. A run takes training.mixed_precision instead.
-
     Every complaint is a ConfigurationError that begins with `[model_name] `.
     """
 
@@ -78,28 +67,82 @@ class WorldModelConfig(CheckedConfig):
     largest: ClassVar[int] = 2**20  # a matrix of this width has a terabyte
     # Fields whose value follows from others unless it is given.
     derived: ClassVar[tuple[str, ...]] = ()
+    # Keys of a run -> what the family's official code calls them; several stand for one of ours.
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields of the common set that do nothing in a family, and why: other values are refused.
     inert: ClassVar[dict[str, str]] = {}
+    # Beginnings of the names of weights that a model may begin without, fresh: see `of_weights`.
+    optional: ClassVar[tuple[str, ...]] = ()
 
-    model_type: str = "base"
-    model_name: str = "unnamed"
-    obs_shape: tuple[int, ...] = option((3, 64, 64), at_least=1, at_most=2**20, follows=ENVIRONMENT)
-    action_dim: int = option(6, at_least=1, follows=ENVIRONMENT)
-    action_type: str = option(
-        "continuous", check=_not_built, choices=ACTION_TYPES, follows=ENVIRONMENT
+    model_type: str = option(
+        "base", help="The family, as saved configurations name it; model= chooses it."
     )
-    observation_modalities: dict[str, Any] = option(factory=dict)
-    action_spec: dict[str, Any] = option(factory=dict)
-    latent_type: LatentType = LatentType.DETERMINISTIC
-    latent_dim: int = option(256, at_least=1)
-    deter_dim: int = option(256, at_least=1)
-    stoch_dim: int = option(32, at_least=1)
-    dynamics_type: DynamicsType = DynamicsType.MLP
-    hidden_dim: int = option(512, at_least=1)
-    learning_rate: float = option(3e-4, above=0, follows="training.learning_rate")
-    grad_clip: float = option(100.0, at_least=0, follows="training.grad_clip")
-    device: str = option("cuda", pattern=DEVICE, follows="training.device")
-    dtype: str = option("float32", choices=DTYPES)
+    model_name: str = option(
+        "unnamed", help="Name of the size preset, or of the model, for reports."
+    )
+    obs_shape: tuple[int, ...] = option(
+        (3, 64, 64),
+        at_least=1,
+        at_most=2**20,
+        follows=ENVIRONMENT,
+        help="Shape of the only observation key, images channels first (C, H, W); with several keys that of the first image by name, else of the first key. Read off the environment.",
+    )
+    action_dim: int = option(
+        6,
+        at_least=1,
+        follows=ENVIRONMENT,
+        help="Width of the flat action, or the number of choices if discrete. Read off the environment.",
+    )
+    action_type: str = option(
+        "continuous",
+        check=_not_built,
+        choices=ACTION_TYPES,
+        follows=ENVIRONMENT,
+        help="continuous, discrete or hybrid (several parts). Read off the environment.",
+    )
+    observation_modalities: dict[str, Any] = option(
+        factory=dict,
+        help="Observation keys: name -> {shape, kind, dtype, classes}; one key obs unless given. Read off the environment.",
+    )
+    action_spec: dict[str, Any] = option(
+        factory=dict,
+        help="Parts of the action: {kind, dim, discrete, num_actions, keys}; keys describes multi-discrete and named actions. Read off the environment.",
+    )
+    latent_type: LatentType = option(
+        LatentType.DETERMINISTIC, help="Kind of the latent state; the family decides it."
+    )
+    latent_dim: int = option(256, at_least=1, help="Width of the latent state.")
+    deter_dim: int = option(256, at_least=1, help="Width of the deterministic recurrent state.")
+    stoch_dim: int = option(32, at_least=1, help="Width of the stochastic state.")
+    dynamics_type: DynamicsType = option(
+        DynamicsType.MLP, help="Kind of the dynamics; the family decides it."
+    )
+    hidden_dim: int = option(
+        512, at_least=1, help="Width of the hidden layers; the first knob of a model's size."
+    )
+    learning_rate: float = option(
+        3e-4,
+        above=0,
+        follows="training.learning_rate",
+        help="Step size of a Trainer that is given no TrainingConfig; in a run it follows training.learning_rate.",
+    )
+    grad_clip: float = option(
+        100.0,
+        at_least=0,
+        follows="training.grad_clip",
+        help="Global gradient norm of a Trainer that is given no TrainingConfig; in a run it follows training.grad_clip.",
+    )
+    device: str = option(
+        "cuda",
+        pattern=DEVICE,
+        follows="training.device",
+        help="Where a model made from this configuration lives; in a run it follows training.device.",
+    )
+    dtype: str = option(
+        "float32",
+        choices=DTYPES,
+        help="Type in which encode, transition, update, decode and loss compute; parameters stay float32. A run takes training.mixed_precision instead.",
+    )
 
     @classmethod
     def from_size(cls: type[W], size: str, **overrides: Any) -> W:
@@ -108,6 +151,11 @@ class WorldModelConfig(CheckedConfig):
         Raises UnknownPresetError (a ValueError) for a size that this family does not have.
         """
         return cls(**{**size_fields(str(cls._default("model_type")), size), **overrides})
+
+    def of_weights(self: W, names: Collection[str]) -> W:
+        """The configuration of a model that has the weights `names`: training may have added parts
+        which the one that it began with lacks."""
+        return self
 
     def obs_spaces(self) -> dict[str, Space]:
         """Observation keys and their spaces, in the order they were declared."""
@@ -187,7 +235,15 @@ class WorldModelConfig(CheckedConfig):
 
         Raises FileNotFoundError, or ConfigurationError for a file that is no model configuration.
         """
-        file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+        path = Path(path)
+        file = path / "config.json" if path.is_dir() else path
+        hint = (
+            f"of a run or a checkpoint, worldflux.load_model({str(path)!r}).config is the model's"
+        )
+        if path.is_dir() and not file.is_file():
+            raise FileNotFoundError(f"no configuration at {file}; {hint}")
+        if path.is_file() and not path.suffix:  # such as checkpoints/best
+            raise ConfigurationError(f"{path} is no configuration", hint=hint)
         return cls._from_file(read_json(file), str(file))
 
     @classmethod

@@ -52,6 +52,8 @@ class Rule(TypedDict, total=False):
     # Says only where or how a run computes and what it writes: it makes no other run, cannot be
     # swept, and may change when a run is resumed.
     machine: bool
+    help: str  # one sentence for a researcher: what it does, when to change it
+    unit: str  # of a number
 
 
 def option(
@@ -132,6 +134,12 @@ def _check_bounds(value: float, rule: Rule, key: str, refuse: Refuse) -> None:
         left, right = "[" if low == "at_least" else "(", "]" if high == "at_most" else ")"
         text = f"must be in {left}{least:g}, {most:g}{right}, got {got}"
     raise refuse(key, text, "")
+
+
+def described(rule: Rule) -> str:
+    """A field's sentence with its unit; nothing where it has none."""
+    unit = f" [{rule['unit']}]" if "unit" in rule else ""
+    return f"{rule.get('help', '')}{unit}"
 
 
 def limits_schema(rule: Rule) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -25,6 +26,8 @@ from worldflux.errors import ConfigurationError
 
 # A key of a mapping that the grammar takes as it stands, and for a text.
 KEY = re.compile(r"(?!(null|true|false|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
+
+PATHS = ("resume", "init_from")  # keys whose value is a path
 
 
 def spelled(value: Any) -> str:
@@ -81,6 +84,18 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def plain_paths(words: Sequence[str]) -> list[str]:
+    """The overrides with an existing path behind `resume=` or `init_from=` quoted: its name may
+    have an equals sign or a comma, such as a sweep's folders, which mean something else to Hydra."""
+    plain = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in PATHS and re.search(r"[^\w./-]", value) and Path(value).exists():
+            word = override(key, value)
+        plain.append(word)
+    return plain
+
+
 def search_path(folders: Sequence[Any]) -> tuple[str, ...]:
     """The override that adds folders of YAML files to Hydra's search path; none without folders."""
     if not folders:
@@ -102,7 +117,7 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         if key in seen:
             raise ConfigurationError(f"{key} is given twice: {seen[key]} and {word}")
         seen[key] = word
-        if override.is_delete() and not key.startswith(free):
+        if override.is_delete() and not key.lstrip("~").startswith(free):
             raise ConfigurationError(f"{word}: what the schema has cannot be removed")
         if not key:
             raise ConfigurationError(f"{word} names no key: write KEY=VALUE")
@@ -119,6 +134,17 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         ) and not override.is_delete():
             _check_option(key, override.value())
     return parsed
+
+
+def with_free_keys(overrides: Sequence[Override]) -> list[str]:
+    """Overrides as words. Those of keys that have no schema, such as env.kwargs, set them whether
+    they are there already or not, with which of Hydra's spellings (none, +, ++) they came."""
+    free, words = free_mappings(), []
+    for item in overrides:
+        word, key = str(item.input_line), item.get_key_element().lstrip("+")
+        inside = key in free or key.startswith(tuple(f"{name}." for name in free))
+        words.append("++" + word.lstrip("+") if inside and not item.is_delete() else word)
+    return words
 
 
 def _check_option(key: str, value: Any) -> None:

@@ -49,8 +49,8 @@ OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), re
 
 
 def _fact(env_id: str, of: str, value: Any, otherwise: Any = None) -> Any:
-    """A value that holds for one task: `value` where env_id names it (also as ``module:Id`` or
-    without version), else `otherwise`."""
+    """A value that holds for one task, or one choice: `value` where env_id names it (also as
+    ``module:Id`` or without version), else `otherwise`."""
     name = str(env_id).rpartition(":")[2]
     return value if name in (of, of.rpartition("-v")[0]) else otherwise
 
@@ -69,7 +69,7 @@ def _spelled(cls: type) -> type:
         if key not in keys_of(cls):
             continue
         hint = field_types(cls)[item.name]
-        # OmegaConf takes every number for true or false.
+        # OmegaConf takes any number for a bool; the group's class does not.
         annotations[key] = Any if "folders" in rule or hint is bool else hint
         if "folders" in rule or rule.get("follows") in (ENVIRONMENT, USER):
             defaults[key] = MISSING

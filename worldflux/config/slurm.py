@@ -19,21 +19,7 @@ GROUP = "hydra.launcher"
 
 @dataclass
 class SlurmConfig(CheckedConfig):
-    """What every job of a sweep asks for. None leaves a value to the cluster's own default.
-
-    partition, account, qos, constraint, exclude: as sbatch knows them.
-    timeout_min: the time limit in minutes; a job that reaches it writes a checkpoint and is
-    requeued, so it need not hold a whole run.
-    signal_delay_s: seconds before the limit at which a job is told to write its checkpoint.
-    max_num_timeout: how often a job may reach its limit and be requeued.
-    nodes, tasks_per_node: more than one task in all are the ranks of one data-parallel run.
-    cpus_per_task: also the threads that PyTorch uses, unless OMP_NUM_THREADS is set.
-    gpus_per_node, mem_gb (gigabytes per node), gres: as sbatch knows them.
-    array_parallelism: how many jobs of a sweep may run at once.
-    setup: shell lines to run on the node before the job, such as `module load cuda`.
-    srun_args: further options of srun. additional_parameters: further options of sbatch.
-    poll_s: most seconds between two looks at the queue.
-    """
+    """What every job of a sweep asks for. None leaves a value to the cluster's own default."""
 
     removed: ClassVar[dict[str, str]] = {
         "name": "jobs are named after their sweep",
@@ -41,25 +27,64 @@ class SlurmConfig(CheckedConfig):
         "submitit_folder": "logs lie in the folders of the jobs",
     }
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    exclude: str | None = None
-    timeout_min: int = option(60, at_least=1)
-    signal_delay_s: int = option(120, above=0)
-    max_num_timeout: int = option(1000, at_least=0)
-    nodes: int = option(1, at_least=1)
-    tasks_per_node: int = option(1, at_least=1)
-    cpus_per_task: int = option(1, at_least=1)
-    gpus_per_node: int | None = option(None, at_least=0)
-    mem_gb: float | None = option(None, above=0)
-    gres: str | None = None
-    array_parallelism: int = option(256, at_least=1)
-    setup: list[str] = option(factory=list)
-    srun_args: list[str] = option(factory=list)
-    additional_parameters: dict[str, Any] = option(factory=dict)
-    poll_s: float = option(15.0, above=0)
+    partition: str | None = option(
+        None,
+        help="Partition that jobs are queued in; null leaves it to the cluster, as for every key here.",
+    )
+    account: str | None = option(None, help="Account that is charged.")
+    qos: str | None = option(None, help="Quality of service of the jobs.")
+    constraint: str | None = option(
+        None, help="Features that a node must have, as sbatch --constraint knows them."
+    )
+    exclude: str | None = option(None, help="Nodes that no job may run on.")
+    timeout_min: int = option(
+        60,
+        at_least=1,
+        unit="minutes",
+        help="Time limit of a job. One that reaches it writes a checkpoint and is requeued, so it need not hold a whole run.",
+    )
+    signal_delay_s: int = option(
+        120,
+        above=0,
+        unit="seconds",
+        help="How long before the time limit a job is signalled to write its checkpoint; it must cover the longest update and save.",
+    )
+    max_num_timeout: int = option(
+        1000, at_least=0, unit="times", help="How often a job may reach its limit and be requeued."
+    )
+    nodes: int = option(1, at_least=1, unit="nodes", help="Nodes of each job.")
+    tasks_per_node: int = option(
+        1,
+        at_least=1,
+        unit="processes",
+        help="Processes on each node; more than one task in all are the ranks of one data-parallel run.",
+    )
+    cpus_per_task: int = option(
+        1,
+        at_least=1,
+        unit="cores",
+        help="Cores of each task, and the threads that PyTorch uses unless OMP_NUM_THREADS is set.",
+    )
+    gpus_per_node: int | None = option(None, at_least=0, unit="GPUs", help="GPUs of each node.")
+    mem_gb: float | None = option(None, above=0, unit="gigabytes", help="Memory of each node.")
+    gres: str | None = option(
+        None, help="Generic resources, as sbatch --gres knows them (gpu:a100:1)."
+    )
+    array_parallelism: int = option(
+        256, at_least=1, unit="jobs", help="Jobs of a sweep that may run at once."
+    )
+    setup: list[str] = option(
+        factory=list,
+        help="Shell lines to run on the node before the job, such as module load cuda.",
+    )
+    srun_args: list[str] = option(factory=list, help="Further options of srun.")
+    additional_parameters: dict[str, Any] = option(
+        factory=dict,
+        help="Further options of sbatch, by name; those that jobs need to be found and continued are refused.",
+    )
+    poll_s: float = option(
+        15.0, above=0, unit="seconds", help="Longest time between two looks at the queue."
+    )
 
     def _validate(self) -> None:
         if self.signal_delay_s >= 60 * self.timeout_min:

@@ -46,24 +46,7 @@ _RETIRED: dict[str, dict[str, Any]] = {
 
 @dataclass
 class TrainingConfig(CheckedConfig):
-    """Fields of one training run. A step is one gradient update, never an environment step.
-
-    total_steps: gradient updates. env_steps: stop at this many environment steps, if that is first.
-    sequence_length: trained time steps of a sequence, the replay context not counted.
-    scheduler: `constant` is `none`; both keep the rate after warmup_steps of linear rise.
-    grad_clip: global norm; 0 is off. agc: adaptive clipping per tensor (laprop); 0 is off.
-    optimizer_eps, beta1, beta2: None or the default is the optimizer's own.
-    mixed_precision: computes in mixed_precision_dtype; float16 needs CUDA, bfloat16 does not.
-    compile_model: compiles the update with torch.compile.
-    device: auto takes CUDA if there is one, else the CPU.
-    nproc: processes that train together, each with its share of what all other fields count:
-        batch_size and num_envs must be multiples of it.
-    env_mode: sync steps the environments in turn, async each in a process; auto chooses.
-    log_interval, eval_interval, save_interval: in updates; eval_interval 0: only at the end.
-    save_seconds: also save when the last save is so long ago, unless saving would then take more
-    than 2 % of the time; 0 is off.
-    ema_decay, model_overrides: fields of the wider format; a Trainer refuses them.
-    """
+    """Fields of one training run. A step is one gradient update, never an environment step."""
 
     removed: ClassVar[dict[str, str]] = {
         name: reason for reason, fields in _RETIRED.items() for name in fields
@@ -72,38 +55,206 @@ class TrainingConfig(CheckedConfig):
         name: value for fields in _RETIRED.values() for name, value in fields.items()
     }
 
-    total_steps: int = option(100_000, at_least=1, resumable=True)
-    env_steps: int | None = option(None, at_least=1, resumable=True)
-    batch_size: int = option(16, at_least=1)
-    sequence_length: int = option(50, at_least=1)
-    learning_rate: float = option(3e-4, above=0)
-    optimizer: str = option("adamw", choices=OPTIMIZERS)
-    scheduler: str = option("none", choices=SCHEDULERS)
-    warmup_steps: int = option(0, at_least=0)
-    weight_decay: float = option(0.0, at_least=0)
-    grad_clip: float = option(100.0, at_least=0)
-    agc: float = option(0.0, at_least=0)
-    optimizer_eps: float | None = option(None, above=0)
-    beta1: float = option(0.9, at_least=0, below=1)
-    beta2: float = option(0.999, at_least=0, below=1)
-    gradient_accumulation_steps: int = option(1, at_least=1)
-    mixed_precision: bool = option(False, resumable=True)
-    mixed_precision_dtype: str = option("float16", choices=("float16", "bfloat16"), resumable=True)
-    compile_model: bool = option(False, resumable=True)
-    device: str = option("auto", pattern=DEVICE, machine=True)
-    seed: int = option(42, at_least=0, at_most=2**64 - 1)
-    nproc: int = option(1, at_least=1, at_most=1_024)
-    num_envs: int = option(1, at_least=1, at_most=100_000)
-    env_mode: str = option("auto", choices=("auto", "sync", "async"), machine=True)
-    log_interval: int = option(100, at_least=1, machine=True)
-    eval_interval: int = option(1000, at_least=0, resumable=True)
-    eval_episodes: int = option(10, at_least=1, resumable=True)
-    save_interval: int = option(10_000, at_least=1, machine=True)
-    save_seconds: float = option(300.0, at_least=0, machine=True)
-    output_dir: str = option("./outputs", machine=True)
-    ema_decay: float | None = option(None, above=0, below=1)
-    model_overrides: dict[str, Any] = option(factory=dict)
-    backend: str = option("native_torch", choices=("native_torch",))
+    total_steps: int = option(
+        100_000,
+        at_least=1,
+        resumable=True,
+        unit="updates",
+        help="Length of the run; schedules end with it. More can be given on resume.",
+    )
+    env_steps: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environment steps",
+        help="Stops the run at so many steps of the environment, if that comes before total_steps; null: no such limit.",
+    )
+    batch_size: int = option(
+        16,
+        at_least=1,
+        unit="sequences",
+        help="Sequences in a batch. Lower it, or raise gradient_accumulation_steps, when memory runs out.",
+    )
+    sequence_length: int = option(
+        50,
+        at_least=1,
+        unit="environment steps",
+        help="Trained time steps of each sequence, the replay context not counted. Longer carries gradients further back and costs memory in proportion.",
+    )
+    learning_rate: float = option(
+        3e-4,
+        above=0,
+        help="Peak step size of the optimizer, after warmup_steps and before the scheduler lowers it. Lower it when returns swing late in a run.",
+    )
+    optimizer: str = option(
+        "adamw",
+        choices=OPTIMIZERS,
+        help="laprop (RMS-normalised gradients, then momentum, with agc), adamw, adam or sgd.",
+    )
+    scheduler: str = option(
+        "none",
+        choices=SCHEDULERS,
+        help="How the learning rate goes on after the warm-up: cosine and linear fall to 0 at total_steps; none and constant keep it.",
+    )
+    warmup_steps: int = option(
+        0,
+        at_least=0,
+        unit="updates",
+        help="The learning rate rises linearly from 0 over so many updates.",
+    )
+    weight_decay: float = option(
+        0.0,
+        at_least=0,
+        help="Decoupled decay of the parameters for each unit of learning rate (laprop: of matrices only); 0 is off.",
+    )
+    grad_clip: float = option(
+        100.0,
+        at_least=0,
+        help="Largest global norm of the gradient; a larger one is scaled down to it. 0 is off.",
+    )
+    agc: float = option(
+        0.0,
+        at_least=0,
+        help="Adaptive gradient clipping of laprop: largest norm of a tensor's gradient as a fraction of the tensor's own norm. 0 is off.",
+    )
+    optimizer_eps: float | None = option(
+        None,
+        above=0,
+        help="Number that keeps the optimizer from dividing by zero; null is the optimizer's own.",
+    )
+    beta1: float = option(
+        0.9, at_least=0, below=1, help="Decay of the optimizer's momentum (sgd: its momentum)."
+    )
+    beta2: float = option(
+        0.999,
+        at_least=0,
+        below=1,
+        help="Decay of the optimizer's mean square of gradients; sgd has none.",
+    )
+    gradient_accumulation_steps: int = option(
+        1,
+        at_least=1,
+        unit="batches",
+        help="Batches whose gradients are averaged into one update: an update sees so many times batch_size sequences, in the memory of one batch. DreamerV3 only.",
+    )
+    mixed_precision: bool = option(
+        False,
+        resumable=True,
+        help="Computes the update in mixed_precision_dtype where that is safe; parameters and optimizer stay float32. Turn it on for a GPU.",
+    )
+    mixed_precision_dtype: str = option(
+        "float16",
+        choices=("float16", "bfloat16"),
+        resumable=True,
+        help="Type of mixed precision; float16 needs CUDA and scales the loss, bfloat16 runs everywhere.",
+    )
+    compile_model: bool = option(
+        False,
+        resumable=True,
+        help="Compiles the update with torch.compile: minutes at the start, then faster updates. For long runs and large models.",
+    )
+    keep_memory: bool = option(
+        True,
+        machine=True,
+        help="Memory that an update frees stays with the process for the next one instead of going back to the system: a third less time on pictures. glibc only.",
+    )
+    device: str = option(
+        "auto",
+        pattern=DEVICE,
+        machine=True,
+        help="Where the model lives: auto takes CUDA if there is one, else the CPU; cuda:N is one of several.",
+    )
+    seed: int = option(
+        42,
+        at_least=0,
+        at_most=2**64 - 1,
+        help="Seed of every random stream of the run: parameters, actions, replay, environments. Change it to repeat an experiment.",
+    )
+    nproc: int = option(
+        1,
+        at_least=1,
+        at_most=1_024,
+        unit="processes",
+        help="Processes that train one agent together, each with its share of batch_size and num_envs, which must be multiples of it.",
+    )
+    num_envs: int = option(
+        1,
+        at_least=1,
+        at_most=100_000,
+        unit="environments",
+        help="Environments that are stepped together, over all processes and tasks.",
+    )
+    env_mode: str = option(
+        "auto",
+        choices=("auto", "sync", "async"),
+        machine=True,
+        help="sync steps the environments in turn, async each in a process of its own, which pays where a step costs more than about a millisecond; auto is sync.",
+    )
+    log_interval: int = option(
+        100,
+        at_least=1,
+        machine=True,
+        unit="updates",
+        help="Updates between two records of train/ metrics; each is the mean since the last.",
+    )
+    eval_interval: int = option(
+        1000,
+        at_least=0,
+        resumable=True,
+        unit="updates",
+        help="Updates between two evaluations; 0: only at the end.",
+    )
+    eval_episodes: int = option(
+        10,
+        at_least=1,
+        resumable=True,
+        unit="episodes",
+        help="Greedy episodes of each evaluation (of each task, with several). More narrow the interval of eval/return.",
+    )
+    eval_envs: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environments",
+        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made.",
+    )
+    eval_time_limit: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environment steps",
+        help="Cuts an evaluation episode after so many steps of the agent; null: as in training. For tasks that may never end.",
+    )
+    save_interval: int = option(
+        10_000, at_least=1, machine=True, unit="updates", help="Updates between two checkpoints."
+    )
+    save_seconds: float = option(
+        300.0,
+        at_least=0,
+        machine=True,
+        unit="seconds",
+        help="Also saves when the last save is so long ago, unless saving would then take more than 2 % of the time; 0 is off. It bounds what a kill costs.",
+    )
+    output_dir: str = option(
+        "./outputs",
+        machine=True,
+        help="Folder that dated run folders are made in, seen from where the command is typed.",
+    )
+    ema_decay: float | None = option(
+        None,
+        above=0,
+        below=1,
+        help="Of the wider format; anything but null is refused, as no averaged copy of the model is kept.",
+    )
+    model_overrides: dict[str, Any] = option(
+        factory=dict,
+        help="Of the wider format; anything but an empty mapping is refused: override the model's own fields.",
+    )
+    backend: str = option(
+        "native_torch",
+        choices=("native_torch",),
+        help="Of the wider format; there is one, native_torch.",
+    )
 
     def resolve_device(self) -> str:
         """`device`, with `auto` as `cuda` if CUDA is available, else `cpu`."""
@@ -179,7 +330,10 @@ class LoggerConfig(CheckedConfig):
     """Where metrics go besides `metrics.jsonl`, which is always written: one field for each row of
     worldflux/training/loggers.py."""
 
-    tensorboard: bool = True
+    tensorboard: bool = option(
+        True,
+        help="Writes TensorBoard event files beside metrics.jsonl; costs a little time for each record.",
+    )
 
     def names(self) -> list[str]:
         """The loggers that are switched on."""

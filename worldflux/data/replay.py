@@ -20,7 +20,8 @@ STEP_SPACES = {"reward": Space((), "float32"), **dict.fromkeys(FLAGS, Space((), 
 class SequenceReplay:
     """The replay of a run: keeps its newest `capacity` steps and samples windows of `length`.
 
-    Each environment has a ring of ``capacity // num_envs`` steps. Every window of `length`
+    Each environment keeps ``capacity // num_envs`` steps, and the last ones one more where that leaves
+    a remainder, so that `capacity` steps are held in all. Every window of `length`
     consecutive steps of one environment can be sampled, also across episode borders, which the
     model handles by is_first. Sampling is uniform with replacement over all windows; with
     `online`, each environment's steps are cut into windows that follow one another without
@@ -49,8 +50,8 @@ class SequenceReplay:
                 raise ConfigurationError(f"replay key {key!r} is reserved for the step itself")
         if length < 1:
             raise ConfigurationError(f"replay: sequences of {length} steps cannot be sampled")
-        self.rows = capacity // num_envs
-        if self.rows < length:
+        rows, extra = divmod(capacity, num_envs)
+        if rows < length:
             raise ConfigurationError(
                 f"data.capacity={capacity}: {num_envs} environments and sequences of {length} "
                 f"steps (with replay context) need at least {num_envs * length}"
@@ -58,6 +59,9 @@ class SequenceReplay:
         self.spaces = {**spaces, **STEP_SPACES}
         self.entries = frozenset(entries)
         self.capacity = capacity
+        # What each environment keeps. The newest `capacity` steps: those of one moment come in order.
+        self.kept = [rows + (env >= num_envs - extra) for env in range(num_envs)]
+        self.rows = max(self.kept)  # of the ring
         self.length = length
         self.num_envs = num_envs
         self.online = online
@@ -65,13 +69,14 @@ class SequenceReplay:
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._queue: deque[tuple[int, int]] = deque()  # (environment, first step) of windows
         self._step_bytes = sum(_step_bytes(space) for space in self.spaces.values())
-        rows = SEGMENT_BYTES // (self._step_bytes * num_envs)
-        self.segment_rows = min(self.rows, max(rows, length))
+        fitting = SEGMENT_BYTES // (self._step_bytes * num_envs)
+        self.segment_rows = min(self.rows, max(fitting, length))
         self.segments: list[dict[str, np.ndarray]] = []  # key -> [N, rows of this segment, ...]
         self.versions: list[list[int]] = []  # of each segment: rows written, windows written back
         layout = {
             "num_envs": num_envs,
             "steps per environment (data.capacity / training.num_envs)": self.rows,
+            **({"environments with one step more": extra} if extra else {}),
             "segment rows": self.segment_rows,
             "spaces": {key: [list(s.shape), s.dtype] for key, s in sorted(self.spaces.items())},
         }
@@ -82,12 +87,12 @@ class SequenceReplay:
 
     def __len__(self) -> int:
         """Steps held, over all environments."""
-        return min(self.added, self.rows) * self.num_envs
+        return sum(min(self.added, kept) for kept in self.kept)
 
     @property
     def windows(self) -> int:
         """Windows that can be sampled."""
-        return max(0, min(self.added, self.rows) - self.length + 1) * self.num_envs
+        return sum(max(0, min(self.added, kept) - self.length + 1) for kept in self.kept)
 
     @property
     def nbytes(self) -> int:
@@ -99,10 +104,9 @@ class SequenceReplay:
         """Bytes of memory held when full."""
         return self._step_bytes * self.rows * self.num_envs
 
-    @property
-    def oldest(self) -> int:
-        """Number of the oldest step that is still held, of each environment."""
-        return max(0, self.added - self.rows)
+    def oldest(self, env: int) -> int:
+        """Number of the oldest step of an environment that is still held."""
+        return max(0, self.added - self.kept[env])
 
     def ready(self, batch_size: int) -> bool:
         """Whether there are as many windows as one batch takes."""
@@ -123,7 +127,7 @@ class SequenceReplay:
         if self.online and self.added > self.length and (self.added - 1) % self.length == 0:
             first = self.added - self.length
             self._queue.extend((env, first) for env in range(self.num_envs))
-            while self._queue[0][1] < self.oldest:
+            while self._queue[0][1] < self.oldest(self._queue[0][0]):
                 self._queue.popleft()
 
     def sample(self, batch_size: int) -> dict[str, np.ndarray]:
@@ -165,7 +169,7 @@ class SequenceReplay:
         length = stepid.shape[1]
         for b in range(stepid.shape[0]):
             first, env = divmod(int(stepid[b, 0]), self.num_envs)
-            gone = min(length, max(0, self.oldest - first))
+            gone = min(length, max(0, self.oldest(env) - first))
             for segment, rows, part in self._pieces(first + gone, length - gone):
                 held = self.segments[segment]
                 source = slice(part.start + gone, part.stop + gone)
@@ -228,13 +232,15 @@ class SequenceReplay:
         newest: list[tuple[int, int]] = []
         while self._queue and len(newest) < batch_size:
             window = self._queue.popleft()
-            if window[1] >= self.oldest:
+            if window[1] >= self.oldest(window[0]):
                 newest.append(window)
         drawn = self._rng.integers(self.windows, size=batch_size - len(newest))
-        starts, envs = np.divmod(drawn, self.num_envs)
+        # The newest come first, so that what some environments keep beyond the others comes last.
+        places, envs = np.divmod(self.windows - 1 - drawn, self.num_envs)
+        envs, starts = self.num_envs - 1 - envs, self.added - self.length - places
         return (
             [env for env, _ in newest] + envs.tolist(),
-            [first for _, first in newest] + (starts + self.oldest).tolist(),
+            [first for _, first in newest] + starts.tolist(),
         )
 
     def _pieces(self, first: int, length: int) -> Iterator[tuple[int, slice, slice]]:

@@ -93,11 +93,12 @@ class OneOfTasks(Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._padded(obs), info
+        return self.padded(obs), info
 
     def step(self, action: np.ndarray) -> Step:
         obs, reward, terminated, truncated, info = self.env.step(action[: self._width])
-        return self._padded(obs), reward, terminated, truncated, info
+        return self.padded(obs), reward, terminated, truncated, info
 
-    def _padded(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def padded(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The task's vector in the observation that all tasks have."""
         return {SINGLE_KEY: np.concatenate([obs[self._key], self._padding]), TASK_KEY: self._task}

@@ -1,4 +1,4 @@
-"""Models by name: `family:size`, an alias, or the folder of a saved model."""
+"""Models by name: `family:size`, an alias, or where one is saved."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.config.presets import size_names, unknown_size
 from worldflux.errors import ConfigurationError, UnknownPresetError
 from worldflux.models.families import DEFAULT, OURS, Family, families, family, family_of_type, names
+from worldflux.models.saved import is_of_run, saved_model
+from worldflux.run_folder.names import BEST
 
 if TYPE_CHECKING:
     from worldflux.models.world_model import WorldModel
@@ -31,8 +33,8 @@ def create_world_model(
 ) -> WorldModel:
     """A model by name, alias or folder.
 
-    model: `family:size`, an alias such as `dreamer-small`, or a folder that `save_pretrained`
-        wrote. config_overrides: any field of the family's configuration; a folder takes none.
+    model: `family:size`, an alias such as `dreamer-small`, a folder that `save_pretrained` wrote, a
+        run (its best checkpoint) or one of its checkpoints. config_overrides: any field of the family's configuration; a folder takes none.
     Raises UnknownPresetError (a ValueError) for a name that does not exist and ConfigurationError
     for overrides that do not fit, both before any tensor is made.
     """
@@ -52,16 +54,22 @@ def create_world_model(
         if overrides:
             text = f"{model} is a saved model, whose configuration is fixed"
             raise ConfigurationError(f"{text}; leave out {', '.join(overrides)}")
-        config = WorldModelConfig.load(model)
-        return model_class(config.model_type).from_pretrained(model, device=device)
+        return load_saved(Path(model), device=device)
     config = get_config(model, device=device, **overrides)
-    return model_class(config.model_type)(config).to(device)
+    return make_model(config).to(device)
+
+
+def load_saved(path: Path, checkpoint: str = BEST, device: str = "cpu") -> WorldModel:
+    """The model of a model folder, a run or a checkpoint. checkpoint: which one of a run."""
+    config, folder = saved_model(path, checkpoint)
+    model: WorldModel = model_class(config.model_type).from_pretrained(folder, device=device)
+    return model
 
 
 def get_config(model: str, **overrides: Any) -> WorldModelConfig:
     """The configuration that `create_world_model` would build from this name."""
     if is_folder(model):
-        return WorldModelConfig.load(model).with_overrides(**overrides)
+        return saved_model(Path(model))[0].with_overrides(**overrides)
     kind, size = resolve(model)
     config = kind.config_class()
     if config.needs_obs_shape and not overrides.keys() & {"obs_shape", "observation_modalities"}:
@@ -98,13 +106,21 @@ def resolve(model: str) -> tuple[Family, str]:
 
 
 def is_folder(model: str) -> bool:
-    """Whether the text names an existing folder, or can only be meant as a path."""
+    """Whether the text names something saved, or can only be meant as a path."""
     path = Path(model)
-    if path.is_dir():
+    if path.is_dir() or is_of_run(path):
         return True
     if path.is_absolute() or model.startswith((".", "~")):
         raise FileNotFoundError(f"no model folder at {model}")
     return False
+
+
+def make_model(config: WorldModelConfig) -> Any:
+    """A model with fresh weights; ConfigurationError where the machine lacks the memory."""
+    from worldflux.core.memory import memory_for  # PyTorch
+
+    with memory_for(f"a {config.model_type} model of these sizes"):
+        return model_class(config.model_type)(config)
 
 
 def model_class(model_type: str) -> type[Any]:

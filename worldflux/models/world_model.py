@@ -25,6 +25,7 @@ from worldflux.config.spaces import STEP_KEYS, flat_action_dim
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.math import one_hot_flat
+from worldflux.core.memory import memory_for
 from worldflux.core.precision import computing_in
 from worldflux.core.state import (
     Action,
@@ -40,8 +41,11 @@ from worldflux.core.state import (
 )
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
 from worldflux.models.families import family_of_type
+from worldflux.models.saved import check_checksum, saved_model
 from worldflux.run_folder.disk import replaced
+from worldflux.run_folder.names import BEST
 
+UNREADABLE = (SafetensorError, OSError, MemoryError)  # of a file of tensors
 P = ParamSpec("P")
 R = TypeVar("R")
 SAVE_FORMAT_VERSION = 1
@@ -180,6 +184,8 @@ class WorldModel(nn.Module):
                     f"observation {key!r} must have shape [B, {', '.join(map(str, space.shape))}],"
                     f" got {list(value.shape)}"
                 )
+            if space.image and not value.is_floating_point():
+                value = value.to(torch.uint8)  # whole numbers are 0..255
             keep = value.dtype == torch.uint8 or space.discrete
             checked[key] = value if keep else value.to(self.dtype)
         return checked
@@ -300,19 +306,27 @@ class WorldModel(nn.Module):
         (folder / "worldflux_meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """The model saved in a folder. TypeError if the folder holds another family's model.
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        *,
+        checkpoint: str = BEST,
+    ) -> Self:
+        """The model saved in a folder, in a run or in a checkpoint. TypeError if it is another
+        family's model.
 
-        Raises ConfigurationError if config, weights and metadata do not belong together and
-        CheckpointError for damaged files.
+        checkpoint: which one of a run. Raises ConfigurationError if config, weights and metadata do
+        not belong together and CheckpointError for damaged files.
         """
-        folder = Path(path)
-        config = WorldModelConfig.load(folder)
+        config, folder = saved_model(Path(path), checkpoint)
         if not isinstance(config, cls.config_class):
             raise TypeError(
-                f"{folder} holds a {config.model_type!r} model, not one for {cls.__name__}"
+                f"{path} holds a {config.model_type!r} model, not one for {cls.__name__}"
             )
-        model = cls(config)
+        check_checksum(folder)
+        with memory_for(f"the {config.model_type} model in {folder}"):
+            model = cls(config)
         meta_file = folder / "worldflux_meta.json"
         if meta_file.is_file():
             meta = read_json(meta_file)
@@ -341,7 +355,7 @@ class WorldModel(nn.Module):
             else:
                 raise CheckpointError(f"{folder} has neither model.safetensors nor model.pt")
             self.load_state_dict(weights)
-        except (SafetensorError, RuntimeError, OSError, TypeError, AttributeError) as error:
+        except (*UNREADABLE, RuntimeError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"weights in {folder} cannot be loaded: {reason}") from error
 
@@ -350,7 +364,14 @@ def _old_weights(path: Path) -> dict[str, Tensor]:
     try:
         check_stored(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+    except (
+        *UNREADABLE,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path} holds no weights alone: {reason}") from error
     if not isinstance(weights, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -59,9 +60,11 @@ class Job:
         """Whether a file or recipe hands it to a launcher."""
         return bool(self.cfg.hydra.runtime.choices["hydra/launcher"] != "basic")
 
-    def start(self, parts: Parts) -> None:
-        """Checks what the run needs of this machine, and trains. Nothing is written before the
-        checks are over and the folder is claimed; a WorldFluxError ends the run as it is."""
+    def start(self, parts: Parts) -> Path:
+        """Checks what the run needs of this machine, trains, and returns the folder. Nothing is
+        written before the checks are over and the folder is claimed; a WorldFluxError ends the run
+        as it is."""
+        check_alone()
         try:
             fresh = self.config.resume is None or (
                 self.config.resume == AUTO and not has_checkpoint(self.folder)
@@ -76,7 +79,7 @@ class Job:
                 from worldflux.runner.processes import run_task
 
                 run_task(self.config, None, task)
-                return
+                return self.folder
             with ExitStack() as claims:
                 job = self._claimed(claims)
                 moved = set_aside(job.folder, BEFORE_TRAINER) if fresh else None
@@ -85,6 +88,7 @@ class Job:
                 if job.cfg.hydra.job.chdir:
                     job = replace(job, config=anchored(job.config, Path.cwd()))
                 job._run(parts, moved, callbacks)
+                return job.folder
         finally:
             parts.close()
 
@@ -151,6 +155,13 @@ class Job:
         if errors:
             raise errors[0]
         _ = ended.return_value  # raises what the job raised
+
+
+def check_alone() -> None:
+    """ConfigurationError where several commands would be rivals for one folder."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        text = "torchrun starts this command several times: start it once, without torchrun"
+        raise ConfigurationError(f"{text}; training.nproc=N starts the processes of a run")
 
 
 def anchored(config: RunConfig, cwd: Path) -> RunConfig:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf, open_dict, read_write
 
-from worldflux.config.composition import checked, run_dir
+from worldflux.config.composition import Composition, checked, run_dir
 from worldflux.config.groups import CHOICES, RunConfig
-from worldflux.config.overrides import override, value_of
+from worldflux.config.overrides import override, parse_overrides, value_of, with_free_keys
 from worldflux.config.run import run_config
 from worldflux.errors import ConfigurationError, RunBusyError
 from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
@@ -22,16 +22,58 @@ from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import claimed_by
 from worldflux.run_folder.trust import modules_of
 from worldflux.runner.continuation import (
+    AUTO,
     changed_settings,
     check_aliases,
+    check_same_run,
     continues,
     named_modules,
     newest_unfinished,
+    saved_config,
     saved_job,
 )
 from worldflux.runner.job import Job
 
 CONFIG_NAME = "resume"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line, or a call from Python, asks to be trained. source, overrides: what its
+    configuration is composed from. run: the folder that it continues, `auto`, or None."""
+
+    source: Composition
+    overrides: list[str]
+    run: str | None
+
+    @classmethod
+    def of(
+        cls,
+        words: Sequence[str],
+        *,
+        config_dir: str | None = None,
+        config_path: str | None = None,
+        config_name: str = "config",
+        trust: bool = False,
+    ) -> Request:
+        """The request of these overrides; `resume=` has its own primary configuration.
+
+        trust: the modules that the run to continue names may be imported whoever made it.
+        """
+        overrides, parsed = list(words), parse_overrides(words)
+        run = requested(parsed)
+        if run not in (None, AUTO):
+            config_name, overrides = CONFIG_NAME, prepare(str(run), parsed, trust)
+        return cls(Composition.of(config_dir, config_path, config_name), overrides, run)
+
+    def job(self) -> Job:
+        """The job, composed and checked; raises the first mistake."""
+        job = Job.compose(self.source, self.overrides)
+        if self.run == AUTO:
+            return automatic(job)
+        if self.run is not None:
+            check_same_run(Path(self.run), job.config)
+        return job
 
 
 def requested(overrides: Sequence[Override]) -> str | None:
@@ -45,9 +87,9 @@ def requested(overrides: Sequence[Override]) -> str | None:
     return None
 
 
-def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
+def prepare(run: str, overrides: Sequence[Override], trust: bool = False) -> list[str]:
     """Registers the configuration that the run was trained with, for the primary configuration
-    CONFIG_NAME, and returns the overrides that continue it."""
+    CONFIG_NAME, and returns the overrides that continue it. trust: see `Request.of`."""
     folder = Path(run)
     if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
@@ -63,8 +105,11 @@ def prepare(run: str, overrides: Sequence[Override]) -> list[str]:
     if not has_checkpoint(folder):
         raise no_checkpoint(folder)
     check_aliases(folder)
-    ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named_modules(overrides)))
-    rest = [str(item.input_line) for item in overrides if item.get_key_element() != "resume"]
+    named = named_modules(overrides)
+    if trust:
+        named += modules_of(saved_config(folder)["env"])
+    ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named))
+    rest = with_free_keys([item for item in overrides if item.get_key_element() != "resume"])
     return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]
 
 

@@ -13,7 +13,7 @@ from worldflux.config.composition import composed
 from worldflux.config.env import EnvConfig
 from worldflux.config.groups import SPELLING
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.overrides import override, parse_overrides
+from worldflux.config.overrides import override, parse_overrides, with_free_keys
 from worldflux.config.spaces import Task
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry, Entries
@@ -21,22 +21,23 @@ from worldflux.envs.make import make_envs
 from worldflux.envs.suites import episode_length
 from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.models.factory import model_class
+from worldflux.models.factory import make_model
 from worldflux.models.families import family_of_type
+from worldflux.models.saved import is_model_folder
 from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import damage, read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import read_manifest
-from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, MODEL
+from worldflux.run_folder.names import CHECKPOINTS, MODEL
 from worldflux.run_folder.trust import check_modules
 from worldflux.runner.continuation import named_modules
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
 from worldflux.training.evaluate import GreedyEvaluator
-from worldflux.training.initial import check_weights
+from worldflux.training.initial import check_weights, weight_shapes
 
-NAMING = "--trust"  # what allows a run of others its modules
+NAMING = "--trust, in Python trust=True"  # what allows a run of others its modules
 
 
 @dataclass
@@ -109,7 +110,7 @@ class SavedModel(Playable):
             check_weights(self.folder / MODEL, self.model)
         training = TrainingConfig(device=device)
         training.check_device()
-        model = model_class(self.model.model_type)(self.model)
+        model = make_model(self.model)
         model.load_weights(self.folder)
         agent = model.make_agent(training, device=None)
         return agent if self.obs_key is None else OtherKey(agent, self.obs_key)
@@ -142,7 +143,7 @@ def open_trained(
     environment, so there they must name one. trust: see `open_run`. Raises ConfigurationError
     where that does not fit.
     """
-    if (path / "config.json").is_file() and not (path / MANIFEST).is_file():
+    if is_model_folder(path):
         return open_model(path, overrides)
     if not overrides:
         return open_run(path, checkpoint, trust)
@@ -156,11 +157,17 @@ def open_trained(
     return replace(run, env=env)
 
 
-def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
-    """A model folder in the environment that `overrides` name."""
+def playable_config(path: Path) -> WorldModelConfig:
+    """The configuration of a model folder; ConfigurationError: it cannot act."""
     model = WorldModelConfig.load(path)
     if getattr(model, "actor_critic", True) is False:
         raise ConfigurationError(f"{path} is a world model without an actor: it cannot act")
+    return model
+
+
+def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
+    """A model folder in the environment that `overrides` name."""
+    model = playable_config(path)
     if not overrides:
         text = f"{path} is a model and knows no environment"
         raise ConfigurationError(f"{text}: name one, for example env=dmc env.id=walker-walk")
@@ -176,14 +183,15 @@ def chosen_env(
     trained in, which the overrides change unless they choose another group (env=...).
     """
     keys: dict[str, str] = {}
-    for item in parse_overrides(overrides):
-        key, word = item.get_key_element(), str(item.input_line)
+    items = parse_overrides(overrides)
+    for item in items:
+        key, word = item.get_key_element().lstrip("+~"), str(item.input_line)
         if key != "env" and not key.startswith("env."):
             raise ConfigurationError(f"{word}: only env can be overridden here")
         if item.is_sweep_override():
             raise ConfigurationError(f"{word}: one environment is needed, not a sweep")
         keys[key] = word
-    words = list(overrides)
+    words = with_free_keys(items)
     if "env" not in keys:
         words = ["env=gym", *([] if recorded is None else _words(recorded, keys)), *words]
     return composed([f"model={family_of_type(model_type).name}", *words]).env
@@ -249,7 +257,7 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
     under ``checkpoints``. trust: modules that the run names may be imported though another user made
     it. CheckpointError says what is missing.
     """
-    if path.parent.name == CHECKPOINTS and path.is_dir():
+    if path.parent.name == CHECKPOINTS and path.exists():
         path, checkpoint = run_of(path), path.name
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
@@ -260,10 +268,11 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
         family = family_of_type(model["model_type"]).config_class()
         if not trust:
             check_modules(path, manifest, config["env"], hint=NAMING)
+        chosen = checkpoint_named(path, checkpoint)
         return TrainedRun(
             folder=path,
-            checkpoint=checkpoint_named(path, checkpoint),
-            model=family.from_dict(model),
+            checkpoint=chosen,
+            model=family.from_dict(model).of_weights(weight_shapes(chosen / MODEL)),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),
         )

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry
+from worldflux.core.memory import is_out_of_memory
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
@@ -188,6 +189,7 @@ class TrainingSession:
     def all_degraded_modes(self) -> list[str]:
         """Names of everything that is not as it was configured, each once."""
         modes = [*getattr(self.source, "degraded_modes", ()), *self._degraded_modes()]
+        modes += getattr(self.agent, "degraded_modes", ())
         modes += [*self.checkpointing.degraded_elsewhere, *self.folder.degraded_modes]
         if self.state.damaged_checkpoints:
             modes.append("damaged_checkpoint_skipped")
@@ -200,7 +202,6 @@ class TrainingSession:
 
 def out_of_memory(error: Exception) -> TrainingError | None:
     """The one line for an error that means no memory is left; None for any other."""
-    text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({text})")
+    if is_out_of_memory(error):
+        return TrainingError(f"out of memory; a smaller training.batch_size needs less ({error})")
     return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.fields import near_miss
 from worldflux.config.model import LAYERS, DynamicsType, LatentType, WorldModelConfig
 from worldflux.config.options import option
+from worldflux.models.dreamerv3.official.names import OFFICIAL_NAMES
 
 LOSS_SCALES = {
     "reconstruction": 1.0,
@@ -25,20 +27,10 @@ LOSS_SCALES = {
 class DreamerV3Config(WorldModelConfig):
     """DreamerV3 (Hafner et al.). Defaults and presets are those of the current official code.
 
-    deter_dim, stoch_discrete x stoch_classes: the recurrent state; stoch_dim is their product.
-    hidden_dim: width of every layer; encoder_units, decoder_units, reward_units, continue_units,
-        actor_units, critic_units: that of one network, where it is another.
-    cnn_depth: times cnn_mults, channels of the image stages.
-    encoder_type, decoder_type: `auto` uses a CNN for image keys and an MLP for the others; `cnn`
-        and `mlp` insist that all keys are of that kind.
-    kl_balance: splits the sum of the two KL scales as kl_balance : 1 - kl_balance between dynamics
-        and representation; None leaves them to loss_scales (official: 1.0 and 0.1).
-    loss_scales: may be partial; what is absent keeps its official value.
-    gamma: discount per step; None takes 1 - 1 / discount_horizon.
-    imagination_starts: imagine from the last so many states of each sequence; 0 from all.
-    actor_critic: behaviour learning is part of `loss`; the runner always has it.
+    The recurrent state is deter_dim and stoch_discrete x stoch_classes; stoch_dim is their product.
     """
 
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     shortest_sequence: ClassVar[int] = 2  # the values of the replay look one step ahead
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
     inert: ClassVar[dict[str, str]] = {
@@ -62,61 +54,225 @@ class DreamerV3Config(WorldModelConfig):
     dynamics_type: DynamicsType = DynamicsType.RSSM
     learning_rate: float = 4e-5
     grad_clip: float = 0.0
-    stoch_discrete: int = option(32, at_least=1)
-    stoch_classes: int = option(32, at_least=1)
-    blocks: int = option(8, at_least=1)
-    dyn_layers: int = option(1, at_least=1, at_most=LAYERS)
-    obs_layers: int = option(1, at_least=1, at_most=LAYERS)
-    img_layers: int = option(2, at_least=1, at_most=LAYERS)
-    unimix: float = option(0.01, at_least=0, below=1)
-    encoder_type: str = option("auto", choices=("auto", "cnn", "mlp"))
-    decoder_type: str = option("auto", choices=("auto", "cnn", "mlp"))
-    encoder_layers: int = option(3, at_least=1, at_most=LAYERS)
-    encoder_units: int | None = option(None, at_least=1)
-    decoder_layers: int = option(3, at_least=1, at_most=LAYERS)
-    decoder_units: int | None = option(None, at_least=1)
-    cnn_depth: int = option(48, at_least=1)
-    cnn_mults: tuple[int, ...] = option((2, 3, 4, 4), at_least=1, at_most=1_000)
-    cnn_kernel: int = option(5, at_least=1)
-    decoder_blocks: int = option(8, at_least=1)
-    use_symlog: bool = True
-    use_twohot: bool = True
-    reward_layers: int = option(1, at_least=1, at_most=LAYERS)
-    reward_units: int | None = option(None, at_least=1)
-    continue_layers: int = option(1, at_least=1, at_most=LAYERS)
-    continue_units: int | None = option(None, at_least=1)
-    actor_layers: int = option(3, at_least=1, at_most=LAYERS)
-    actor_units: int | None = option(None, at_least=1)
-    critic_layers: int = option(3, at_least=1, at_most=LAYERS)
-    critic_units: int | None = option(None, at_least=1)
-    reward_num_bins: int = option(255, at_least=2)
-    reward_bin_min: float = -20.0
-    reward_bin_max: float = option(20.0, above=0)
-    actor_min_std: float = option(0.1, above=0)
-    actor_max_std: float = 1.0
-    kl_free: float = option(1.0, at_least=0)
-    kl_balance: float | None = option(None, above=0, below=1)
-    loss_scales: dict[str, float] = option(
-        factory=lambda: dict(LOSS_SCALES), keys=tuple(LOSS_SCALES)
+    stoch_discrete: int = option(
+        32, at_least=1, help="Categorical latents of the stochastic state."
     )
-    actor_critic: bool = False
-    imagination_horizon: int = option(15, at_least=1)
-    imagination_starts: int = option(0, at_least=0)
-    discount_horizon: float = option(333.0, at_least=1)
-    gamma: float | None = option(None, above=0, at_most=1)
-    lambda_: float = option(0.95, at_least=0, at_most=1)
-    actor_lr: float | None = None
-    critic_lr: float | None = None
-    actor_entropy_coef: float = option(3e-4, at_least=0)
-    slow_critic_fraction: float = option(0.02, above=0, at_most=1)
-    slow_critic_every: int = option(1, at_least=1)
-    slow_critic_scale: float = option(1.0, at_least=0)
-    return_normalization: bool = True
-    return_norm_rate: float = option(0.01, above=0, at_most=1)
-    return_norm_limit: float = option(1.0, above=0)
-    return_norm_low: float = 5.0
-    return_norm_high: float = 95.0
-    replay_context: int = option(1, at_least=0)
+    stoch_classes: int = option(32, at_least=1, help="Classes of each categorical latent.")
+    blocks: int = option(
+        8,
+        at_least=1,
+        help="Blocks of the block-diagonal GRU; deter_dim must be a multiple. More blocks mean fewer parameters at one width.",
+    )
+    dyn_layers: int = option(
+        1, at_least=1, at_most=LAYERS, help="Layers inside the recurrent core, before its gates."
+    )
+    obs_layers: int = option(
+        1,
+        at_least=1,
+        at_most=LAYERS,
+        help="Layers of the posterior (latent from deter and embedding).",
+    )
+    img_layers: int = option(
+        2,
+        at_least=1,
+        at_most=LAYERS,
+        help="Layers of the prior (latent from deter alone, as in imagination).",
+    )
+    unimix: float = option(
+        0.01,
+        at_least=0,
+        below=1,
+        help="Share of a uniform distribution mixed into the categorical latents, which keeps every class possible.",
+    )
+    encoder_type: str = option(
+        "auto",
+        choices=("auto", "cnn", "mlp"),
+        help="auto uses a CNN for image keys and an MLP for the others; cnn and mlp insist that all keys are of that kind.",
+    )
+    decoder_type: str = option(
+        "auto", choices=("auto", "cnn", "mlp"), help="As encoder_type, for the decoder."
+    )
+    encoder_layers: int = option(
+        3, at_least=1, at_most=LAYERS, help="MLP layers of the encoder of vectors."
+    )
+    encoder_units: int | None = option(
+        None, at_least=1, help="Width of the encoder's layers; null takes hidden_dim."
+    )
+    decoder_layers: int = option(
+        3, at_least=1, at_most=LAYERS, help="MLP layers of the decoder of vectors."
+    )
+    decoder_units: int | None = option(
+        None, at_least=1, help="Width of the decoder's layers; null takes hidden_dim."
+    )
+    cnn_depth: int = option(
+        48, at_least=1, help="Channels of the image stages are this times cnn_mults."
+    )
+    cnn_mults: tuple[int, ...] = option(
+        (2, 3, 4, 4),
+        at_least=1,
+        at_most=1_000,
+        help="Multiples of cnn_depth, one for each stage; each halves height and width, so images must be divisible by 2 to their number.",
+    )
+    cnn_kernel: int = option(
+        5, at_least=1, unit="pixels", help="Kernel size of the image stages; odd."
+    )
+    decoder_blocks: int = option(
+        8, at_least=1, help="Blocks of the image decoder's first layer from deter."
+    )
+    use_symlog: bool = option(
+        True,
+        help="Squashes vectors with symlog before encoding, and decodes them in that space; false takes them as they are.",
+    )
+    use_twohot: bool = option(
+        True, help="Reward and value are two-hot distributions over symexp bins; must be true."
+    )
+    reward_layers: int = option(
+        1, at_least=1, at_most=LAYERS, help="Hidden layers of the reward head."
+    )
+    reward_units: int | None = option(
+        None, at_least=1, help="Width of the reward head; null takes hidden_dim."
+    )
+    continue_layers: int = option(
+        1, at_least=1, at_most=LAYERS, help="Hidden layers of the continue head."
+    )
+    continue_units: int | None = option(
+        None, at_least=1, help="Width of the continue head; null takes hidden_dim."
+    )
+    actor_layers: int = option(3, at_least=1, at_most=LAYERS, help="Hidden layers of the actor.")
+    actor_units: int | None = option(
+        None, at_least=1, help="Width of the actor; null takes hidden_dim."
+    )
+    critic_layers: int = option(3, at_least=1, at_most=LAYERS, help="Hidden layers of the critic.")
+    critic_units: int | None = option(
+        None, at_least=1, help="Width of the critic; null takes hidden_dim."
+    )
+    reward_num_bins: int = option(
+        255, at_least=2, help="Bins of the reward distribution, even or odd."
+    )
+    critic_num_bins: int | None = option(
+        None, at_least=2, help="Bins of the value distribution; null takes reward_num_bins."
+    )
+    reward_bin_min: float = option(
+        -20.0, unit="symlog of the reward", help="Lowest bin; must be -reward_bin_max."
+    )
+    reward_bin_max: float = option(
+        20.0,
+        above=0,
+        unit="symlog of the reward",
+        help="Highest bin; 20 stands for rewards and returns up to symexp(20), about 5e8.",
+    )
+    actor_min_std: float = option(
+        0.1, above=0, help="Least standard deviation of continuous actions."
+    )
+    actor_max_std: float = option(1.0, help="Largest standard deviation of continuous actions.")
+    kl_free: float = option(
+        1.0,
+        at_least=0,
+        unit="nats",
+        help="Free nats: each KL counts only above this. A KL that stays here means that the latent carries no more than that.",
+    )
+    kl_balance: float | None = option(
+        None,
+        above=0,
+        below=1,
+        help="Splits the sum of the two KL scales as kl_balance : 1 - kl_balance between dynamics and representation; null leaves them to loss_scales.",
+    )
+    loss_scales: dict[str, float] = option(
+        factory=lambda: dict(LOSS_SCALES),
+        keys=tuple(LOSS_SCALES),
+        help="Weight of each loss; may be partial, what is absent keeps its official value.",
+    )
+    actor_critic: bool = option(
+        False, help="Behaviour learning is part of the loss; the runner always has it."
+    )
+    imagination_horizon: int = option(
+        15,
+        at_least=1,
+        unit="environment steps",
+        help="Length of imagined rollouts; longer sees rewards further away and costs time in proportion.",
+    )
+    imagination_starts: int = option(
+        0,
+        at_least=0,
+        unit="states",
+        help="Imagines from the last so many states of each sequence; 0 from all. Lower it to save time.",
+    )
+    discount_horizon: float = option(
+        333.0,
+        at_least=1,
+        unit="environment steps",
+        help="Effective horizon of the discount: gamma is 1 - 1 / discount_horizon.",
+    )
+    gamma: float | None = option(
+        None,
+        above=0,
+        at_most=1,
+        help="Discount for each step; null takes 1 - 1 / discount_horizon.",
+    )
+    lambda_: float = option(
+        0.95,
+        at_least=0,
+        at_most=1,
+        help="Lambda of the lambda-returns: 1 takes whole returns, 0 one step and then the critic.",
+    )
+    actor_lr: float | None = option(
+        None, help="Must be null: one optimizer trains all modules; set training.learning_rate."
+    )
+    critic_lr: float | None = option(
+        None, help="Must be null: one optimizer trains all modules; set training.learning_rate."
+    )
+    actor_entropy_coef: float = option(
+        3e-4,
+        at_least=0,
+        help="Weight of the actor's entropy against normalised returns; raise it where exploration ends too early.",
+    )
+    slow_critic_fraction: float = option(
+        0.02,
+        above=0,
+        at_most=1,
+        help="Share of the critic that flows into its slow copy at each of its updates.",
+    )
+    slow_critic_every: int = option(
+        1, at_least=1, unit="updates", help="Updates between two of the slow critic."
+    )
+    slow_critic_scale: float = option(
+        1.0, at_least=0, help="Weight of the loss that keeps the critic near its slow copy."
+    )
+    return_normalization: bool = option(
+        True,
+        help="Divides returns by the range between two percentiles before the actor sees them.",
+    )
+    return_norm_impl: str = option(
+        "perc",
+        choices=("perc", "meanstd"),
+        help="What returns are divided by: a range between percentiles, or the standard deviation.",
+    )
+    return_norm_debias: bool = option(
+        False, help="Corrects the running statistics for their start at zero, as Adam does."
+    )
+    return_norm_rate: float = option(
+        0.01,
+        above=0,
+        at_most=1,
+        help="Share of a batch's percentiles that flows into the running ones.",
+    )
+    return_norm_limit: float = option(
+        1.0,
+        above=0,
+        help="Least divisor of returns: smaller ranges are not blown up, so that sparse rewards stay quiet.",
+    )
+    return_norm_low: float = option(
+        5.0, unit="percent", help="Lower percentile of the range of returns."
+    )
+    return_norm_high: float = option(
+        95.0, unit="percent", help="Upper percentile of the range of returns."
+    )
+    replay_context: int = option(
+        1,
+        at_least=0,
+        unit="environment steps",
+        help="Stored steps before each trained sequence whose latents begin the recurrent state; 0 begins from zeros.",
+    )
 
     def units(self, network: str) -> int:
         """Width of the encoder, decoder, actor, critic, reward or continue network's layers."""
@@ -200,7 +356,8 @@ class DreamerV3Config(WorldModelConfig):
                 text += f", got {height} and {width}"
                 raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
         if len({shape[1:] for shape in images.values()}) > 1:
-            raise self.refuse("", f"all images must have one height and width, got {images}")
+            text = f"all images must have one height and width, got {images}"
+            raise self.refuse("", text, "env.image_size=[64,64] resizes")
         if self.cnn_depth * self.cnn_mults[-1] % self.decoder_blocks:
             text = f"* {self.cnn_mults[-1]} must be divisible by decoder_blocks"
             text += f" ({self.decoder_blocks}), got cnn_depth {self.cnn_depth}"

@@ -45,26 +45,29 @@ class DreamerV3Modules(WorldModel):
         self.rssm = RSSM(config, self.encoder.embed_dim, self.action_dim)
         self.decoder = Decoder(config, self.obs_spaces)
         self.feat_dim = config.deter_dim + config.stoch_discrete * config.stoch_classes  # F
-        self.reward = self._two_hot_head(config.units("reward"), config.reward_layers)
+        self.reward = self._two_hot_head(
+            config.units("reward"), config.reward_layers, config.reward_num_bins
+        )
         self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
         if not self.has_actor:
             return
         self.actor = Actor(config, self.action_spaces, self.feat_dim)
-        shape = config.units("critic"), config.critic_layers
+        bins = config.critic_num_bins or config.reward_num_bins
+        shape = config.units("critic"), config.critic_layers, bins
         self.critic = self._two_hot_head(*shape)
         self.slow_critic = self._two_hot_head(*shape).requires_grad_(False)
         self.slow_critic.load_state_dict(self.critic.state_dict())
         self.return_norm = RunningScale(
-            "perc" if config.return_normalization else "none",
+            config.return_norm_impl if config.return_normalization else "none",
             rate=config.return_norm_rate,
             limit=config.return_norm_limit,
             low=config.return_norm_low,
             high=config.return_norm_high,
+            debias=config.return_norm_debias,
         )
 
-    def _two_hot_head(self, units: int, layers: int) -> TwoHotHead:
-        bins, high = self.config.reward_num_bins, self.config.reward_bin_max
-        return TwoHotHead(self.feat_dim, units, layers, bins, high)
+    def _two_hot_head(self, units: int, layers: int, bins: int) -> TwoHotHead:
+        return TwoHotHead(self.feat_dim, units, layers, bins, self.config.reward_bin_max)
 
     @property
     def has_actor(self) -> bool:

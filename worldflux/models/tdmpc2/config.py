@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,28 +10,18 @@ from worldflux.config.fields import LARGEST_WHOLE
 from worldflux.config.model import LAYERS, LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
+from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
+
+OPTIONAL = "termination."  # weights that a model has only if it is episodic
 
 
 @dataclass
 class TDMPC2Config(WorldModelConfig):
-    """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m.
-
-    latent_dim: width of z, in groups of simnorm_dim. hidden_dim, num_hidden_layers: the MLPs of
-        dynamics, reward, Q and policy. encoder_dim, encoder_layers: the encoder; its last layer
-        gives z.
-    horizon, num_samples, num_elites, num_pi_trajs, iterations, min_std, max_std, temperature: MPPI.
-    momentum: share of its mean that MPPI keeps in each iteration (official: 0).
-    gamma: discount; None takes the official rule: (f - 1) / f with f = option(episode_length /, above=0, at_most=1)
-        discount_denom, within [discount_min, discount_max].
-    episode_length: agent steps of an episode; None: no limit, the runner takes the environment's.
-    episodic: the task can end an episode, which a termination head predicts.
-    num_tasks: tasks that one model learns together. With more than one the observation key `task`
-        says which it is, and every network also sees the task's learned embedding, task_dim wide.
-    task_names, task_action_dims, task_episode_lengths: of each task (0: no limit). Actions and
-        observations are as wide as the widest task's; a task acts in its first dimensions.
-    """
+    """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m."""
 
     needs_obs_shape: ClassVar[bool] = True
+    optional: ClassVar[tuple[str, ...]] = (OPTIONAL,)
+    official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     inert: ClassVar[dict[str, str]] = {
         "deter_dim": "its latent is latent_dim wide",
         "stoch_dim": "its latent is latent_dim wide",
@@ -49,54 +39,149 @@ class TDMPC2Config(WorldModelConfig):
 
     model_type: str = "tdmpc2"
     latent_type: LatentType = LatentType.SIMNORM
-    latent_dim: int = 512
+    latent_dim: int = option(512, help="Width of the latent z, in groups of simnorm_dim.")
     grad_clip: float = 20.0
-    simnorm_dim: int = option(8, at_least=1)
-    num_hidden_layers: int = option(2, at_least=1, at_most=LAYERS)
-    encoder_dim: int = option(256, at_least=1)
-    encoder_layers: int = option(2, at_least=1, at_most=LAYERS)
+    simnorm_dim: int = option(
+        8,
+        at_least=1,
+        help="Width of a SimNorm group: the softmax simplices that the latent z consists of.",
+    )
+    num_hidden_layers: int = option(
+        2, at_least=1, at_most=LAYERS, help="Hidden layers of dynamics, reward, Q and policy."
+    )
+    encoder_dim: int = option(256, at_least=1, help="Width of the encoder's hidden layers.")
+    encoder_layers: int = option(
+        2, at_least=1, at_most=LAYERS, help="Layers of the encoder of vectors; the last gives z."
+    )
     num_q_networks: int = option(
-        5, at_least=2, at_most=LAYERS
+        5,
+        at_least=2,
+        at_most=LAYERS,
+        help="Q networks of the ensemble; each target takes the smaller of two drawn at random.",
     )  # two of them are drawn for a target
-    num_bins: int = option(101, at_least=2)
-    bin_min: float = -10.0
-    bin_max: float = 10.0
-    dropout: float = option(0.01, at_least=0, below=1)
-    horizon: int = option(3, at_least=1)
-    iterations: int = option(6, at_least=1, at_most=LAYERS)
-    num_samples: int = option(512, at_least=1)
-    num_elites: int = option(64, at_least=1)
-    num_pi_trajs: int = option(24, at_least=0)
-    min_std: float = option(0.05, above=0)
-    max_std: float = 2.0
-    temperature: float = option(0.5, above=0)
-    momentum: float = option(0.0, at_least=0, at_most=1)
-    log_std_min: float = -10.0
-    log_std_max: float = 2.0
-    entropy_coef: float = option(1e-4, at_least=0)
-    gamma: float | None = None
-    episode_length: int | None = option(None, at_least=1, at_most=LARGEST_WHOLE)
-    discount_denom: float = option(5.0, above=0)
-    discount_min: float = option(0.95, above=0, at_most=1)
-    discount_max: float = option(0.995, above=0, at_most=1)
-    rho: float = option(0.5, above=0, at_most=1)
-    encoder_lr_scale: float = option(0.3, above=0, at_most=1)
-    target_q_tau: float = option(0.01, above=0, at_most=1)
-    consistency_loss_coef: float = option(20.0, at_least=0)
-    reward_loss_coef: float = option(0.1, at_least=0)
-    td_loss_coef: float = option(0.1, at_least=0)
-    policy_loss_coef: float = option(1.0, at_least=0)
-    termination_loss_coef: float = option(1.0, at_least=0)
-    episodic: bool = option(False, follows="env.terminates")
-    num_tasks: int = option(1, at_least=1, follows=ENVIRONMENT)
-    task_dim: int = option(96, at_least=1)
-    task_names: tuple[str, ...] = option((), follows=ENVIRONMENT)
-    task_action_dims: tuple[int, ...] = option((), follows=ENVIRONMENT)
-    task_episode_lengths: tuple[int, ...] = option((), follows=ENVIRONMENT)
+    num_bins: int = option(101, at_least=2, help="Bins of the two-hot reward and Q distributions.")
+    bin_min: float = option(-10.0, unit="symlog of the return", help="Lowest bin of reward and Q.")
+    bin_max: float = option(10.0, unit="symlog of the return", help="Highest bin of reward and Q.")
+    dropout: float = option(
+        0.01, at_least=0, below=1, help="Dropout in the first layer of each Q network."
+    )
+    horizon: int = option(
+        3,
+        at_least=1,
+        unit="environment steps",
+        help="Steps that the planner looks ahead and that the model is unrolled for in training.",
+    )
+    iterations: int = option(
+        6, at_least=1, at_most=LAYERS, help="Iterations of MPPI for each action."
+    )
+    num_samples: int = option(
+        512,
+        at_least=1,
+        help="Action sequences that MPPI evaluates in an iteration; time for each action is in proportion.",
+    )
+    num_elites: int = option(
+        64, at_least=1, help="Best sequences that MPPI refits its distribution to."
+    )
+    num_pi_trajs: int = option(24, at_least=0, help="Of the samples, those proposed by the policy.")
+    min_std: float = option(0.05, above=0, help="Least standard deviation of MPPI's distribution.")
+    max_std: float = option(2.0, help="Standard deviation that MPPI begins with, and its largest.")
+    temperature: float = option(
+        0.5,
+        above=0,
+        help="Sharpness of the weights of the elites: higher trusts the best one more.",
+    )
+    momentum: float = option(
+        0.0, at_least=0, at_most=1, help="Share of its mean that MPPI keeps in each iteration."
+    )
+    log_std_min: float = option(-10.0, help="Least log standard deviation of the policy.")
+    log_std_max: float = option(2.0, help="Largest log standard deviation of the policy.")
+    entropy_coef: float = option(
+        1e-4,
+        at_least=0,
+        help="Weight of the policy's entropy against scaled Q values; raise it where exploration ends too early.",
+    )
+    gamma: float | None = option(
+        None,
+        above=0,
+        at_most=1,
+        help="Discount for each step; null takes the official rule: (f - 1) / f with f = episode_length / discount_denom, within [discount_min, discount_max].",
+    )
+    episode_length: int | None = option(
+        None,
+        at_least=1,
+        at_most=LARGEST_WHOLE,
+        unit="environment steps",
+        help="Length of an episode, for the discount; null takes the environment's (no limit: discount_max).",
+    )
+    discount_denom: float = option(
+        5.0, above=0, help="Divides episode_length in the rule of the discount."
+    )
+    discount_min: float = option(0.95, above=0, at_most=1, help="Least discount of the rule.")
+    discount_max: float = option(0.995, above=0, at_most=1, help="Largest discount of the rule.")
+    rho: float = option(
+        0.5,
+        above=0,
+        at_most=1,
+        help="Weight of each further step of the unrolled losses: rho to the power of the step.",
+    )
+    encoder_lr_scale: float = option(
+        0.3,
+        above=0,
+        at_most=1,
+        help="The encoder's learning rate is this times training.learning_rate.",
+    )
+    target_q_tau: float = option(
+        0.01,
+        above=0,
+        at_most=1,
+        help="Share of the Q networks that flows into their target copy at each update.",
+    )
+    consistency_loss_coef: float = option(
+        20.0, at_least=0, help="Weight of the loss between predicted and encoded next latents."
+    )
+    reward_loss_coef: float = option(0.1, at_least=0, help="Weight of the reward loss.")
+    td_loss_coef: float = option(0.1, at_least=0, help="Weight of the Q networks' loss.")
+    policy_loss_coef: float = option(
+        1.0, at_least=0, help="Weight of the policy's loss, which has an optimizer of its own."
+    )
+    termination_loss_coef: float = option(
+        1.0, at_least=0, help="Weight of the termination head's loss, with episodic."
+    )
+    episodic: bool = option(
+        False,
+        follows="env.terminates",
+        resumable=True,
+        help="The task can end an episode, which a termination head learns; follows env.terminates. With false the head comes, fresh, at the first batch in which an episode ended.",
+    )
+    num_tasks: int = option(
+        1,
+        at_least=1,
+        follows=ENVIRONMENT,
+        help="Tasks that one model learns together. Above 1 the observation key task says which it is, and every network sees the task's learned embedding.",
+    )
+    task_dim: int = option(96, at_least=1, help="Width of the task embedding, with several tasks.")
+    task_names: tuple[str, ...] = option(
+        (), follows=ENVIRONMENT, help="Name of each task. Read off the environment."
+    )
+    task_action_dims: tuple[int, ...] = option(
+        (),
+        follows=ENVIRONMENT,
+        help="Action width of each task, which acts in its first dimensions; the rest is masked. Read off the environment.",
+    )
+    task_episode_lengths: tuple[int, ...] = option(
+        (),
+        follows=ENVIRONMENT,
+        unit="environment steps",
+        help="Length of each task's episodes, for its discount; 0: no limit. Read off the environment.",
+    )
 
     @property
     def multitask(self) -> bool:
         return self.num_tasks > 1
+
+    def of_weights(self, names: Collection[str]) -> TDMPC2Config:
+        episodic = any(name.startswith(OPTIONAL) for name in names)
+        return self if episodic == self.episodic else self.with_overrides(episodic=episodic)
 
     def with_spaces(
         self,

@@ -15,7 +15,8 @@ from worldflux.config.spaces import Space
 from worldflux.data.gym_source import ConsecutiveChunks
 from worldflux.data.ratio import UpdateRatio
 from worldflux.data.replay import SequenceReplay
-from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear
+from worldflux.models.dreamerv3.convolutions import Conv
+from worldflux.models.dreamerv3.layers import BlockLinear, Linear
 
 
 def compare_flow(settings: Mapping[str, Any], comparison: Comparison) -> None:
@@ -100,8 +101,10 @@ def replay_trace(case: dict[str, Any]) -> Iterator[Case]:
         step = {"t": zeros + t, "reward": zeros, "is_first": first, "is_last": last}
         replay.add({**step, "is_terminal": last})
         yield f"{t}/num_items", entry["num_items"], replay.windows, 0.0
-        count = replay.windows // workers
-        starts = [[w, replay.oldest + i] for w in range(workers) for i in range(count)]
+        last_start = t - length + 1
+        starts = [
+            [w, first] for w in range(workers) for first in range(replay.oldest(w), last_start + 1)
+        ]
         yield f"{t}/item_starts", entry["item_starts"], starts, 0.0
         samples = entry["online_samples"]
         if samples:

@@ -12,7 +12,7 @@ import torch
 from tests.parity.comparison.compare import Comparison, Computation, Recorded, compare, flatten_json
 from tests.parity.comparison.tdmpc2.forward import Forward, compare_checkpoint_io
 from tests.parity.comparison.tdmpc2.plan import Planning
-from tests.parity.comparison.tdmpc2.subject import Subject, compare_settings
+from tests.parity.comparison.tdmpc2.subject import Doubles, Subject, compare_settings
 from tests.parity.comparison.tdmpc2.update import Update
 from worldflux.errors import ConfigurationError
 from worldflux.models.tdmpc2.official.checkpoint import (
@@ -52,9 +52,7 @@ def compare_folder(
     comparison = Comparison()
     check_files(folder, comparison)
     config = {name: value.tolist() for name, value in flatten_json(folder / "config.json").items()}
-    doubles = Recorded({}, "float64_outputs/")
-    if (folder / "float64_outputs.npz").is_file():
-        doubles = Recorded.load(folder / "float64_outputs.npz", "float64_outputs/")
+    doubles = Doubles.of(folder)
     subject = Subject(config, Computation(dtype, compile))
     load_official(subject.model, Recorded.load(folder / "weights.npz").arrays)
     compare_settings(subject, comparison)
@@ -88,14 +86,15 @@ def compare_checkpoint(
     folder: Path,
     name: str,
     config: dict[str, object],
-    doubles: Recorded,
+    doubles: Doubles,
     comparison: Comparison,
     dtype: torch.dtype,
 ) -> None:
     """Imports a checkpoint, loads the model folder that was written and compares with it."""
     with tempfile.TemporaryDirectory() as temporary:
-        import_checkpoint(folder / name, Path(temporary) / "model")
-        model = TDMPC2.from_pretrained(Path(temporary) / "model")
+        out = Path(temporary) / "model"
+        import_checkpoint(folder / name, out, config=folder / "config.json")
+        model = TDMPC2.from_pretrained(out)
     compare_weights(model, folder / name, comparison)
     if not (folder / "checkpoint_io.npz").is_file():
         return

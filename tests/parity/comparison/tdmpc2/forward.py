@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.comparison.compare import Comparison, Recorded
-from tests.parity.comparison.tdmpc2.subject import Subject, Twice
+from tests.parity.comparison.tdmpc2.subject import Doubles, Subject, Twice
 from worldflux.core.math import episode_discount, symexp, symlog, symlog_two_hot
 from worldflux.models.tdmpc2.distributions import SquashedNormal, SymlogTwoHot
 from worldflux.models.tdmpc2.losses import entropies, termination_statistics
@@ -21,7 +21,7 @@ class Forward:
     """The comparisons of one folder's single functions. N rows, L latent, K bins."""
 
     def __init__(
-        self, subject: Subject, recorded: Recorded, doubles: Recorded, comparison: Comparison
+        self, subject: Subject, recorded: Recorded, doubles: Doubles, comparison: Comparison
     ):
         self.subject, self.model, self.recorded = subject, subject.model, recorded
         self.check = Twice(recorded, doubles, comparison, subject.dtype)
@@ -125,7 +125,7 @@ class Forward:
 
 @torch.no_grad()
 def compare_checkpoint_io(
-    subject: Subject, recorded: Recorded, doubles: Recorded, comparison: Comparison
+    subject: Subject, recorded: Recorded, doubles: Doubles, comparison: Comparison
 ) -> None:
     """Encoder, policy and Q of a loaded checkpoint."""
     model = subject.model

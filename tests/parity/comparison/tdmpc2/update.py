@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.parity.comparison.compare import Comparison, Recorded
 from tests.parity.comparison.tdmpc2.forward import ENTROPY
-from tests.parity.comparison.tdmpc2.subject import Subject, Twice
+from tests.parity.comparison.tdmpc2.subject import Doubles, Subject, Twice
 from worldflux.models.tdmpc2.objective import ModelStep, Noise, Slices
 from worldflux.models.tdmpc2.official.weights import load_official
 
@@ -35,7 +35,7 @@ METRICS = {
 class Update:
     """The comparisons of consecutive updates on one batch, done by the agent's own `update`."""
 
-    def __init__(self, subject: Subject, folder: Path, doubles: Recorded, comparison: Comparison):
+    def __init__(self, subject: Subject, folder: Path, doubles: Doubles, comparison: Comparison):
         self.subject, self.agent, self.folder = subject, subject.agent, folder
         self.doubles, self.comparison = doubles, comparison
 

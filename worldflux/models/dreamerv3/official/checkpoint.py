@@ -7,21 +7,22 @@ Layout: `LOGDIR/ckpt/latest` names the newest save, `LOGDIR/ckpt/<time>/` holds 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldflux.config.base import read_yaml
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.official.config import config_from_official, setting
 from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
+from worldflux.models.dreamerv3.official.settings import SECTION, Settings, settings_of
 from worldflux.models.dreamerv3.official.spaces import action_spaces_of, obs_spaces_of
 from worldflux.models.dreamerv3.official.weights import load_official, official_names
 from worldflux.models.dreamerv3.world_model import DreamerV3
-from worldflux.models.official import faults, new_folder
+from worldflux.models.official import Imported, add_settings, faults, file_settings, new_folder
 
 IMPORT_HELP = "a run's log folder (with config.yaml), its ckpt folder or one save in it"
 SLOW_COUNT = "slowval_count/value"
@@ -29,12 +30,11 @@ SLOW_COUNT = "slowval_count/value"
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """A complete save. params: arrays by official names. agent, task: from config.yaml."""
+    """A complete save. params: arrays by official names. task: from config.yaml."""
 
     folder: Path
     params: dict[str, np.ndarray]
-    agent: Mapping[str, Any]
-    replay_context: int
+    settings: Settings
     task: str
     replay: list[Path]
 
@@ -58,22 +58,32 @@ def find_save(path: Path) -> Path:
     return path
 
 
-def read_checkpoint(path: Path) -> OfficialCheckpoint:
-    """Reads weights and settings. CheckpointError or ConfigurationError name what is wrong."""
+def read_checkpoint(
+    path: Path, config: Path | None = None, settings: Sequence[str] = ()
+) -> OfficialCheckpoint:
+    """Reads weights and settings. CheckpointError or ConfigurationError name what is wrong.
+
+    config, settings: a file of settings, which comes before config.yaml and can stand for it, and
+    words NAME=VALUE, which come before both.
+    """
     folder = find_save(path)
     logdir = next((p for p in folder.parents if (p / "config.yaml").is_file()), None)
-    if logdir is None or len(folder.relative_to(logdir).parts) > 2:
-        raise CheckpointError(f"{folder.parent.parent} has no config.yaml with the run's settings")
-    config = read_yaml(logdir / "config.yaml")
-    if not isinstance(config, dict) or not isinstance(config.get("agent"), dict):
-        raise ConfigurationError(f"{logdir / 'config.yaml'} has no section 'agent'")
+    run: dict[str, Any] = {}
+    if logdir is not None and len(folder.relative_to(logdir).parts) <= 2:
+        run = file_settings(logdir / "config.yaml")
+        if not any(name.startswith(SECTION) for name in run):
+            raise ConfigurationError(f"{logdir / 'config.yaml'} has no section 'agent'")
+    elif config is None:
+        text = f"{folder.parent.parent} has no config.yaml with the run's settings"
+        raise CheckpointError(f"{text}; --config FILE names one")
+    params = read_params(folder)
+    replay = (logdir or folder.parent.parent) / "replay"
     return OfficialCheckpoint(
         folder=folder,
-        params=read_params(folder),
-        agent=config["agent"],
-        replay_context=int(config.get("replay_context", 1)),
-        task=str(config.get("task", "official")),
-        replay=sorted((logdir / "replay").glob("*.npz"), reverse=True),
+        params=params,
+        settings=settings_of(run, params, config, settings),
+        task=str(run.get("task", "official")),
+        replay=sorted(replay.glob("*.npz"), reverse=True),
     )
 
 
@@ -97,16 +107,17 @@ def read_params(folder: Path) -> dict[str, np.ndarray]:
 
 def model_for(checkpoint: OfficialCheckpoint) -> DreamerV3:
     """An untrained model of the checkpoint's settings and spaces."""
-    obs = obs_spaces_of(checkpoint.params, checkpoint.agent, checkpoint.replay)
+    agent = checkpoint.settings.agent
+    obs = obs_spaces_of(checkpoint.params, agent, checkpoint.replay)
     actions = action_spaces_of(checkpoint.params, checkpoint.replay)
     if not obs or not actions:
         what = "observation (dec/...)" if not obs else "action (pol/head/...)"
         raise CheckpointError(f"{checkpoint.folder} holds no weights of any {what}")
     config = config_from_official(
-        checkpoint.agent,
+        agent,
         obs,
         actions,
-        replay_context=checkpoint.replay_context,
+        replay_context=checkpoint.settings.replay_context,
         name=checkpoint.task,
     )
     return DreamerV3(config)
@@ -146,23 +157,36 @@ def check_entries(
         raise CheckpointError(f"{folder} does not fit its config.yaml; {text}")
 
 
-def load_checkpoint(path: str | Path) -> DreamerV3:
-    """The model of an official checkpoint, every weight and statistic checked."""
-    checkpoint = read_checkpoint(Path(path))
-    model = model_for(checkpoint)
-    check_entries(checkpoint.folder, checkpoint.params, expected_shapes(model, checkpoint.agent))
+def load_checkpoint(
+    path: str | Path, config: Path | None = None, settings: Sequence[str] = ()
+) -> Imported:
+    """The model of an official checkpoint, every weight and statistic checked; see `read_checkpoint`."""
+    checkpoint = read_checkpoint(Path(path), config, settings)
+    model, chosen = model_for(checkpoint), checkpoint.settings
+    check_entries(checkpoint.folder, checkpoint.params, expected_shapes(model, chosen.agent))
     load_official(model, checkpoint.params)
-    return model
+    return Imported(model, chosen.assumed, chosen.unused)
 
 
-def import_checkpoint(checkpoint: str | Path, out: str | Path) -> DreamerV3:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of `worldflux import` for this family, by the names of `import_checkpoint`."""
+    add_settings(parser)
+
+
+def import_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+) -> Imported:
     """Writes an official checkpoint as a model folder of ours; returns the model.
 
-    checkpoint: a run's log folder, its `ckpt` folder or one save in it. Raises CheckpointError for
-    one that is damaged, incomplete or does not fit its own settings and ConfigurationError for
-    settings that our model does not have; nothing is written then.
+    checkpoint: a run's log folder, its `ckpt` folder or one save in it. config, settings: see
+    `read_checkpoint`. Raises CheckpointError for a checkpoint that is damaged, incomplete or does
+    not fit its own settings and ConfigurationError for settings that our model does not have or that
+    the weights contradict; nothing is written then.
     """
     target = new_folder(out)
-    model = load_checkpoint(checkpoint)
-    model.save_pretrained(target)
-    return model
+    imported = load_checkpoint(checkpoint, config, settings)
+    imported.model.save_pretrained(target)
+    return imported

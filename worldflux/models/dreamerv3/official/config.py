@@ -9,6 +9,7 @@ from worldflux.config.modalities import action_spec_of, modalities_of
 from worldflux.config.spaces import Space
 from worldflux.errors import ConfigurationError
 from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.models.dreamerv3.official.names import FIELDS
 
 # What our model does and an official run might have chosen otherwise.
 FIXED = {
@@ -32,59 +33,11 @@ FIXED = {
     "contdisc": True,
     "imag_loss.slowtar": False,
     "repl_loss.slowtar": False,
-    "retnorm.debias": False,
     "valnorm.impl": "none",
     "advnorm.impl": "none",
     "reward_grad": True,
-    "repval_loss": True,
     "repval_grad": True,
     "opt.momentum": True,
-}
-
-# Our field and the official settings that it stands for; several must agree.
-FIELDS = {
-    "deter_dim": ("dyn.rssm.deter",),
-    "stoch_discrete": ("dyn.rssm.stoch",),
-    "stoch_classes": ("dyn.rssm.classes",),
-    "blocks": ("dyn.rssm.blocks",),
-    "dyn_layers": ("dyn.rssm.dynlayers",),
-    "obs_layers": ("dyn.rssm.obslayers",),
-    "img_layers": ("dyn.rssm.imglayers",),
-    "unimix": ("dyn.rssm.unimix",),
-    "kl_free": ("dyn.rssm.free_nats",),
-    "hidden_dim": ("dyn.rssm.hidden",),
-    "encoder_units": ("enc.simple.units",),
-    "decoder_units": ("dec.simple.units",),
-    "reward_units": ("rewhead.units",),
-    "continue_units": ("conhead.units",),
-    "actor_units": ("policy.units",),
-    "critic_units": ("value.units",),
-    "encoder_layers": ("enc.simple.layers",),
-    "decoder_layers": ("dec.simple.layers",),
-    "use_symlog": ("enc.simple.symlog",),
-    "cnn_depth": ("enc.simple.depth", "dec.simple.depth"),
-    "cnn_mults": ("enc.simple.mults", "dec.simple.mults"),
-    "cnn_kernel": ("enc.simple.kernel", "dec.simple.kernel"),
-    "decoder_blocks": ("dec.simple.bspace",),
-    "reward_layers": ("rewhead.layers",),
-    "continue_layers": ("conhead.layers",),
-    "actor_layers": ("policy.layers",),
-    "critic_layers": ("value.layers",),
-    "reward_num_bins": ("rewhead.bins", "value.bins"),
-    "actor_min_std": ("policy.minstd",),
-    "actor_max_std": ("policy.maxstd",),
-    "imagination_horizon": ("imag_length",),
-    "imagination_starts": ("imag_last",),
-    "discount_horizon": ("horizon",),
-    "lambda_": ("imag_loss.lam", "repl_loss.lam"),
-    "actor_entropy_coef": ("imag_loss.actent",),
-    "slow_critic_fraction": ("slowvalue.rate",),
-    "slow_critic_every": ("slowvalue.every",),
-    "slow_critic_scale": ("imag_loss.slowreg", "repl_loss.slowreg"),
-    "return_norm_rate": ("retnorm.rate",),
-    "return_norm_limit": ("retnorm.limit",),
-    "return_norm_low": ("retnorm.perclo",),
-    "return_norm_high": ("retnorm.perchi",),
 }
 
 LOSSES = {
@@ -128,8 +81,8 @@ def config_from_official(
         if setting(agent, path) != value
     ]
     impl = setting(agent, "retnorm.impl")
-    if impl not in ("perc", "none"):
-        wrong.append(f"agent.retnorm.impl is {impl!r}, expected 'perc' or 'none'")
+    if impl not in ("perc", "meanstd", "none"):
+        wrong.append(f"agent.retnorm.impl is {impl!r}, expected 'perc', 'meanstd' or 'none'")
     wrong += [text for paths in FIELDS.values() if (text := _disagreement(agent, paths))]
     if wrong:
         raise ConfigurationError("the official configuration cannot be taken: " + "; ".join(wrong))
@@ -137,14 +90,20 @@ def config_from_official(
     for field in [name for name in values if name.endswith("_units")]:
         if values[field] == values["hidden_dim"]:
             del values[field]
+    if values["critic_num_bins"] == values["reward_num_bins"]:
+        del values["critic_num_bins"]
     scales = {ours: setting(agent, f"loss_scales.{theirs}") for ours, theirs in LOSSES.items()}
+    if not setting(agent, "repval_loss"):
+        scales["replay_value"] = 0.0
+    if impl != "none":
+        values["return_norm_impl"] = impl
     return DreamerV3Config(
         **values,
         model_name=name,
         learning_rate=float(setting(agent, "opt.lr")),
         actor_critic=True,
         loss_scales=scales,
-        return_normalization=impl == "perc",
+        return_normalization=impl != "none",
         replay_context=replay_context,
         observation_modalities=modalities_of(obs_spaces),
         action_spec=action_spec_of(action_spaces),

@@ -1,7 +1,8 @@
 """Official TD-MPC2 checkpoints: read safely, turned into model folders of ours, and written back.
 
 A file is `{"model": weights by name}`. It holds no settings: sizes are read off the shapes; what
-the shapes do not show (SimNorm groups, bins, planner, discount) are the official defaults.
+the shapes do not show (SimNorm groups, range of the bins, planner, discount) is named by the caller
+or assumed to be the official default.
 """
 
 from __future__ import annotations
@@ -11,14 +12,32 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldflux.errors import CheckpointError, ConfigurationError
-from worldflux.models.official import faults, new_folder
+from worldflux.models.official import (
+    Imported,
+    Named,
+    add_settings,
+    defaults_of,
+    faults,
+    new_folder,
+    renamed,
+)
 from worldflux.models.tdmpc2.config import TDMPC2Config
+from worldflux.models.tdmpc2.official.settings import (
+    FIELDS,
+    PICTURELESS,
+    SHAPES_ONLY,
+    TASKS,
+    check_derived,
+    check_facts,
+    named_settings,
+)
 from worldflux.models.tdmpc2.official.tasks import official_tasks
 from worldflux.models.tdmpc2.official.weights import DETACHED, is_old, load_official, official_names
 from worldflux.models.tdmpc2.pixels import SIDE
@@ -55,55 +74,99 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def config_of(
-    weights: Mapping[str, Tensor], name: str = "official", action_dims: Sequence[int] = ()
-) -> TDMPC2Config:
-    """The configuration that the shapes of official weights belong to.
+def shown_fields(weights: Mapping[str, Tensor], action_dims: Sequence[int] = ()) -> dict[str, Any]:
+    """What the shapes of official weights show, by our field; CheckpointError: of no model.
 
     action_dims: of each task, for multi-task files of the first layout, which lack them.
     """
-    old, pictures = is_old(weights), any(key.startswith("_encoder.rgb.") for key in weights)
+    old, pictures = is_old(weights), has_pictures(weights)
     try:
         depth = _layers(weights, "_dynamics") - 1
         latent = weights[f"_dynamics.{depth}.weight"].shape[0]
         hidden, joint = weights["_dynamics.0.weight"].shape
         tasks, task_dim = weights.get(TASK_EMBEDDING, torch.empty(1, 0)).shape
         first, last = ("0", f"{4 * depth}") if old else ("0.weight", f"{depth}.weight")
-        low = int(weights.get("log_std_min", torch.tensor(-10)))
-        span = int(weights.get("log_std_dif", torch.tensor(12)))
-        fields: dict[str, Any] = {"action_dim": joint - latent - task_dim}
+        fields: dict[str, Any] = {
+            "action_dim": joint - latent - task_dim,
+            "latent_dim": latent,
+            "hidden_dim": hidden,
+            "num_hidden_layers": depth,
+            "num_q_networks": weights[f"_Qs.params.{first}"].shape[0],
+            "num_bins": weights[f"_Qs.params.{last}"].shape[1],
+            "episodic": "_termination.0.weight" in weights,
+        }
+        if "log_std_min" in weights:
+            low = int(weights["log_std_min"])
+            fields |= {"log_std_min": low, "log_std_max": low + int(weights["log_std_dif"])}
         fields |= _picture_fields(weights) if pictures else _vector_fields(weights, task_dim)
         if TASK_EMBEDDING in weights:
             fields |= {"num_tasks": tasks, "task_dim": task_dim}
             fields |= _task_fields(weights, tasks, action_dims)
-        return TDMPC2Config(
-            model_name=name,
-            latent_dim=latent,
-            hidden_dim=hidden,
-            num_hidden_layers=depth,
-            num_q_networks=weights[f"_Qs.params.{first}"].shape[0],
-            num_bins=weights[f"_Qs.params.{last}"].shape[1],
-            log_std_min=low,
-            log_std_max=low + span,
-            episodic="_termination.0.weight" in weights,
-            **fields,
-        )
+        return fields
     except KeyError as error:
         raise CheckpointError(f"the weight {error} is missing") from None
-    except (ConfigurationError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise CheckpointError(f"its shapes belong to no model: {error}") from None
+
+
+def config_of(
+    weights: Mapping[str, Tensor],
+    name: str = "official",
+    action_dims: Sequence[int] = (),
+    named: Mapping[str, Named] = MappingProxyType({}),
+) -> tuple[TDMPC2Config, dict[str, Any]]:
+    """The configuration of official weights, and what of it is assumed, by official names.
+
+    named: settings that the caller named, by our field. CheckpointError for shapes of no model,
+    ConfigurationError for settings that do not fit them.
+    """
+    dims = named["task_action_dims"].value if "task_action_dims" in named else ()
+    shown = shown_fields(weights, action_dims or dims)
+    check_facts(named, shown, has_pictures(weights))
+    taken = {f for f in FIELDS.values() if f not in (*shown, *unused_fields(weights))}
+    chosen = {field: entry.value for field, entry in named.items() if field in taken}
+    if "episode_length" in chosen:
+        chosen.pop("gamma", None)  # follows from it; checked below
+    fields = {name: value for name, value in shown.items() if name not in SHAPES_ONLY}
+    try:
+        config = TDMPC2Config(model_name=name, **fields, **chosen)
+    except ConfigurationError as error:
+        if chosen:
+            raise renamed(error, named) from None
+        hint = "; the official setting simnorm_dim=N says otherwise" * (error.key == "latent_dim")
+        raise CheckpointError(f"its shapes belong to no model: {error}{hint}") from None
+    check_derived(named, config)
+    assumed = defaults_of(TDMPC2Config, FIELDS, taken - chosen.keys() - {"gamma"})
+    if "episode_length" in assumed:
+        assumed["episode_length"] = "that of the environment it plays in"
+    return config, assumed
+
+
+def unused_fields(weights: Mapping[str, Tensor]) -> set[str]:
+    """Our fields that mean nothing for a model of such weights."""
+    names = {*SHAPES_ONLY, *(PICTURELESS if has_pictures(weights) else ())}
+    names |= {"episode_length"} if TASK_EMBEDDING in weights else {"task_dim", *TASKS}
+    return {FIELDS[name] for name in names}
+
+
+def has_pictures(weights: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("_encoder.rgb.") for key in weights)
 
 
 def _vector_fields(weights: Mapping[str, Tensor], task_dim: int) -> dict[str, Any]:
     units, inputs = weights["_encoder.state.0.weight"].shape
     # The official settings 1 and 2 both mean two layers.
     layers = _layers(weights, "_encoder.state")
-    return {"obs_shape": (inputs - task_dim,), "encoder_dim": units, "encoder_layers": layers}
+    width = inputs - task_dim
+    fields = {"obs_shape": (width,), "encoder_dim": units, "encoder_layers": layers}
+    return {**fields, "obs_dim": width}
 
 
 def _picture_fields(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    shape = (weights["_encoder.rgb.2.weight"].shape[1], SIDE, SIDE)
-    return {"observation_modalities": {"obs": {"shape": shape, "dtype": "uint8"}}}
+    channels, inputs, *_ = weights["_encoder.rgb.2.weight"].shape
+    shape = (inputs, SIDE, SIDE)
+    modalities = {"obs": {"shape": shape, "dtype": "uint8"}}
+    return {"observation_modalities": modalities, "num_channels": channels}
 
 
 def _task_fields(
@@ -151,21 +214,32 @@ def check_entries(path: Path, model: TDMPC2, weights: Mapping[str, Tensor]) -> N
         raise CheckpointError(f"{path} is no TD-MPC2 checkpoint that is known; {text}")
 
 
-def load_checkpoint(path: str | Path, action_dims: Sequence[int] = ()) -> TDMPC2:
-    """The model of an official checkpoint file, every name and shape checked; see `config_of`."""
+def load_checkpoint(
+    path: str | Path,
+    action_dims: Sequence[int] = (),
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+) -> Imported:
+    """The model of an official checkpoint file, every name and shape checked; see `config_of`.
+
+    config, settings: a file of settings and words NAME=VALUE, which come before it.
+    """
     file = Path(path)
     weights = read_checkpoint(file)
+    named, unused = named_settings(config, settings)
     try:
-        model = TDMPC2(config_of(weights, file.stem, action_dims))
+        made, assumed = config_of(weights, file.stem, action_dims, named)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
+    model = TDMPC2(made)
     check_entries(file, model, weights)
     load_official(model, weights)
-    return model
+    return Imported(model, assumed, unused)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of `worldflux import` for this family, by the names of `import_checkpoint`."""
+    add_settings(parser)
     parser.add_argument(
         "--action-dims",
         type=_numbers,
@@ -183,18 +257,22 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def import_checkpoint(
-    checkpoint: str | Path, out: str | Path, action_dims: Sequence[int] | None = None
-) -> TDMPC2:
+    checkpoint: str | Path,
+    out: str | Path,
+    action_dims: Sequence[int] | None = None,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+) -> Imported:
     """Writes an official checkpoint file as a model folder of ours; returns the model.
 
-    action_dims: see `config_of`. Raises CheckpointError for a file that is damaged or has other
-    weights than one network layout explains and ConfigurationError where `out` is taken; nothing
-    is written then.
+    action_dims, config, settings: see `load_checkpoint`. Raises CheckpointError for a file that is
+    damaged or has other weights than one network layout explains, ConfigurationError where `out` is
+    taken or a setting contradicts the weights; nothing is written then.
     """
     target = new_folder(out)
-    model = load_checkpoint(checkpoint, action_dims or ())
-    model.save_pretrained(target)
-    return model
+    imported = load_checkpoint(checkpoint, action_dims or (), config, settings)
+    imported.model.save_pretrained(target)
+    return imported
 
 
 def official_entries(model: TDMPC2) -> OrderedDict[str, Any]:
