@@ -19,6 +19,7 @@ from gymnasium.wrappers import TimeLimit
 from worldflux.config.env import EnvConfig
 from worldflux.envs.failures import make_error
 from worldflux.envs.gate import Gate
+from worldflux.envs.own_wrappers import wrapped
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
@@ -195,7 +196,7 @@ def _seed_process(seed: int, index: int) -> None:
 
 def prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
-    env = suite(config).make(config, render)
+    env = wrapped(suite(config).make(config, render), config.wrappers)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
     env = Gate(env, observed=not frames)
     if frames and config.frame_pool > 1:
