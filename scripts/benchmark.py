@@ -4,11 +4,14 @@
         --length 64 --precision float32 --json
     python scripts/benchmark.py tdmpc2 --size 5m --obs 24 --actions 6 --batch 256 --json
 
-The share of the matrix-product peak is the update's own arithmetic (matrix products and
-convolutions, forward and backward) per second over the best rate that a large product reaches in
-the same process and precision. The whole loop steps a free environment, so that its figure is the
-cost of WorldFlux alone: acting, replay and the updates that the train ratio asks for. An action of
-TD-MPC2 is a planned one.
+    python scripts/benchmark.py dreamerv3 --image 64 --compare before.json
+    python scripts/benchmark.py dreamerv3 --growth growth.png
+
+The share of the matrix-product peak is the arithmetic (matrix products and convolutions, forward and
+backward) per second over the best rate that a large product reaches in the same process and
+precision: it, and not the time, can be compared with another machine. The whole loop steps a free
+environment, so that its figure is the cost of WorldFlux alone: acting, replay and the updates that
+the train ratio asks for. An action of TD-MPC2 is a planned one.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ import json
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -32,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldflux import get_config
 from worldflux.config.env import EnvConfig
 from worldflux.config.spaces import Space
+from worldflux.core.allocator import keep_freed_memory
 from worldflux.data.collect import Collector
 from worldflux.data.replay import SequenceReplay
 from worldflux.envs.make import make_envs
@@ -49,6 +56,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "training": dict(optimizer="laprop", agc=0.3, grad_clip=0.0, learning_rate=4e-5),
         "model": {"actor_critic": True},
         "action": "act_ms",
+        "sizes": ["size250k", "size1m", "size12m"],
     },
     "tdmpc2": {
         "size": "5m",
@@ -58,8 +66,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "training": dict(optimizer="adam", grad_clip=20.0, learning_rate=3e-4),
         "model": {"episode_length": 500},
         "action": "plan_ms",
+        "sizes": ["75k", "1m", "5m"],
     },
 }
+# What `--growth` varies, one at a time: factors of the usual value, or values.
+GROWTH: dict[str, list[float]] = {
+    "batch": [0.25, 0.5, 1, 2],
+    "length": [0.5, 1, 2],
+    "replay": [20_000, 200_000, 1_000_000],
+    "envs": [1, 4, 16],
+}
+# Figures in ms, and the share of the peak that goes with each.
+TIMES = {
+    "update_ms": "peak_share",
+    "act_ms": "action_peak_share",
+    "plan_ms": "action_peak_share",
+    "env_step_ms": "loop_peak_share",
+    "sample_ms": None,
+}
+# What must be the same where two figures are compared.
+SETTINGS = ("family", "size", "observation", "actions", "batch", "length", "train_ratio", "device")
 
 
 class FreeEnv(gym.Env):
@@ -110,11 +136,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--train-ratio", type=float, help="for the whole loop")
     parser.add_argument("--envs", type=int, default=1, help="environments acted in at once")
+    parser.add_argument("--replay", type=int, default=20_000, help="steps that the replay holds")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--repeats", type=int, default=20, help="timed updates; medians are shown")
+    parser.add_argument("--free-memory", action="store_true", help="training.keep_memory=false")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--compare", metavar="FILE", type=Path, help="ratios to figures of --json")
+    text = "also measure how cost grows, and draw it"
+    parser.add_argument("--growth", metavar="PICTURE", type=Path, help=text)
     args = parser.parse_args()
     for name in ("size", "batch", "length", "train_ratio"):
         if getattr(args, name) is None:
@@ -131,6 +162,7 @@ def build(args: argparse.Namespace) -> Setup:
         lambda: FreeEnv(shape, args.actions, args.discrete),  # type: ignore[arg-type]
         disable_env_checker=True,
     )
+    capacity = max(args.replay, 4 * (args.length + 1) * args.envs)
     envs = make_envs(EnvConfig(id="WorldFluxFree-v0"), num_envs=args.envs, mode="sync", seed=0)
     family = FAMILIES[args.family]
     config = get_config(f"{args.family}:{args.size}", obs_shape=shape, **family["model"])
@@ -149,7 +181,7 @@ def build(args: argparse.Namespace) -> Setup:
     length = args.length + agent.replay_context
     replay = SequenceReplay(
         spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **agent.entry_spaces},
-        capacity=max(20_000, 4 * length * args.envs),
+        capacity=capacity,
         length=length,
         num_envs=args.envs,
         online=True,
@@ -157,7 +189,7 @@ def build(args: argparse.Namespace) -> Setup:
         entries=list(agent.entry_spaces),
     )
     collector = Collector(envs, replay)
-    collector.collect(None, 2 * args.batch * length)
+    collector.collect(None, max(args.replay, 2 * args.batch * length))
     return Setup(agent, draw(replay, args.batch, agent.device)[0], envs, collector, replay)
 
 
@@ -245,8 +277,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     carry, row = agent.initial_carry(args.envs), setup.envs.last
     agent.act(carry, row, True)
     act_ms = median_ms(lambda: agent.act(carry, row, True), args.repeats, device)
+    sample_ms = median_ms(lambda: setup.replay.sample(args.batch), args.repeats, device)
     loop_ms = whole_loop_ms(args, setup, max(4, args.repeats // 2))
     flops, act_flops = count_flops(args, setup)
+    updates_per_step = args.train_ratio / (args.batch * args.length)
+    loop_flops = flops * updates_per_step + act_flops / args.envs
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "family": args.family,
@@ -263,28 +298,113 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "update_ms": round(update_ms, 1),
         FAMILIES[args.family]["action"]: round(act_ms, 3),
         "env_step_ms": round(loop_ms, 3),
+        "sample_ms": round(sample_ms, 3),
+        "replay": args.replay,
+        "envs": args.envs,
+        "keep_memory": not args.free_memory,
         "train_ratio": args.train_ratio,
         "flops_per_update": flops,
         "flops_per_action": act_flops,
         "matmul_peak_gflops": round(peak, 1),
         "peak_share": round(flops / (update_ms * 1e6) / peak, 4),
         "action_peak_share": round(act_flops / (act_ms * 1e6) / peak, 4),
+        "loop_peak_share": round(loop_flops / (loop_ms * 1e6) / peak, 4),
         "peak_rss_mb": round(rss, 1),
         "compile_s": round(max(0.0, first - update_ms / 1000), 1) if not args.eager else 0.0,
         "parameters": sum(p.numel() for p in agent.model.parameters() if p.requires_grad),
     }
 
 
+def table(figures: dict[str, Any]) -> str:
+    """The figures as text, every time with its share of the peak."""
+    shares = {share for share in TIMES.values() if share}
+    lines = []
+    for name, value in figures.items():
+        share = TIMES.get(name)
+        beside = f"  {figures[share]:.1%} of the peak" if share else ""
+        if name not in shares:
+            lines.append(f"{name:20} {value}{beside}")
+    return "\n".join(lines)
+
+
+def comparison(now: dict[str, Any], before: dict[str, Any]) -> str:
+    """Both figures of every time, and how many times as fast this one is."""
+    lines = [
+        f"differs: {name}: {before.get(name)} there, {now[name]} here"
+        for name in SETTINGS
+        if before.get(name) != now[name]
+    ]
+    lines.append(f"{'':14} {'there':>10} {'here':>10} {'ratio':>7}   share of the peak")
+    for name, share in TIMES.items():
+        if name in now and name in before:
+            shares = f"{before[share]:7.1%} {now[share]:7.1%}" if share else ""
+            ratio = before[name] / now[name]
+            lines.append(
+                f"{name:14} {before[name]:10.2f} {now[name]:10.2f} {ratio:7.2f}   {shares}"
+            )
+    memory = before["peak_rss_mb"], now["peak_rss_mb"]
+    lines.append(
+        f"{'peak_rss_mb':14} {memory[0]:10.0f} {memory[1]:10.0f} {memory[0] / memory[1]:7.2f}"
+    )
+    return "\n".join(lines)
+
+
+def growth(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Figures by what is varied, each of a process of its own, whose memory is its own too."""
+    points: dict[str, list[tuple[str, ...]]] = {
+        name: [(f"--{name}", str(int(v if v >= 1000 or name == "envs" else v * getattr(args, name))))
+               for v in values]
+        for name, values in GROWTH.items()
+    }  # fmt: skip
+    points["size"] = [("--size", size) for size in FAMILIES[args.family]["sizes"]]
+    ours = ("--json", "--growth", "--compare")
+    values = (str(args.growth), str(args.compare))
+    words = [word for word in sys.argv[1:] if not word.startswith(ours) and word not in values]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for name, options in points.items():
+        curves[name] = []
+        for option in options:
+            command = [sys.executable, __file__, *words, *option, "--json"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            curves[name].append(json.loads(done.stdout))
+            print(
+                f"{' '.join(option):22} {curves[name][-1]['update_ms']:10.1f} ms", file=sys.stderr
+            )
+    return curves
+
+
+def draw_growth(curves: dict[str, list[dict[str, Any]]], action: str, picture: Path) -> None:
+    """One panel for each thing that was varied: times, and memory beside them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(curves), 3.2), layout="constrained")
+    for axis, (name, points) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+        x = [point["parameters" if name == "size" else name] for point in points]
+        for time_name in ("update_ms", action, "sample_ms"):
+            axis.plot(x, [point[time_name] for point in points], "o-", label=time_name)
+        axis.set(xlabel="parameters" if name == "size" else name, xscale="log", yscale="log")
+        memory = axis.twinx()
+        memory.plot(x, [point["peak_rss_mb"] for point in points], "s:", color="0.6", label="MB")
+    figure.axes[0].legend(fontsize=7)
+    figure.savefig(picture, dpi=120)
+
+
 def main() -> None:
     args = parse_arguments()
+    if not args.free_memory:
+        keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     figures = measure(args)
+    if args.growth:
+        figures["growth"] = growth(args)
+        draw_growth(figures["growth"], FAMILIES[args.family]["action"], args.growth)
     if args.json:
         print(json.dumps(figures))
         return
-    for name, value in figures.items():
-        print(f"{name:20} {value}")
+    print(table({name: value for name, value in figures.items() if name != "growth"}))
+    if args.compare:
+        print(comparison(figures, json.loads(args.compare.read_text())))
 
 
 if __name__ == "__main__":

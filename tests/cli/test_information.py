@@ -54,6 +54,13 @@ def test_import_does_not_load_torch_or_hydra() -> None:
     assert done.stdout == "set()\n", done.stderr
 
 
+def test_starting_a_run_does_not_load_what_only_draws_or_compiles() -> None:
+    heavy = {"matplotlib", "torch._dynamo", "torch._inductor", "pandas", "scipy", "tensorboard"}
+    code = f"import sys, worldflux.runner.run; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_help_lists_groups_and_examples(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "mine" / "env").mkdir(parents=True)
     (folder / "mine" / "env" / "kitchen.yaml").write_text("id: Kitchen-v0\n")

@@ -25,7 +25,8 @@ from worldflux.errors import ConfigurationError, UnknownParameterError
 from worldflux.models.tdmpc2.config import TDMPC2Config
 
 WHOLE_GROUPS = {"logger", "gameplay", "visualization"}
-MACHINE = {"device", "env_mode", "log_interval", "output_dir", "save_interval", "save_seconds"}
+MACHINE = {"device", "env_mode", "keep_memory", "log_interval", "output_dir"}
+MACHINE |= {"save_interval", "save_seconds"}
 RESUMABLE = {"total_steps", "env_steps", "compile_model", "mixed_precision"}
 RESUMABLE |= {"mixed_precision_dtype", "eval_interval", "eval_episodes"}
 

@@ -65,7 +65,8 @@ def test_bounded_normal_is_a_normal_with_bounded_deviation():
 def test_two_hot_loss_is_the_cross_entropy_with_the_code():
     bins = symexp_bins(255).double()
     x, target = logits(6, 255), torch.tensor([-1e9, -3.0, 0.0, 0.5, 12.0, 1e9]).double()
-    expected = -(two_hot(target, bins) * x.log_softmax(-1)).sum(-1)
+    code = torch.zeros(6, 255).double().scatter_add(-1, *two_hot(target, bins))  # [6, K]
+    expected = -(code * x.log_softmax(-1)).sum(-1)
     assert torch.allclose(TwoHot(x, bins).loss(target), expected)
 
 
@@ -76,3 +77,17 @@ def test_binary_and_symlog_losses():
     dist = SymlogMSE(torch.tensor([[0.0, 1.0]]))
     assert torch.allclose(dist.pred(), torch.tensor([[0.0, torch.e - 1]]))
     assert dist.loss(torch.tensor([[0.0, torch.e - 1]])).item() < 1e-12
+
+
+def test_one_uniform_number_samples_each_class_as_often_as_its_probability():
+    dist = OneHot(logits(3, 5), unimix=0.01)
+    count = 20_000
+    uniform = (torch.arange(count).double() + 0.5) / count  # [M], as even as numbers can be
+    with torch.no_grad():
+        many = OneHot(dist.logprob.expand(count, 3, 5))
+        samples = many.sample(uniform.view(-1, 1, 1).expand(-1, 3, 1))  # [M, 3, 5]
+    assert torch.equal(samples.sum(-1), torch.ones(count, 3).double())
+    assert torch.allclose(samples.mean(0), dist.probs, rtol=0, atol=1.5 / count)
+    # The ends: no number reaches the first class's share from below, and none lies beyond the last.
+    assert many.sample(torch.zeros(count, 3, 1))[..., 0].all()
+    assert many.sample(torch.full((count, 3, 1), 1 - 2**-24))[..., -1].all()

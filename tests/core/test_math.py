@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from worldflux.core.math import (
+    TwoHotCode,
+    coded_cross_entropy,
     lambda_return,
     linear_warmup,
     percentile,
@@ -33,11 +35,42 @@ def test_bins_are_symmetric_and_span_symexp_of_twenty(count):
     assert int((bins == 0).sum()) == (1 if count % 2 else 2)
 
 
+def dense(code: TwoHotCode, count: int) -> torch.Tensor:
+    """Codes `[..., K]` of their entries."""
+    zeros = torch.zeros(*code.weight.shape[:-1], count, dtype=code.weight.dtype)
+    return zeros.scatter_add(-1, code.place, code.weight)
+
+
+@pytest.mark.parametrize("count", [255, 40])
+def test_coded_cross_entropy_and_its_gradient_are_those_of_the_dense_codes(count):
+    torch.manual_seed(0)
+    bins = symexp_bins(count).double()
+    targets = torch.tensor([-4e8, -3.0, 0.0, 0.3, bins[count // 3].item(), 4e8]).double()
+    first, second = two_hot(targets, bins), two_hot(targets.flip(0) / 3, bins)
+    both = TwoHotCode(*(torch.cat([a, b], -1) for a, b in zip(first, second, strict=True)))
+    logits = (5 * torch.randn(6, count, dtype=torch.float64)).requires_grad_()
+    ours = coded_cross_entropy(logits, both)
+    plain = -(dense(both, count) * logits.log_softmax(-1)).sum(-1)
+    assert torch.allclose(ours, plain, rtol=1e-13)
+    upstream = torch.linspace(-1, 2, 6).double()
+    (a,), (b,) = (torch.autograd.grad(y, logits, upstream) for y in (ours, plain))
+    assert torch.allclose(a, b, rtol=0, atol=1e-14)
+
+
+def test_a_target_that_is_not_a_number_makes_loss_and_gradient_so():
+    bins = symexp_bins(41)
+    logits = torch.zeros(2, 41, requires_grad=True)
+    loss = coded_cross_entropy(logits, two_hot(torch.tensor([math.nan, 1.0]), bins))
+    assert torch.isnan(loss[0]) and loss[1].item() == pytest.approx(math.log(41))
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    assert torch.isnan(grad[0]).all() and torch.isfinite(grad[1]).all()
+
+
 @pytest.mark.parametrize("count", [255, 40])
 def test_two_hot_round_trip_and_two_neighbouring_weights(count):
     bins = symexp_bins(count).double()
     x = torch.tensor([-4e8, -123.4, -1.0, 0.0, 0.3, 1.0, 57.0, 9999.5, 4e8], dtype=torch.float64)
-    code = two_hot(x, bins)
+    code = dense(two_hot(x, bins), count)
     assert torch.allclose(code.sum(-1), torch.ones_like(x))
     assert (code > 0).sum(-1).max() <= 2
     decoded = (code * bins).sum(-1)
@@ -47,7 +80,7 @@ def test_two_hot_round_trip_and_two_neighbouring_weights(count):
 
 def test_two_hot_gives_values_beyond_the_ends_to_the_last_bin():
     bins = symexp_bins(255)
-    code = two_hot(torch.tensor([-1e12, 1e12]), bins)
+    code = dense(two_hot(torch.tensor([-1e12, 1e12]), bins), 255)
     assert code[0, 0] == 1 and code[1, -1] == 1
 
 

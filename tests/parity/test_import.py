@@ -308,6 +308,26 @@ def test_wrong_settings_are_refused_by_name(
     assert WRONG[word] in error and error.count("\n") == 1 and not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("impl", ["perc", "meanstd"])
+def test_other_normalisers_of_returns_are_taken(logdir: Path, tmp_path: Path, impl: str) -> None:
+    values = {"lo": -1.5, "hi": 4.0} if impl == "perc" else {"mean": 0.5, "sqrs": 2.0}
+    values["corr"] = 0.4
+
+    def rewrite(params: dict[str, Any]) -> None:
+        del params["retnorm/lo/value"], params["retnorm/hi/value"]
+        params.update({f"retnorm/{key}/value": np.float32(v) for key, v in values.items()})
+
+    change(logdir, rewrite)
+    words = [f"retnorm.impl={impl}", "retnorm.debias=true", "repval_loss=false"]
+    model = import_checkpoint(logdir, tmp_path / "model", settings=words).model
+    offset, scale = (float(x) for x in model.return_norm.offset_scale())
+    if impl == "perc":
+        assert (offset, scale) == pytest.approx((-1.5 / 0.4, 5.5 / 0.4))
+    else:
+        assert (offset, scale) == pytest.approx((1.25, (5 - 1.25**2) ** 0.5))
+    assert DreamerV3.from_pretrained(tmp_path / "model").config.loss_scales["replay_value"] == 0
+
+
 @pytest.mark.parametrize("replay", [True, False], ids=["with-replay", "without-replay"])
 def test_spaces_come_from_weights_and_recorded_steps(
     logdir: Path, tmp_path: Path, replay: bool

@@ -33,7 +33,7 @@ def test_refused_in_one_line(
     assert line in refused(*rest, *words)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there(refused: Callable[..., str]) -> None:  # noqa: F811
     assert "this machine lacks" in refused("env=cartpole", "training.device=cuda")
 

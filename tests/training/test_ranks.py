@@ -72,7 +72,7 @@ def trained(folder, config, harm=None, at=None):
         ranks.mean_gradients_ = counted
         # Drawing takes longer than training here; this process is not the test's.
         DreamerV3Agent.report = lambda self, batch, carry: {}
-        worldflux.runner.run.draw_run = lambda folder: None
+        worldflux.runner.run._draw_curve = lambda folder: None
         return run(config, folder / "run", ranks=ranks)
 
     return together(folder, work)

@@ -27,6 +27,11 @@ SUITES = {
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # module.Class
 
 
+def _seeds(value: Any) -> str | None:
+    bad = [seed for seed in value or () if seed < 0]
+    return f"must be whole numbers of 0 or more, got {bad[0]}" if bad else None
+
+
 @dataclass
 class EnvConfig(CheckedConfig):
     """Which environment, and how its observations and actions are prepared."""
@@ -73,7 +78,7 @@ class EnvConfig(CheckedConfig):
         1,
         at_least=1,
         unit="pictures",
-        help="Newest pictures that one observation holds, one after another along the channels; vectors stay as they are. Raise it for agents without memory.",
+        help="Newest pictures that one observation holds, one after another along the channels; vectors beside them stay as they are, vectors alone are refused. Raise it for agents without memory.",
     )
     action_repeat: int = option(
         1,
@@ -91,7 +96,7 @@ class EnvConfig(CheckedConfig):
         None,
         at_least=1,
         unit="pixels",
-        help="Resizes images to this height and width; null leaves them.",
+        help="Resizes images to this height and width; null leaves them (suite dmc draws 64x64).",
     )
     grayscale: bool = option(False, help="Turns colour images into one channel of brightness.")
     clip_reward: bool = option(
@@ -104,7 +109,8 @@ class EnvConfig(CheckedConfig):
     )
     terminates: bool = option(
         False,
-        help="The task itself can end an episode before any time limit. TD-MPC2 then learns when (model.episodic follows this), and refuses episodes that end although it says false.",
+        resumable=True,
+        help="The task itself can end an episode before any time limit. TD-MPC2 learns when (model.episodic follows this); if it says false, from the first such end on.",
     )
     solved_return: float | None = option(
         None,
@@ -116,13 +122,25 @@ class EnvConfig(CheckedConfig):
         0,
         at_least=0,
         unit="environment frames",
-        help="Atari's random start: up to so many frames of action 0 after a reset.",
+        help="Atari's random start: up to so many frames of the first action after a reset; for pictures and discrete actions.",
     )
     frame_pool: int = option(
         1,
         at_least=1,
         unit="environment frames",
-        help="With action_repeat, the observation is the maximum of the last so many frames (Atari's flickering sprites).",
+        help="With action_repeat, the picture is the maximum of the last so many frames (Atari's flickering sprites).",
+    )
+    seeds: tuple[int, ...] | None = option(
+        None,
+        check=_seeds,
+        help="The only seeds that the environment is reset with, for one that takes no others; an empty list gives it none, so that no episode can be repeated; null: each episode has its own.",
+    )
+    call_timeout: float | None = option(
+        None,
+        above=0,
+        machine=True,
+        unit="seconds",
+        help="How long a call into the environment may take before the run ends; null: after a minute a line says that it waits.",
     )
 
     def _validate(self) -> None:

@@ -149,8 +149,10 @@ def _declares(key: str, trait: str) -> bool:
     for name, rule in rules(RunConfig).items():
         if root == name or root in rule.get("folders", ()):
             field = FIELDS.get(rest[0], rest[0]) if rest else ""
-            keys = rules(GROUPS[name]) if name in GROUPS else {}
-            if trait in rule or trait in keys.get(field, ()):
+            classes = [GROUPS[name]] if name in GROUPS else []
+            if name == "model":
+                classes += [family.config_class() for family in families()]
+            if trait in rule or any(trait in rules(cls).get(field, ()) for cls in classes):
                 return True
     return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -68,6 +68,8 @@ class WorldModelConfig(CheckedConfig):
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields of the common set that do nothing in a family, and why: other values are refused.
     inert: ClassVar[dict[str, str]] = {}
+    # Beginnings of the names of weights that a model may begin without, fresh: see `of_weights`.
+    optional: ClassVar[tuple[str, ...]] = ()
 
     model_type: str = option(
         "base", help="The family, as saved configurations name it; model= chooses it."
@@ -145,6 +147,11 @@ class WorldModelConfig(CheckedConfig):
         Raises UnknownPresetError (a ValueError) for a size that this family does not have.
         """
         return cls(**{**size_fields(str(cls._default("model_type")), size), **overrides})
+
+    def of_weights(self: W, names: Collection[str]) -> W:
+        """The configuration of a model that has the weights `names`: training may have added parts
+        which the one that it began with lacks."""
+        return self
 
     def obs_spaces(self) -> dict[str, Space]:
         """Observation keys and their spaces, in the order they were declared."""

@@ -47,8 +47,8 @@ OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), re
 
 
 def _fact(env_id: str, of: str, value: Any, otherwise: Any = None) -> Any:
-    """A value that holds for one task: `value` where env_id names it (also as ``module:Id`` or
-    without version), else `otherwise`."""
+    """A value that holds for one task, or one choice: `value` where env_id names it (also as
+    ``module:Id`` or without version), else `otherwise`."""
     name = str(env_id).rpartition(":")[2]
     return value if name in (of, of.rpartition("-v")[0]) else otherwise
 

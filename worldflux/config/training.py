@@ -153,6 +153,11 @@ class TrainingConfig(CheckedConfig):
         resumable=True,
         help="Compiles the update with torch.compile: minutes at the start, then faster updates. For long runs and large models.",
     )
+    keep_memory: bool = option(
+        True,
+        machine=True,
+        help="Memory that an update frees stays with the process for the next one instead of going back to the system: a third less time on pictures. glibc only.",
+    )
     device: str = option(
         "auto",
         pattern=DEVICE,
@@ -203,6 +208,20 @@ class TrainingConfig(CheckedConfig):
         resumable=True,
         unit="episodes",
         help="Greedy episodes of each evaluation (of each task, with several). More narrow the interval of eval/return.",
+    )
+    eval_envs: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environments",
+        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made.",
+    )
+    eval_time_limit: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environment steps",
+        help="Cuts an evaluation episode after so many steps of the agent; null: as in training. For tasks that may never end.",
     )
     save_interval: int = option(
         10_000, at_least=1, machine=True, unit="updates", help="Updates between two checkpoints."

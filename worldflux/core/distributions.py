@@ -49,10 +49,18 @@ class OneHot:
         """The most likely class as a one-hot `[..., K]`."""
         return F.one_hot(self.logprob.argmax(-1), self.logprob.shape[-1]).to(self.logprob.dtype)
 
-    def sample(self, gumbel: Tensor) -> Tensor:
-        """A one-hot sample `[..., K]` by the Gumbel-max rule; its gradient is that of the probs."""
-        # max and not argmax, which is slow over a short last axis.
-        index = (self.logprob.detach() + gumbel).max(-1, keepdim=True).indices  # [..., 1]
+    def sample(self, noise: Tensor) -> Tensor:
+        """A one-hot sample `[..., K]`; its gradient is that of the probs.
+
+        noise: standard Gumbel `[..., K]`, for the Gumbel-max rule; or, several times as fast, one
+        uniform number per categorical `[..., 1]`, for the inverse of the distribution function.
+        """
+        if noise.shape[-1] == self.probs.shape[-1]:
+            # max and not argmax, which is slow over a short last axis.
+            index = (self.logprob.detach() + noise).max(-1, keepdim=True).indices  # [..., 1]
+        else:
+            reached = self.probs.detach().cumsum(-1)[..., :-1] <= noise  # [..., K-1]
+            index = reached.sum(-1, keepdim=True)  # [..., 1]
         classes = torch.arange(self.logprob.shape[-1], device=index.device)  # [K]
         hard = (index == classes).to(self.probs.dtype)  # [..., K]
         if not torch.is_grad_enabled():

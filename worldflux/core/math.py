@@ -1,11 +1,12 @@
 """Every scalar formula of both families, as pure functions of tensors and numbers.
 
-Letters: T time, K bins, C the sum of all class counts, `...` any leading dimensions.
+Letters: T time, K bins, J entries of a code, C the sum of all class counts, `...` any leading dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,24 +33,60 @@ def symexp_bins(count: int, high: float = 20.0) -> Tensor:
     return torch.cat([half, mirrored[1:] if count % 2 else mirrored])  # [K]
 
 
-def two_hot(x: Tensor, bins: Tensor) -> Tensor:
-    """The two-hot code `[..., K]` of x `[...]` (DreamerV3, eq. 8).
+class TwoHotCode(NamedTuple):
+    """Codes over bins by their entries, J for each number: bins and weights `[..., J]`.
+
+    Codes are added by joining their entries.
+    """
+
+    place: Tensor
+    weight: Tensor
+
+
+def two_hot(x: Tensor, bins: Tensor) -> TwoHotCode:
+    """The two-hot code of x `[...]` (DreamerV3, eq. 8).
 
     The two bins beside x get weights linear in the distance to each; values beyond an end, infinite
-    ones too, get that end alone. NaN gives NaN in all bins.
+    ones too, get that end alone. NaN gives NaN weights.
     """
-    x = x.to(bins.dtype)
-    index = torch.searchsorted(bins, x.contiguous(), right=True)  # [...], as all up to weight
+    x = x.to(bins.dtype).contiguous()
+    index = torch.searchsorted(bins, x, right=True)  # [...], as all up to weight
     below = (index - 1).clamp(min=0)
     above = index.clamp(max=len(bins) - 1)
     distance = torch.abs(x - bins[below])
     total = distance + torch.abs(bins[above] - x)
     weight = torch.where(below == above, torch.ones_like(x), distance / total)  # [...]
-    code = torch.zeros(*x.shape, len(bins), dtype=x.dtype, device=x.device)  # [..., K]
-    code.scatter_(-1, below[..., None], (1 - weight)[..., None])
-    code = code.scatter_(-1, above[..., None], weight[..., None])  # [..., K]
     # searchsorted puts NaN behind the last bin, the largest value there is.
-    return torch.where(torch.isnan(x)[..., None], x[..., None], code)  # [..., K]
+    weight = torch.where(torch.isnan(x), x, weight)
+    return TwoHotCode(torch.stack([below, above], -1), torch.stack([1 - weight, weight], -1))
+
+
+class CodedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy `[...]` of the softmax of logits `[..., K]` with a `TwoHotCode`.
+
+    That is the sum of the code's weights times the log-sum-exp of the logits, less the weighted logits
+    at its places; the gradient is one pass over the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, place: Tensor, weight: Tensor) -> Tensor:
+        largest = logits.amax(-1, keepdim=True)  # [..., 1]
+        total = (logits - largest).exp().sum(-1, keepdim=True).log() + largest  # [..., 1]
+        ctx.save_for_backward(logits, total, place, weight)
+        return (weight * (total - logits.gather(-1, place))).sum(-1)  # [..., J] -> [...]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, total, place, weight = ctx.saved_tensors
+        weight = weight * grad[..., None]  # [..., J]
+        probs = weight.sum(-1, keepdim=True) * (logits - total).exp()  # [..., K]
+        return probs.scatter_add(-1, place, -weight), None, None
+
+
+def coded_cross_entropy(logits: Tensor, code: TwoHotCode) -> Tensor:
+    """`CodedCrossEntropy` of logits `[..., K]` with codes of the same leading shape."""
+    out: Tensor = CodedCrossEntropy.apply(logits, *code)
+    return out
 
 
 def two_hot_mean(probs: Tensor, bins: Tensor) -> Tensor:

@@ -23,6 +23,19 @@ def computing_in(dtype: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, DTYPES[dtype])
 
 
+def convolves_in_half(x: Tensor) -> bool:
+    """Whether a convolution of x computes in 16 bits here, by its own type or by autocast."""
+    return x.dtype in DTYPES.values() or torch.is_autocast_enabled(x.device.type)
+
+
+def recurrence_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The context in which a recurrence over few rows computes: on the CPU never in 16 bits, whose
+    casts at each step take longer there than the products that they speed up."""
+    if device.type == "cpu":
+        return torch.autocast("cpu", enabled=False)
+    return contextlib.nullcontext()
+
+
 @dataclass
 class Precision:
     """How a forward and backward pass computes. Parameters stay in float32.

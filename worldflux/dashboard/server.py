@@ -188,9 +188,11 @@ class MetricsDashboardServer:
     def _read_back(self) -> None:
         """Reads from the serving process whether a page watches, and notices that it is gone."""
         assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            self.watched = bool(json.loads(line)["watched"])
+        with self._process.stdout as pipe:
+            for line in pipe:
+                self.watched = bool(json.loads(line)["watched"])
         self._lost()
+        self._process.wait()  # else it would stay in the table of processes
 
     def _lost(self) -> None:
         self.watched = False

@@ -55,7 +55,8 @@ class Family:
     latent: entries of the agent's carry that are the latent to picture; none: the encoding of the
         newest observation is.
     official: module with `import_checkpoint` (which returns an `Imported`), `IMPORT_HELP` and, where
-        it can, `add_arguments` and `export_checkpoint`. published: module with the SOURCE, ADDRESS and SCORE_OF of published
+        it can, `add_arguments`, `export_checkpoint`, and `recognises` and `load_checkpoint`, by which
+        a checkpoint is played as it is. published: module with the SOURCE, ADDRESS and SCORE_OF of published
         returns, and `task_of`, from a run's manifest to suite and name of its published task.
     toml_name: what worldflux.toml calls it; the name unless given. evaluations: into how many parts
         they divide a training that worldflux.toml describes. recipes: of `worldflux init`, by
@@ -166,7 +167,7 @@ OURS = (
         # Every planned step of an evaluation costs as much as an update.
         evaluations=10,
         recipes={
-            "vector": Recipe("75k", 10_000, 128, 3, 3e-4, 100_000, 1_000, 1),
+            "vector": Recipe("75k", 15_000, 128, 3, 1e-3, 100_000, 1_000, 1),
             "image": Recipe("1m", 20_000, 64, 3, 3e-4, 20_000, 1_000, 1),
         },
     ),

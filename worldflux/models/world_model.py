@@ -183,6 +183,8 @@ class WorldModel(nn.Module):
                     f"observation {key!r} must have shape [B, {', '.join(map(str, space.shape))}],"
                     f" got {list(value.shape)}"
                 )
+            if space.image and not value.is_floating_point():
+                value = value.to(torch.uint8)  # whole numbers are 0..255
             keep = value.dtype == torch.uint8 or space.discrete
             checked[key] = value if keep else value.to(self.dtype)
         return checked

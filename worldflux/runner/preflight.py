@@ -103,10 +103,18 @@ def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv])
             return None  # the run itself reports it, and goes on
         raise
     try:
+        _check_idle(config, envs)
         return Fitted(envs, _fitted(config, envs))
     except BaseException:
         envs.close()
         raise
+
+
+def _check_idle(config: RunConfig, envs: VectorEnv) -> None:
+    """Refuses settings that would change nothing; a run that was begun with some goes on."""
+    if envs.notes.idle and config.resume in (None, "auto"):
+        text = f"{envs.notes.idle[0]}: {envs.name} is not observed as pictures"
+        raise ConfigurationError(text, hint=f"it {envs.notes.summary}; env.obs=pixels draws it")
 
 
 def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:

@@ -15,12 +15,12 @@ import torch
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
+from worldflux.core.allocator import keep_freed_memory
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
 from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import make_model
-from worldflux.report.curves import draw_run
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
 from worldflux.run_folder.manifest import degrading, plain
@@ -89,23 +89,28 @@ def _run(
     ranks: Ranks,
 ) -> float:
     training = config.training
+    if training.keep_memory:
+        keep_freed_memory()
     set_seed(training.seed)
     fitted = parts.fitted
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
     envs, model_config = fitted or (None, parts.model or config.model)
-    if envs is not None:
-        _warn_endless(envs)
+    if envs is not None and ranks.first:
+        _describe(envs)
     if resume and has_checkpoint(folder):
         check_same_run(folder, replace(config, model=model_config))
     try:
-        agent = make_agent(model_config, training)
-        facts = {**run_facts(config, agent.model), **parts.facts}
+        weights = None
         if config.init_from is not None and not resume:
             weights = InitialWeights.find(config.init_from)
             weights.check(model_config)
+            model_config = weights.fitted(model_config)
+        agent = make_agent(model_config, training)
+        facts = {**run_facts(config, agent.model), **parts.facts}
+        if weights is not None:
             weights.load_into(agent.model)
-            facts |= weights.facts()
+            facts |= weights.facts(model_config)
         evaluator = _evaluator(config, model_config, envs) if ranks.first else None
         source = parts.source(config, envs, agent, model_config, ranks)
         live.watch(source)
@@ -139,7 +144,11 @@ def _subject(config: RunConfig) -> str:
     return "random data" if config.env.suite == "none" else config.env.id
 
 
-def _warn_endless(envs: VectorEnv) -> None:
+def _describe(envs: VectorEnv) -> None:
+    """Says how the agent observes and acts, and what may not be meant so."""
+    log.info("environment %s: %s", envs.name, envs.notes.summary)
+    for doubt in envs.notes.doubts:
+        log.warning("environment %s: %s", envs.name, doubt)
     lengths = [task.episode_length for task in envs.tasks] or [envs.episode_length]
     if None in lengths:
         text = "no limit of its episodes is known; if one may never end, env.time_limit=N cuts it"
@@ -224,11 +233,18 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
         log.info("continue with: %s", parts.continuation(folder))
         raise
     finally:
-        try:
-            if draws:
-                draw_run(folder)
-        except OSError as error:
-            log.warning("no learning curve was drawn: %s", error)
+        if draws:
+            _draw_curve(folder)
+
+
+def _draw_curve(folder: Path) -> None:
+    # Only now: matplotlib takes a third of a second to load.
+    from worldflux.report.curves import draw_run
+
+    try:
+        draw_run(folder)
+    except OSError as error:
+        log.warning("no learning curve was drawn: %s", error)
 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
@@ -241,7 +257,13 @@ def evaluator_of(config: RunConfig) -> GreedyEvaluator:
     """Greedy evaluation as configured."""
     training = config.training
     mode = "async" if training.env_mode == "async" else "sync"
-    return GreedyEvaluator(config.env, episodes=training.eval_episodes, mode=mode)
+    return GreedyEvaluator(
+        config.env,
+        episodes=training.eval_episodes,
+        mode=mode,
+        copies=training.eval_envs,
+        time_limit=training.eval_time_limit,
+    )
 
 
 def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from worldflux.runner.continuation import named_modules
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
 from worldflux.training.evaluate import GreedyEvaluator
-from worldflux.training.initial import check_weights
+from worldflux.training.initial import check_weights, weight_shapes
 
 NAMING = "--trust, in Python trust=True"  # what allows a run of others its modules
 
@@ -269,10 +269,11 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
         family = family_of_type(model["model_type"]).config_class()
         if not trust:
             check_modules(path, manifest, config["env"], hint=NAMING)
+        chosen = checkpoint_named(path, checkpoint)
         return TrainedRun(
             folder=path,
-            checkpoint=checkpoint_named(path, checkpoint),
-            model=family.from_dict(model),
+            checkpoint=chosen,
+            model=family.from_dict(model).of_weights(weight_shapes(chosen / MODEL)),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),
         )

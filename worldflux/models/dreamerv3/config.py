@@ -226,6 +226,14 @@ class DreamerV3Config(WorldModelConfig):
         True,
         help="Divides returns by the range between two percentiles before the actor sees them.",
     )
+    return_norm_impl: str = option(
+        "perc",
+        choices=("perc", "meanstd"),
+        help="What returns are divided by: a range between percentiles, or the standard deviation.",
+    )
+    return_norm_debias: bool = option(
+        False, help="Corrects the running statistics for their start at zero, as Adam does."
+    )
     return_norm_rate: float = option(
         0.01,
         above=0,
@@ -332,7 +340,8 @@ class DreamerV3Config(WorldModelConfig):
                 text += f", got {height} and {width}"
                 raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
         if len({shape[1:] for shape in images.values()}) > 1:
-            raise self.refuse("", f"all images must have one height and width, got {images}")
+            text = f"all images must have one height and width, got {images}"
+            raise self.refuse("", text, "env.image_size=[64,64] resizes")
         if self.cnn_depth * self.cnn_mults[-1] % self.decoder_blocks:
             text = f"* {self.cnn_mults[-1]} must be divisible by decoder_blocks"
             text += f" ({self.decoder_blocks}), got cnn_depth {self.cnn_depth}"

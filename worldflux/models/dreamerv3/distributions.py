@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldflux.core.math import symexp, symlog, two_hot, two_hot_mean
+from worldflux.core.math import (
+    TwoHotCode,
+    coded_cross_entropy,
+    symexp,
+    symlog,
+    two_hot,
+    two_hot_mean,
+)
 
 
 class BoundedNormal:
@@ -56,21 +63,6 @@ class TwoHot:
     def __init__(self, logits: Tensor, bins: Tensor):
         self.logits = logits.float() if logits.dtype != torch.float64 else logits
         self.bins = bins
-        self._logprob: Tensor | None = None
-
-    @classmethod
-    def normalized(cls, logprob: Tensor, bins: Tensor) -> TwoHot:
-        """From log-probabilities, which are not normalised again."""
-        dist = cls(logprob, bins)
-        dist._logprob = logprob
-        return dist
-
-    @property
-    def logprob(self) -> Tensor:
-        """Log-probabilities of the bins `[..., K]`, taken once, where a loss needs them."""
-        if self._logprob is None:
-            self._logprob = F.log_softmax(self.logits, -1)  # [..., K]
-        return self._logprob
 
     def pred(self) -> Tensor:
         """Expected value `[...]`."""
@@ -80,9 +72,9 @@ class TwoHot:
         """Cross-entropy `[...]` with the two-hot code of target `[...]`."""
         return self.coded_loss(two_hot(target, self.bins))  # [...]
 
-    def coded_loss(self, code: Tensor) -> Tensor:
-        """Cross-entropy `[...]` with a code `[..., K]`, such as a weighted sum of two-hot codes."""
-        return -(code * self.logprob).sum(-1)  # [...]
+    def coded_loss(self, code: TwoHotCode) -> Tensor:
+        """Cross-entropy `[...]` with codes, such as the weighted sum of several."""
+        return coded_cross_entropy(self.logits, code)  # [...]
 
 
 class SymlogMSE:

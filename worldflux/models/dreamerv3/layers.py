@@ -1,12 +1,14 @@
 """Building blocks of DreamerV3's networks.
 
-Letters: G blocks, I and O a block's inputs and outputs, N rows, C H W channels, height, width.
+Letters: G blocks, I and O a block's inputs and outputs, N rows.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,54 @@ class MLP(nn.Sequential):
         widths = [in_features] + [units] * layers
         super().__init__(*(NormedLinear(a, b) for a, b in itertools.pairwise(widths)))
 
+    @property
+    def first(self) -> Linear:
+        """The first layer's affine map."""
+        layer = self[0]
+        assert isinstance(layer, NormedLinear)
+        return layer.linear
+
+    def after(self, x: Tensor) -> Tensor:
+        """The output, from what the first layer's affine map gave."""
+        layer, *others = self
+        assert isinstance(layer, NormedLinear)
+        x = F.silu(layer.norm(x))
+        for other in others:
+            x = other(x)
+        return x
+
+
+@torch.no_grad()
+def joint_products(x: Tensor, layers: Sequence[Linear]) -> Sequence[Tensor]:
+    """The affine maps of one x `[..., I]`, `[..., O]` each, as one product and without gradient."""
+    weight = torch.cat([layer.weight for layer in layers])  # [sum of O, I]
+    bias = torch.cat([layer.bias for layer in layers])  # [sum of O]
+    return F.linear(x, weight, bias).split([layer.out_features for layer in layers], -1)
+
+
+class KnownProduct(torch.autograd.Function):
+    """An affine map of x `[..., I]` whose result `[..., O]` is there already; the gradient reaches
+    weight and bias, but not x."""
+
+    @staticmethod
+    def forward(ctx: Any, known: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.dtype = weight.dtype
+        return known.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        rows = grad.flatten(0, -2)  # [N, O]
+        weight = rows.T @ x.flatten(0, -2).to(grad.dtype)  # [O, I]
+        return None, None, weight.to(ctx.dtype), rows.to(ctx.dtype).sum(0)
+
+
+def known_product(known: Tensor, x: Tensor, layer: Linear) -> Tensor:
+    """`KnownProduct` of a layer: what its `joint_products` gave, with a gradient."""
+    out: Tensor = KnownProduct.apply(known, x, layer.weight, layer.bias)
+    return out
+
 
 class BlockLinear(nn.Module):
     """Block-diagonal affine map: the feature axis in `blocks` groups, a matrix for each.
@@ -111,28 +161,3 @@ def block_product(x: Tensor, weight: Tensor) -> Tensor:
     groups = x.reshape(-1, weight.shape[0], weight.shape[1]).transpose(0, 1)  # [G, N, I]
     product = torch.bmm(groups, weight).transpose(0, 1)  # [N, G, O]
     return product.reshape(*x.shape[:-1], -1)  # [..., G*O]
-
-
-class Conv(nn.Module):
-    """Convolution with stride 1 and 'same' padding on channels-last images."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(out_channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        trunc_normal_in_(self.weight, self.weight[0].numel())
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding="same")
-
-
-class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of `[N, C, H, W]`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x.permute(0, 2, 3, 1))  # [N, H, W, C]
-        return x.permute(0, 3, 1, 2)  # [N, C, H, W]

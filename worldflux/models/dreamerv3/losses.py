@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldflux.core.distributions import OneHot
-from worldflux.core.math import lambda_return, two_hot
+from worldflux.core.math import TwoHotCode, lambda_return, two_hot
 from worldflux.models.dreamerv3.distributions import TwoHot
 
 
@@ -63,9 +63,13 @@ def value_loss(
     value, target, slow_value and weight have the same shape `[...]`. Both regressions are one
     cross-entropy with the weighted sum of their codes.
     """
-    code = two_hot(target.detach(), value.bins)  # [..., K]
-    code = code + slow_scale * two_hot(slow_value.detach(), value.bins)  # [..., K]
-    return weight * value.coded_loss(code)  # [...]
+    code = two_hot(target.detach(), value.bins)  # of entries [..., 2], as the next
+    slow = two_hot(slow_value.detach(), value.bins)
+    both = TwoHotCode(
+        torch.cat([code.place, slow.place], -1),  # [..., 4]
+        torch.cat([code.weight, slow_scale * slow.weight], -1),  # [..., 4]
+    )
+    return weight * value.coded_loss(both)  # [...]
 
 
 def replay_returns(

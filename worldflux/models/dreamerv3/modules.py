@@ -58,11 +58,12 @@ class DreamerV3Modules(WorldModel):
         self.slow_critic = self._two_hot_head(*shape).requires_grad_(False)
         self.slow_critic.load_state_dict(self.critic.state_dict())
         self.return_norm = RunningScale(
-            "perc" if config.return_normalization else "none",
+            config.return_norm_impl if config.return_normalization else "none",
             rate=config.return_norm_rate,
             limit=config.return_norm_limit,
             low=config.return_norm_low,
             high=config.return_norm_high,
+            debias=config.return_norm_debias,
         )
 
     def _two_hot_head(self, units: int, layers: int, bins: int) -> TwoHotHead:

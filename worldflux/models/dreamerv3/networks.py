@@ -17,13 +17,18 @@ from torch import Tensor, nn
 from worldflux.config.spaces import Space
 from worldflux.core.distributions import Binary, MultiOneHot, gumbel_noise
 from worldflux.core.math import one_hot_flat, symexp_bins, symlog
+from worldflux.core.precision import convolves_in_half
 from worldflux.models.dreamerv3.config import DreamerV3Config
+from worldflux.models.dreamerv3.convolutions import (
+    Conv,
+    by_square,
+    interleaved,
+    largest_in_square,
+)
 from worldflux.models.dreamerv3.distributions import BoundedNormal, ImageMSE, SymlogMSE, TwoHot
 from worldflux.models.dreamerv3.layers import (
     MLP,
     BlockLinear,
-    ChannelNorm,
-    Conv,
     Linear,
     NormedLinear,
     RMSNorm,
@@ -70,7 +75,7 @@ class Encoder(nn.Module):
             channels += [config.cnn_depth * mult for mult in config.cnn_mults]
             pairs, stages = list(itertools.pairwise(channels)), len(config.cnn_mults)
             self.convs = nn.ModuleList(Conv(a, b, config.cnn_kernel) for a, b in pairs)
-            self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
+            self.norms = nn.ModuleList(RMSNorm(b) for _, b in pairs)
             self.embed_dim += (height >> stages) * (width >> stages) * channels[-1]
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
@@ -88,8 +93,12 @@ class Encoder(nn.Module):
         x = torch.cat([as_image(obs[key]) for key in self.images], -3) - 0.5  # [..., C, H, W]
         lead = x.shape[:-3]
         x = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)  # [N, C, H, W]
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(F.max_pool2d(conv(x), 2)))  # H and W halved, in the end [N, c, h, w]
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            # bfloat16 convolves few channels so slowly that four times as many take less time.
+            packed = index == 0 and convolves_in_half(x)
+            assert isinstance(conv, Conv)
+            squares = conv.squares(x) if packed else by_square(conv(x))  # [N, H/2, W/2, 2, 2, C]
+            x = F.silu(norm(largest_in_square(squares))).permute(0, 3, 1, 2)  # [N, C, H/2, W/2]
         return x.permute(0, 2, 3, 1).reshape(*lead, -1)  # [..., h*w*c]
 
 
@@ -117,7 +126,7 @@ class Decoder(nn.Module):
             self.grid_norm = RMSNorm(channels[-1])
             pairs = list(itertools.pairwise(channels[::-1]))
             self.convs = nn.ModuleList(Conv(a, b, kernel) for a, b in pairs)
-            self.norms = nn.ModuleList(ChannelNorm(b) for _, b in pairs)
+            self.norms = nn.ModuleList(RMSNorm(b) for _, b in pairs)
             self.out = Conv(channels[0], sum(s.shape[0] for s in self.images.values()), kernel)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> dict[str, Observation]:
@@ -147,9 +156,10 @@ class Decoder(nn.Module):
         x = x + self.from_stoch(stoch).reshape(-1, height, width, channels)  # [N, h, w, c]
         x = F.silu(self.grid_norm(x)).permute(0, 3, 1, 2)  # [N, c, h, w], channels last in memory
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(conv(F.interpolate(x, scale_factor=2, mode="nearest"))))  # doubled
-        x = self.out(F.interpolate(x, scale_factor=2, mode="nearest"))  # [N, C, H, W]
-        x = torch.sigmoid(x if x.dtype == torch.float64 else x.float())
+            assert isinstance(conv, Conv)
+            x = interleaved(F.silu(norm(conv.doubled(x))))  # [N, C, H, W], doubled each time
+        x = self.out.doubled(x)  # [N, H/2, W/2, 2, 2, C]
+        x = interleaved(torch.sigmoid(x if x.dtype == torch.float64 else x.float()))
         return x.reshape(*lead, *x.shape[1:])  # [..., C, H, W]
 
     def targets(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,7 +183,15 @@ class TwoHotHead(nn.Module):
         self.register_buffer("bins", symexp_bins(bins, high), persistent=False)
 
     def forward(self, feat: Tensor) -> TwoHot:
-        return TwoHot(self.out(self.mlp(feat)), self.bins)  # logits [..., bins]
+        return self.after(self.mlp.first(feat))
+
+    def after(self, first: Tensor) -> TwoHot:
+        """As `forward`, from the first affine map of feat `[..., U]`."""
+        return self.dist(self.out(self.mlp.after(first)))
+
+    def dist(self, logits: Tensor) -> TwoHot:
+        """The distribution of logits `[..., K]`."""
+        return TwoHot(logits, self.bins)
 
 
 class ContinueHead(nn.Module):
@@ -185,7 +203,11 @@ class ContinueHead(nn.Module):
         self.out = Linear(units, 1)
 
     def forward(self, feat: Tensor) -> Binary:
-        return Binary(self.out(self.mlp(feat))[..., 0])  # [..., 1] -> [...]
+        return self.after(self.mlp.first(feat))
+
+    def after(self, first: Tensor) -> Binary:
+        """As `forward`, from the first affine map of feat `[..., U]`."""
+        return Binary(self.out(self.mlp.after(first))[..., 0])  # [..., 1] -> [...]
 
 
 class ActionDist:

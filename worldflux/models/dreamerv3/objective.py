@@ -20,7 +20,7 @@ from torch import Tensor
 from worldflux.core.compile import Compiler, eager
 from worldflux.core.distributions import gumbel_noise
 from worldflux.core.ranks import ALONE, Ranks
-from worldflux.models.dreamerv3.distributions import TwoHot
+from worldflux.models.dreamerv3.layers import joint_products, known_product
 from worldflux.models.dreamerv3.losses import (
     continue_target,
     imagined_returns,
@@ -38,8 +38,8 @@ from worldflux.models.dreamerv3.rssm import Latent, ScanWeights
 class Noise:
     """Every random draw of one update.
 
-    observe `[T, B, S, K]` and imagine `[H, N, S, K]` are Gumbel; act `[H+1, N, A]` is Gumbel for
-    discrete and normal for continuous action keys.
+    observe `[T, B, S, K]` is Gumbel, imagine `[H, N, S, 1]` uniform, or `[H, N, S, K]` Gumbel; act
+    `[H+1, N, A]` is Gumbel for discrete and normal for continuous action keys.
     """
 
     observe: Tensor
@@ -62,7 +62,7 @@ class Noise:
             return Noise(observe)
         steps = config.imagination_horizon
         rows = batch * model.starts(length)
-        imagine = gumbel_noise((steps, rows, *groups), generator, device)
+        imagine = torch.rand((steps, rows, groups[0], 1), generator=generator, device=device)
         return Noise(observe, imagine, model.actor.noise((steps + 1, rows), generator, device))
 
     def chunk(self, parts: int) -> list[Noise]:
@@ -122,11 +122,11 @@ class Objective:
             return Step(losses, {}, latent, logit, arrays)
         imagined = self.imagine(latent, noise)
         behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
-        losses, value_logprob, model_arrays = self.model_terms(obs, latent, logit)
-        assert value_logprob is not None  # there is a critic
+        losses, value_logits, model_arrays = self.model_terms(obs, latent, logit)
+        assert value_logits is not None  # there is a critic
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
-        losses["repval"], replay_arrays = self.replay_value(obs, value_logprob, boot, slow_value)
+        losses["repval"], replay_arrays = self.replay_value(obs, value_logits, boot, slow_value)
         metrics |= {name: model_arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
         return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
 
@@ -145,7 +145,7 @@ class Objective:
     def _model_terms(
         self, obs: Mapping[str, Tensor], latent: Latent, logit: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
-        """World-model losses `[B, T]`, critic log-probabilities on the replayed states and details."""
+        """World-model losses `[B, T]`, the critic's logits on the replayed states and details."""
         model, config = self.model, self.model.config
         posterior = model.rssm.dist(logit)  # of [B, T, S, K]
         prior = model.rssm.dist(model.rssm.prior(latent.deter))  # of [B, T, S, K]
@@ -166,7 +166,7 @@ class Objective:
         if not model.has_actor:
             return losses, None, arrays
         arrays["rep/slowval"] = self._slow_value(feat)
-        return losses, model.critic(feat).logprob, arrays
+        return losses, model.critic(feat).logits, arrays
 
     def _slow_value(self, feat: Tensor) -> Tensor:
         with torch.no_grad():
@@ -210,24 +210,25 @@ class Objective:
         return Imagined(torch.stack(feats), torch.stack(actions))  # [H+1, N, F], [H+1, N, A]
 
     def _predict(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic log-probabilities `[H+1, N, bins]`, and predictions `[N, H+1]` without gradient."""
-        logprob = self.model.critic(feat).logprob  # [H+1, N, bins]
+        """Critic logits `[H+1, N, bins]`, and predictions `[N, H+1]` without gradient."""
+        model = self.model
+        heads = (model.critic, model.reward, model.con, model.slow_critic)
+        value, reward, con, slow = joint_products(feat, [head.mlp.first for head in heads])
+        critic = model.critic.after(known_product(value, feat, model.critic.mlp.first))
         with torch.no_grad():
             predictions = {
-                "rew": self.model.reward(feat).pred(),
-                "con": self.model.con(feat).prob(),
-                "val": TwoHot.normalized(logprob.detach(), self.model.critic.bins).pred(),
-                "slowval": self._slow_value(feat),
+                "rew": model.reward.after(reward).pred(),
+                "con": model.con.after(con).prob(),
+                "val": critic.pred(),
+                "slowval": model.slow_critic.after(slow).pred(),
             }
-        return logprob, {
-            key: value.T.contiguous() for key, value in predictions.items()
-        }  # [N, H+1]
+        return critic.logits, {key: x.T.contiguous() for key, x in predictions.items()}  # [N, H+1]
 
     def _behaviour_terms(
         self,
         imagined_feat: Tensor,
         imagined_action: Tensor,
-        value_logprob: Tensor,
+        value_logits: Tensor,
         returns: Tensor,
         advantage: Tensor,
         slow_value: Tensor,
@@ -238,7 +239,7 @@ class Objective:
         dist = self.model.actor(imagined_feat[:-1])  # of [H, N, A]
         logp, entropy = dist.logp(imagined_action[:-1]).T, dist.entropy().T  # [N, H]
         actor = policy_loss(logp, entropy, advantage, weight, config.actor_entropy_coef)  # [N, H]
-        value = TwoHot.normalized(value_logprob[:-1], self.model.critic.bins)  # of [H, N, bins]
+        value = self.model.critic.dist(value_logits[:-1])  # of [H, N, bins]
         scale = config.slow_critic_scale
         critic = value_loss(value, returns.T, slow_value.T, weight.T, scale).T  # [H, N] -> [N, H]
         arrays = {"imag/logp": logp.detach(), "imag/entropy": entropy.detach()}
@@ -249,14 +250,14 @@ class Objective:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """Losses `[B, L]`, metrics, the imagined return of every start `[B, L]` and details."""
         config = self.model.config
-        value_logprob, preds = self.predict(imagined.feat)
+        value_logits, preds = self.predict(imagined.feat)
         rew, con, val = preds["rew"], preds["con"], preds["val"]  # [N, H+1] each
         returns, weight = imagined_returns(rew, con, val, config.lambda_)  # [N, H], [N, H+1]
         self.model.return_norm.update(self.ranks.gather(returns))
         offset, scale = self.model.return_norm.offset_scale()
         advantage = (returns - val[:, :-1]) / scale  # [N, H]
         actor, critic, arrays = self.behaviour_terms(
-            imagined.feat, imagined.action, value_logprob, returns, advantage,
+            imagined.feat, imagined.action, value_logits, returns, advantage,
             preds["slowval"][:, :-1], weight[:, :-1],
         )  # fmt: skip
         arrays |= {f"imag/{key}": value for key, value in preds.items()}
@@ -273,21 +274,21 @@ class Objective:
     # === Critic on replayed states ===================================================
 
     def replay_value(
-        self, obs: Mapping[str, Tensor], value_logprob: Tensor, boot: Tensor, slow_value: Tensor
+        self, obs: Mapping[str, Tensor], value_logits: Tensor, boot: Tensor, slow_value: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Replay-value loss `[B, L-1]` on the states that imagination started from, from critic
-        log-probabilities `[B, T, bins]`; its gradient reaches the world model."""
-        config, starts = self.model.config, boot.shape[1]
+        """Replay-value loss `[B, L-1]` on the states that imagination started from, from the critic's
+        logits `[B, T, bins]`; its gradient reaches the world model."""
+        config, critic, starts = self.model.config, self.model.critic, boot.shape[1]
         reward, last, terminal = (
             obs[key][:, -starts:] for key in ("reward", "is_last", "is_terminal")
         )  # [B, L] each
         returns = replay_returns(reward, last, terminal, boot, config.discount, config.lambda_)
         # The last state has no return; its value is only reported.
-        bins, slow = self.model.critic.bins, slow_value[:, -starts:-1]  # [bins], [B, L-1]
-        value = TwoHot.normalized(value_logprob[:, -starts:-1], bins)  # of [B, L-1, bins]
+        slow = slow_value[:, -starts:-1]  # [B, L-1]
+        value = critic.dist(value_logits[:, -starts:-1])  # of [B, L-1, bins]
         weight = (~last[:, :-1]).to(returns.dtype)  # [B, L-1]
         loss = value_loss(value, returns, slow, weight, config.slow_critic_scale)  # [B, L-1]
-        values = TwoHot.normalized(value_logprob[:, -starts:].detach(), bins).pred()  # [B, L]
+        values = critic.dist(value_logits[:, -starts:].detach()).pred()  # [B, L]
         return loss, {"rep/boot": boot, "rep/ret": returns, "rep/val": values}
 
 
@@ -318,5 +319,6 @@ def entropy_metrics(dist: ActionDist) -> dict[str, Tensor]:
     for key, part in dist.parts.items():
         low, high = part.entropy_range()
         metrics[f"ent/{key}"] = part.entropy().detach().mean()
-        metrics[f"rand/{key}"] = (metrics[f"ent/{key}"] - low) / (high - low)
+        if high > low:  # a single choice has no entropy to compare with
+            metrics[f"rand/{key}"] = (metrics[f"ent/{key}"] - low) / (high - low)
     return metrics

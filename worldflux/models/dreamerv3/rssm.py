@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldflux.core.distributions import OneHot
+from worldflux.core.precision import recurrence_precision
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.layers import (
     MLP,
@@ -189,20 +190,22 @@ class RSSM(nn.Module):
             # As the states of all later steps do, so that a compiled step is compiled only once.
             deter, stoch = deter.detach().requires_grad_(), stoch.detach().requires_grad_()
         states = []
-        for t in range(len(shares)):
-            deter, stoch, logit = step(
-                deter, stoch, actions[t], shares[t], firsts[t], gumbel[t], weights
-            )
-            states.append((deter, stoch, logit))
+        with recurrence_precision(deter.device):
+            for t in range(len(shares)):
+                deter, stoch, logit = step(
+                    deter, stoch, actions[t], shares[t], firsts[t], gumbel[t], weights
+                )
+                states.append((deter, stoch, logit))
         return _stacked(states)
 
     def imagine_step(
-        self, deter: Tensor, stoch: Tensor, action: Tensor, gumbel: Tensor, weights: ScanWeights
+        self, deter: Tensor, stoch: Tensor, action: Tensor, noise: Tensor, weights: ScanWeights
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of `imagine`: deter `[B, D]`, stoch and prior logits `[B, S, K]`."""
+        """One step of `imagine`: deter `[B, D]`, stoch and prior logits `[B, S, K]`; noise: see
+        `OneHot.sample`."""
         deter = self.core(deter, stoch, self.embed_action(action), weights)  # [B, D]
         logit = self.prior(deter)  # [B, S, K]
-        return deter, self.dist(logit).sample(gumbel), logit
+        return deter, self.dist(logit).sample(noise), logit
 
     def imagine(self, carry: Latent, action: Tensor, gumbel: Tensor) -> tuple[Latent, Tensor]:
         """Prior states under actions `[B, T, A]`; gumbel `[T, B, S, K]`. As `observe`."""

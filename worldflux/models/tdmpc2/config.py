@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,12 +11,15 @@ from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
 
+OPTIONAL = "termination."  # weights that a model has only if it is episodic
+
 
 @dataclass
 class TDMPC2Config(WorldModelConfig):
     """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m."""
 
     needs_obs_shape: ClassVar[bool] = True
+    optional: ClassVar[tuple[str, ...]] = (OPTIONAL,)
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     inert: ClassVar[dict[str, str]] = {
         "deter_dim": "its latent is latent_dim wide",
@@ -142,7 +145,8 @@ class TDMPC2Config(WorldModelConfig):
     episodic: bool = option(
         False,
         follows="env.terminates",
-        help="The task can end an episode, which a termination head learns; follows env.terminates.",
+        resumable=True,
+        help="The task can end an episode, which a termination head learns; follows env.terminates. With false the head comes, fresh, at the first batch in which an episode ended.",
     )
     num_tasks: int = option(
         1,
@@ -169,6 +173,10 @@ class TDMPC2Config(WorldModelConfig):
     @property
     def multitask(self) -> bool:
         return self.num_tasks > 1
+
+    def of_weights(self, names: Collection[str]) -> TDMPC2Config:
+        episodic = any(name.startswith(OPTIONAL) for name in names)
+        return self if episodic == self.episodic else self.with_overrides(episodic=episodic)
 
     def with_spaces(
         self,

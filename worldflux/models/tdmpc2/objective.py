@@ -167,7 +167,7 @@ class Objective:
         if model.termination is None and bool(terminal.any()):
             raise TrainingError(
                 "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " set env.terminates=true (or model.episodic=true)"
+                " make it with episodic=True (an agent adds the termination head itself)"
             )
         first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False

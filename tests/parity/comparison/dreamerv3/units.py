@@ -16,8 +16,9 @@ from worldflux.config.training import TrainingConfig
 from worldflux.core.distributions import Binary, OneHot
 from worldflux.core.math import one_hot_flat, percentile, symexp, symexp_bins, symlog
 from worldflux.core.optim import make_optimizer, move_target_, schedule_factor
+from worldflux.models.dreamerv3.convolutions import Conv
 from worldflux.models.dreamerv3.distributions import BoundedNormal, SymlogMSE, TwoHot
-from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear, RMSNorm
+from worldflux.models.dreamerv3.layers import BlockLinear, Linear, RMSNorm
 from worldflux.models.dreamerv3.losses import imagined_returns, replay_returns
 from worldflux.models.dreamerv3.normalize import RunningScale
 from worldflux.models.dreamerv3.official.weights import CONV, LINEAR, Weight

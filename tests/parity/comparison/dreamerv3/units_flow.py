@@ -15,7 +15,8 @@ from worldflux.config.spaces import Space
 from worldflux.data.gym_source import ConsecutiveChunks
 from worldflux.data.ratio import UpdateRatio
 from worldflux.data.replay import SequenceReplay
-from worldflux.models.dreamerv3.layers import BlockLinear, Conv, Linear
+from worldflux.models.dreamerv3.convolutions import Conv
+from worldflux.models.dreamerv3.layers import BlockLinear, Linear
 
 
 def compare_flow(settings: Mapping[str, Any], comparison: Comparison) -> None:

@@ -33,11 +33,9 @@ FIXED = {
     "contdisc": True,
     "imag_loss.slowtar": False,
     "repl_loss.slowtar": False,
-    "retnorm.debias": False,
     "valnorm.impl": "none",
     "advnorm.impl": "none",
     "reward_grad": True,
-    "repval_loss": True,
     "repval_grad": True,
     "opt.momentum": True,
 }
@@ -83,8 +81,8 @@ def config_from_official(
         if setting(agent, path) != value
     ]
     impl = setting(agent, "retnorm.impl")
-    if impl not in ("perc", "none"):
-        wrong.append(f"agent.retnorm.impl is {impl!r}, expected 'perc' or 'none'")
+    if impl not in ("perc", "meanstd", "none"):
+        wrong.append(f"agent.retnorm.impl is {impl!r}, expected 'perc', 'meanstd' or 'none'")
     wrong += [text for paths in FIELDS.values() if (text := _disagreement(agent, paths))]
     if wrong:
         raise ConfigurationError("the official configuration cannot be taken: " + "; ".join(wrong))
@@ -95,13 +93,17 @@ def config_from_official(
     if values["critic_num_bins"] == values["reward_num_bins"]:
         del values["critic_num_bins"]
     scales = {ours: setting(agent, f"loss_scales.{theirs}") for ours, theirs in LOSSES.items()}
+    if not setting(agent, "repval_loss"):
+        scales["replay_value"] = 0.0
+    if impl != "none":
+        values["return_norm_impl"] = impl
     return DreamerV3Config(
         **values,
         model_name=name,
         learning_rate=float(setting(agent, "opt.lr")),
         actor_critic=True,
         loss_scales=scales,
-        return_normalization=impl == "perc",
+        return_normalization=impl != "none",
         replay_context=replay_context,
         observation_modalities=modalities_of(obs_spaces),
         action_spec=action_spec_of(action_spaces),

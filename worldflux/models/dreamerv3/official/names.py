@@ -43,6 +43,7 @@ FIELDS = {
     "slow_critic_scale": ("imag_loss.slowreg", "repl_loss.slowreg"),
     "return_norm_rate": ("retnorm.rate",),
     "return_norm_limit": ("retnorm.limit",),
+    "return_norm_debias": ("retnorm.debias",),
     "return_norm_low": ("retnorm.perclo",),
     "return_norm_high": ("retnorm.perchi",),
 }
@@ -52,6 +53,7 @@ OF_A_RUN = {
     "model.loss_scales": ("agent.loss_scales",),
     "model.replay_context": ("replay_context",),
     "model.return_normalization": ("agent.retnorm.impl",),
+    "model.return_norm_impl": ("agent.retnorm.impl",),
     "env.id": ("task",),
     "data.capacity": ("replay.size",),
     "data.online": ("replay.online",),

@@ -104,7 +104,12 @@ def _check(named: Mapping[str, Any], shown: Mapping[str, Any], source: str) -> N
 
 def official_defaults() -> dict[str, Any]:
     """Every setting that a model follows from, sizes apart, as the official code has it."""
-    defaults = dict(FIXED) | {"retnorm.impl": "perc", "opt.lr": 4e-5, "opt.wd": 0.0}
+    defaults = dict(FIXED) | {
+        "retnorm.impl": "perc",
+        "repval_loss": True,
+        "opt.lr": 4e-5,
+        "opt.wd": 0.0,
+    }
     for field, paths in FIELDS.items():
         value = DreamerV3Config._default(field)
         if field not in SIZES and field != "critic_num_bins":
