@@ -151,6 +151,7 @@ def test_the_summary_says_what_is_seen_and_done() -> None:
         "(2 values within [-1, 2], not bounded on both sides: 1 of the agent is 1 there)"
     )
     assert seen.doubts == ()
+    assert "picture 12x64x64" in notes(FORMS["uint8"][0], frame_stack=4).summary
     wide = notes(spaces.Box(-np.inf, np.inf, (64, 64, 3), np.float32))
     assert "12,288 numbers, for an MLP" in wide.doubts[0]
 

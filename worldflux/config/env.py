@@ -77,12 +77,14 @@ class EnvConfig(CheckedConfig):
     frame_stack: int = option(
         1,
         at_least=1,
+        at_most=1_000,
         unit="pictures",
         help="Newest pictures that one observation holds, one after another along the channels; vectors beside them stay as they are, vectors alone are refused. Raise it for agents without memory.",
     )
     action_repeat: int = option(
         1,
         at_least=1,
+        at_most=10_000,
         unit="environment frames",
         help="How often each action is repeated; rewards are summed. All counts of environment steps are after the repeat.",
     )
@@ -95,6 +97,7 @@ class EnvConfig(CheckedConfig):
     image_size: tuple[int, int] | None = option(
         None,
         at_least=1,
+        at_most=8_192,
         unit="pixels",
         help="Resizes images to this height and width; null leaves them (suite dmc draws 64x64).",
     )
@@ -121,6 +124,7 @@ class EnvConfig(CheckedConfig):
     noop_max: int = option(
         0,
         at_least=0,
+        at_most=10_000,
         unit="environment frames",
         help="Atari's random start: up to so many frames of the first action after a reset; for pictures and discrete actions.",
     )

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -95,8 +96,15 @@ def make_envs(
         tasks=() if layout is None else layout.tasks,
         task_numbers=task_numbers * num_envs,
         call_timeout=config.call_timeout,
-        notes=notes_of(config, first.get_wrapper_attr("encode"), first.get_wrapper_attr("decode")),
+        notes=notes_of(config, _encoded(first)),
     )
+
+
+def _encoded(env: GymEnv) -> EncodedStep:
+    while not isinstance(env, EncodedStep):
+        assert isinstance(env, gym.Wrapper)
+        env = env.env
+    return env
 
 
 def _lay_out(

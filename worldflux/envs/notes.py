@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from worldflux.config.env import EnvConfig
 from worldflux.config.spaces import Space
-from worldflux.envs.spaces import ActionDecoder, ObservationEncoder
+from worldflux.envs.wrappers import EncodedStep
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Notes:
     idle: tuple[str, ...] = ()
 
 
-def notes_of(config: EnvConfig, encode: ObservationEncoder, decode: ActionDecoder) -> Notes:
+def notes_of(config: EnvConfig, env: EncodedStep) -> Notes:
     """The notes of one environment, by what prepares its observations and actions."""
-    seen = [f"{key} ({_form(space)})" for key, space in encode.spaces.items()]
-    acts = [f"{key} ({text})" for key, text in decode.ranges.items()]
-    pictures = [space for space in encode.spaces.values() if space.image]
+    seen = [f"{key} ({_form(space)})" for key, space in env.obs_spaces.items()]
+    acts = [f"{key} ({text})" for key, text in env.decode.ranges.items()]
+    pictures = [space for space in env.obs_spaces.values() if space.image]
     settings = {
         "frame_stack": config.frame_stack if config.frame_stack > 1 else None,
         "grayscale": config.grayscale or None,
@@ -31,7 +31,7 @@ def notes_of(config: EnvConfig, encode: ObservationEncoder, decode: ActionDecode
     }
     idle = [f"env.{key}={str(value).lower()}" for key, value in settings.items() if value]
     summary = f"observes {', '.join(seen)}; acts with {', '.join(acts)}"
-    return Notes(summary, tuple(encode.large), () if pictures else tuple(idle))
+    return Notes(summary, tuple(env.encode.large), () if pictures else tuple(idle))
 
 
 def _form(space: Space) -> str:

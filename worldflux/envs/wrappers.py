@@ -46,7 +46,7 @@ class RenderObservation(Wrapper):
         env.reset(seed=0)
         frame = self._frame()
         if frame.min() == frame.max():
-            warn_blank(str(env))
+            warn_blank(env.spec.id if env.spec else str(env.unwrapped))
         self.observation_space = gs.Box(0, 255, frame.shape, np.uint8)
         self._check = checker(self.observation_space)
 
