@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ SUITES = {
     "dmc": SuiteRow("worldflux.envs.dmc", unused=("import", "noop_max")),
     "none": SuiteRow(None),
 }
+TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # module.Class
 
 
 def _seeds(value: Any) -> str | None:
@@ -58,6 +60,10 @@ class EnvConfig(CheckedConfig):
     kwargs: dict[str, Any] = option(
         factory=dict,
         help="Keywords of gymnasium.make, or for dmc of DeepMindControl (worldflux/envs/dmc.py); add one with +env.kwargs.NAME=VALUE.",
+    )
+    wrappers: dict[str, Any] = option(
+        factory=dict,
+        help="Wrappers of your own around the environment, by a name of yours: {_target_: module.Class, ARGUMENT: value}; see docs/wrappers.md.",
     )
     obs: str = option(
         "state",
@@ -142,6 +148,13 @@ class EnvConfig(CheckedConfig):
     )
 
     def _validate(self) -> None:
+        for name, wrapper in self.wrappers.items():
+            target = wrapper.get("_target_") if isinstance(wrapper, dict) else None
+            if not (isinstance(target, str) and TARGET.fullmatch(target)):
+                text = f"must be {{_target_: module.Class, ARGUMENT: value}}, got {wrapper!r}"
+                raise self.refuse(f"wrappers.{name}", text)
+        if self.wrappers and self.suite == "none":
+            raise self.refuse("wrappers", "has no meaning with suite none", "leave it out")
         if self.frame_pool > self.action_repeat:
             text = f"must be <= action_repeat ({self.action_repeat}), got {self.frame_pool}"
             raise self.refuse("frame_pool", text)
