@@ -220,7 +220,10 @@ def verdict_of(verb: str, run: Path, name: str, ended: Ended, base: Path) -> Ver
             return Verdict(WRONG, f"the line names neither the run nor the file: {early.detail}")
         return early
     if verb == "resume":
-        unequal = differences(run, base / f"{run.name}-continued")
+        try:
+            unequal = differences(run, base / f"{run.name}-continued")
+        except OSError as error:
+            unequal = [f"{error}"]
     else:
         before = json.loads((base / f"{run.name}-{verb}.json").read_text())
         after = json.loads(json.dumps(outcome(verb, run, ended)))

@@ -110,12 +110,16 @@ def test_a_damaged_metrics_line_costs_that_line(tmp_path: Path, line: bytes) -> 
     assert not has_damage(tmp_path)
 
 
-@pytest.mark.parametrize("damaged", ["line", "gone"])
+@pytest.mark.parametrize("damaged", ["line", "gone", "zeros", "digit"])
 def test_a_resume_names_what_the_curve_lost(tmp_path: Path, damaged: str) -> None:
     train(tmp_path, 4)
     path = tmp_path / "metrics.jsonl"
     if damaged == "line":
         path.write_bytes(b"garbage\n" + path.read_bytes())
+    elif damaged == "zeros":
+        path.write_bytes(bytes(path.stat().st_size))
+    elif damaged == "digit":
+        path.write_text(path.read_text().replace('"step": 1', '"step": 3', 1))
     else:
         path.unlink()
     trainer = train(tmp_path, 6, resume=True)
@@ -146,6 +150,23 @@ def test_any_damage_of_a_checkpoint_falls_back_to_the_one_before(
     trainer = train(tmp_path, 6, resume=True)
     assert trainer.state.global_step == 6
     assert trainer.state.damaged_checkpoints == [newest.name]
+
+
+def test_the_best_checkpoint_is_found_without_its_pointer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, 4)
+    store = CheckpointFolder(tmp_path / "checkpoints")
+    first, newest = store.folders()
+    reseal(newest / "state.json", "state.trainer.best_step", 2)
+    for damage in (lambda path: path.write_text("x"), lambda path: path.unlink(missing_ok=True)):
+        damage(store.folder / "best")
+        caplog.clear()
+        assert store.best() == first
+        assert "best names no checkpoint" in caplog.text
+    (first / "model.safetensors").write_bytes(b"")
+    trainer = train(tmp_path, 6, resume=True)
+    assert "damaged_best_checkpoint" in trainer.all_degraded_modes()
 
 
 def test_a_damaged_pointer_and_manifest_are_no_end(tmp_path: Path) -> None:

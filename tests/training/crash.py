@@ -333,7 +333,8 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
     state = read_state(checkpoint)["state"]
     for key in ("elapsed", "started"):
         del state["trainer"][key]
-    del state["metrics_bytes"]  # clock times have different lengths
+    for key in ("metrics_bytes", "metrics_sha256"):  # of clock times
+        del state[key]
     for key in (
         "replay",
         "replay_index",

@@ -26,7 +26,8 @@ def content(folder):
     last = read_checkpoint(folder / "checkpoints" / pointer(folder, "latest"))
     for key in ("elapsed", "started", "damaged_checkpoints"):
         last.state["trainer"].pop(key)
-    last.state.pop("metrics_bytes")
+    for key in ("metrics_bytes", "metrics_sha256"):
+        last.state.pop(key)
     metrics = [
         (r["step"], r["env_steps"], {k: v for k, v in r["metrics"].items() if "fps/" not in k})
         for r in read_metrics(folder)

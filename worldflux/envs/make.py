@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -12,19 +13,24 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from worldflux.config.env import EnvConfig
 from worldflux.envs.failures import make_error
 from worldflux.envs.gate import Gate
+from worldflux.envs.notes import notes_of
+from worldflux.envs.own_wrappers import wrapped
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
 from worldflux.envs.vector import VectorEnv
 from worldflux.envs.wrappers import (
     ActionRepeat,
+    ChosenSeeds,
     EncodedStep,
     FlattenVectors,
     NoopStart,
@@ -77,8 +83,6 @@ def make_envs(
         first = makers[0]()
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
-        if unbounded := first.get_wrapper_attr("decode").unbounded:
-            _report_unbounded(config.id, ", ".join(unbounded))
         envs = _vectorize(first, makers, mode)
         length: int | None = first.get_wrapper_attr("episode_length")
     return VectorEnv(
@@ -91,7 +95,16 @@ def make_envs(
         clip_reward=config.clip_reward,
         tasks=() if layout is None else layout.tasks,
         task_numbers=task_numbers * num_envs,
+        call_timeout=config.call_timeout,
+        notes=notes_of(config, _encoded(first)),
     )
+
+
+def _encoded(env: GymEnv) -> EncodedStep:
+    while not isinstance(env, EncodedStep):
+        assert isinstance(env, gym.Wrapper)
+        env = env.env
+    return env
 
 
 def _lay_out(
@@ -129,14 +142,6 @@ def _warn_left_out(env_id: str, keys: str) -> None:
     log.warning("env.id=%s: not observed: %s", env_id, keys)
 
 
-@functools.cache
-def _report_unbounded(env_id: str, keys: str) -> None:
-    text = (
-        "is not bounded on both sides: the agent acts in [-1, 1], or 2 units beside the one bound"
-    )
-    log.info("env.id=%s: %s %s", env_id, keys, text)
-
-
 def _vectorize(
     first: GymEnv, makers: Sequence[Callable[[], GymEnv]], mode: str
 ) -> SyncVectorEnv | AsyncVectorEnv:
@@ -144,9 +149,28 @@ def _vectorize(
         first.close()
         # VectorEnv reports what a worker raised in one line; gymnasium would also warn thrice.
         warnings.filterwarnings("ignore", module=r"gymnasium\.vector\.async_vector_env")
-        return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    made = [lambda: first, *makers[1:]]
-    return SyncVectorEnv(made, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        before = set(multiprocessing.active_children())
+        try:
+            return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except BaseException:  # one of them failed: the others would stay
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+                process.join()
+            raise
+    made = [first]
+    try:
+        for make in makers[1:]:
+            made.append(make())
+    except BaseException:
+        for env in made:
+            env.close()
+        raise
+    held = [functools.partial(_same, env) for env in made]
+    return SyncVectorEnv(held, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def _same(env: GymEnv) -> GymEnv:
+    return env
 
 
 def _make_one(
@@ -183,6 +207,18 @@ def _make_one(
     )
 
 
+def _check_frames(config: EnvConfig, env: GymEnv, pictures: bool) -> None:
+    """Refuses Atari's treatment of frames where there are none."""
+    if config.frame_pool > 1 and not pictures:
+        text = f"={config.frame_pool}: the observation of {config.id} is no picture"
+        raise ConfigurationError(text, key="env.frame_pool")
+    discrete = isinstance(env.action_space, spaces.Discrete)
+    if config.noop_max and not (discrete and (pictures or hasattr(env.unwrapped, "ale"))):
+        text = f"={config.noop_max}: {config.id} has no frames to idle through"
+        hint = "it needs pictures and discrete actions, the first of which does nothing"
+        raise ConfigurationError(text, key="env.noop_max", hint=hint)
+
+
 def _seed_process(seed: int, index: int) -> None:
     """Global random streams of its own for an environment's process, which would otherwise go on
     with copies of its parent's."""
@@ -196,7 +232,11 @@ def _seed_process(seed: int, index: int) -> None:
 def prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
     env = suite(config).make(config, render)
+    if config.seeds is not None:
+        env = ChosenSeeds(env, config.seeds)
+    env = wrapped(env, config.wrappers)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
+    _check_frames(config, env, frames or is_picture(env.observation_space))
     env = Gate(env, observed=not frames)
     if frames and config.frame_pool > 1:
         env = RenderObservation(env)

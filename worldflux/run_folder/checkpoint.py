@@ -97,18 +97,28 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             raise
 
 
+def check_files(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's state.json; CheckpointError where a file is not as written."""
+    document = read_state(folder)
+    for name, facts in document["files"].items():
+        try:
+            whole = file_facts(folder / name) == facts
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from error
+        if not whole:
+            raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {name} differs")
+    return document
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder; CheckpointError names the file that is missing or damaged."""
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder at {folder}")
-    document = read_state(folder)
+    document = check_files(folder)
     loaded = {}
-    for name, facts in document["files"].items():
-        path = folder / name
+    for name in document["files"]:
         try:
-            if file_facts(path) != facts:
-                raise CheckpointError(f"checkpoint {folder} is damaged: checksum of {name} differs")
-            loaded[name] = load_file(path)
+            loaded[name] = load_file(folder / name)
         except (OSError, SafetensorError, MemoryError) as error:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from error
     arrays = loaded[OPTIMIZER]

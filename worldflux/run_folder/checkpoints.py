@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import read_sealed
 from worldflux.run_folder.names import BEST, CHECKPOINTS, HYDRA, LATEST, MODEL, OPTIMIZER, STATE
 
+log = logging.getLogger(__name__)
 SCHEMA = "worldflux.checkpoint.v1"
 NAME_BYTES = 4096  # of the files that name a checkpoint
 _KINDS = {"groups": list, "files": dict, "state": dict, "state.trainer": dict, "state.step": int}
@@ -51,11 +53,23 @@ class CheckpointFolder:
         return sorted(path for path in self.folder.glob("step_*") if path.is_dir())
 
     def best(self) -> Path | None:
+        """The one that `best` names; where that file is damaged or gone, what the newest one knows."""
+        folders = {folder.name: folder for folder in self.folders()}
         try:
             name = read_text(self.folder / BEST, NAME_BYTES).strip()
         except (OSError, ValueError):
-            return None
-        return next((folder for folder in self.folders() if folder.name == name), None)
+            name = ""
+        if name in folders:
+            return folders[name]
+        steps = ((state.get("trainer") or {}).get("best_step") for _, state in self.resumable())
+        step = next(steps, None)
+        known = folders.get(self.name(step)) if isinstance(step, int) else None
+        if known is not None or (self.folder / BEST).exists():
+            text = "%s names no checkpoint: %s"
+            log.warning(
+                text, self.folder / BEST, f"the best is {known.name}" if known else "none is"
+            )
+        return known
 
     def resumable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Folder and state of the checkpoints that a run can continue from, newest first."""

@@ -10,6 +10,7 @@ experience, as published curves have, gradient updates in the others; both count
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -48,8 +49,10 @@ class MetricLogger:
             size = min(resume_at or 0, size)
             os.ftruncate(descriptor, size)
             self._file = open(descriptor, "a", encoding="utf-8")
+            with open(self.path, "rb") as written:
+                self._digest = hashlib.file_digest(written, "sha256")
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                self._file.write("\n")  # damaged: it costs this line and not the next one
+                self._write("\n")  # damaged: it costs this line and not the next one
         self.listeners: list[Listener] = make_loggers(loggers, destination)
         self._loggers = list(self.listeners)
 
@@ -67,12 +70,20 @@ class MetricLogger:
             }
         )
         with disk_errors("metrics", self.path):
-            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
             if os.fstat(self._file.fileno()).st_nlink == 0:
                 raise FileNotFoundError(errno.ENOENT, "it was deleted while the run was writing it")
         for listener in self.listeners:
             listener.scalars(record)
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
+        self._digest.update(text.encode())
+
+    def checksum(self) -> str:
+        """SHA-256 of ``metrics.jsonl`` as it was written: of the file where it is not damaged."""
+        return self._digest.hexdigest()
 
     @property
     def takes_pictures(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, DiskError
-from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore
+from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore, check_files
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import write_manifest
 from worldflux.run_folder.metrics import has_damage
@@ -24,6 +24,8 @@ from worldflux.training.loggers import Destination
 from worldflux.training.parallel import part_of_rank, replay_name
 
 DAMAGED_METRICS = "damaged_metrics"  # a degraded mode: lines of the curve are lost
+
+DAMAGED_BEST = "damaged_best_checkpoint"  # a degraded mode
 
 log = logging.getLogger("worldflux.training")
 
@@ -93,10 +95,20 @@ class RunWriter:
         if best is not None and (self.store.folder / self.store.name(best)).is_dir():
             self.store.mark_best(best)
             self.best_step = best
+            self._check_best(self.store.folder / self.store.name(best))
         metrics, end = self.path / METRICS, state["metrics_bytes"]
-        if not metrics.is_file() or metrics.stat().st_size < end or has_damage(self.path):
-            self.degraded_modes.append(DAMAGED_METRICS)
+        damaged = not metrics.is_file() or metrics.stat().st_size < end or has_damage(self.path)
         self._open(x_axis, resume_at=end, purge_from=x + 1)
+        if damaged or state.get("metrics_sha256") not in (None, self.logger.checksum()):
+            self.degraded_modes.append(DAMAGED_METRICS)
+
+    def _check_best(self, folder: Path) -> None:
+        """Whether the best checkpoint, which the run itself does not read, is whole."""
+        try:
+            check_files(folder)
+        except CheckpointError as error:
+            log.warning("the best checkpoint cannot be used: %s", error)
+            self.degraded_modes.append(DAMAGED_BEST)
 
     def _open(
         self, x_axis: str, resume_at: int | None = None, purge_from: int | None = None
@@ -166,4 +178,7 @@ class _Silence(MetricLogger):
         self.listeners = []
 
     def scalars(self, metrics: Mapping[str, float], **at: float | None) -> None: ...
+    def checksum(self) -> str:
+        return ""
+
     def pictures(self, pictures: Mapping[str, Any], **at: int) -> None: ...

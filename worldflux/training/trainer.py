@@ -55,7 +55,7 @@ class Trainer(TrainingSession):
         self._target = self.config.total_steps if num_steps is None else num_steps
         self.source = source = as_source(data, self.agent, self.config)
         claimed = claim(self.folder.path) if self.ranks.first else nullcontext()
-        self._stop = StopSignals()
+        self._stop = StopSignals(self.ranks.first)
         if self.ranks.size == 1:  # several agree on where they stop, after an update
             source.should_stop = lambda: self._stop.received is not None
         with claimed as self.folder.claim, self._stop.catching(), self._outcome():

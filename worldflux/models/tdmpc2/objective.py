@@ -165,8 +165,16 @@ class Objective:
         if batch["is_first"].shape[1] < 2:
             raise TrainingError("TD-MPC2 trains on transitions: sequences need at least 2 steps")
         terminal = batch["is_terminal"][:, 1:]  # [B, H]
+<<<<<<< HEAD
         if model.termination is None:
             self._refuse_end(terminal.any())
+=======
+        if model.termination is None and bool(terminal.any()):
+            raise TrainingError(
+                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
+                " make it with episodic=True (an agent adds the termination head itself)"
+            )
+>>>>>>> main
         first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False
         task = batch[TASK_KEY][:, 0] if model.config.multitask else None  # [B]
