@@ -165,16 +165,8 @@ class Objective:
         if batch["is_first"].shape[1] < 2:
             raise TrainingError("TD-MPC2 trains on transitions: sequences need at least 2 steps")
         terminal = batch["is_terminal"][:, 1:]  # [B, H]
-<<<<<<< HEAD
         if model.termination is None:
             self._refuse_end(terminal.any())
-=======
-        if model.termination is None and bool(terminal.any()):
-            raise TrainingError(
-                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " make it with episodic=True (an agent adds the termination head itself)"
-            )
->>>>>>> main
         first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False
         task = batch[TASK_KEY][:, 0] if model.config.multitask else None  # [B]
@@ -196,7 +188,7 @@ class Objective:
         if bool((before if ended.is_cuda else answer).read()):
             raise TrainingError(
                 "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " set env.terminates=true (or model.episodic=true)"
+                " make it with episodic=True (an agent adds the termination head itself)"
             )
 
     # === The model ==========================================================================
