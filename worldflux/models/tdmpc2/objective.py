@@ -17,7 +17,6 @@ from torch import Tensor
 
 from worldflux.config.spaces import TASK_KEY
 from worldflux.core.compile import Compiler, eager
-from worldflux.core.host import HostCopy
 from worldflux.core.math import symlog_two_hot
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import TrainingError
@@ -150,7 +149,6 @@ class Objective:
             "termination": config.termination_loss_coef,
             "policy": config.policy_loss_coef,
         }
-        self._ended = HostCopy(torch.zeros((), dtype=torch.bool))
         self.targets = compile(self._targets)
         self.model_terms = compile(self._model_terms)
         self.policy_terms = compile(self._policy_terms)
@@ -165,8 +163,11 @@ class Objective:
         if batch["is_first"].shape[1] < 2:
             raise TrainingError("TD-MPC2 trains on transitions: sequences need at least 2 steps")
         terminal = batch["is_terminal"][:, 1:]  # [B, H]
-        if model.termination is None:
-            self._refuse_end(terminal.any())
+        if model.termination is None and bool(terminal.any()):
+            raise TrainingError(
+                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
+                " make it with episodic=True (an agent adds the termination head itself)"
+            )
         first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False
         task = batch[TASK_KEY][:, 0] if model.config.multitask else None  # [B]
@@ -179,17 +180,6 @@ class Objective:
             task=task,
             terms=model.task_terms(task),
         )
-
-    def _refuse_end(self, ended: Tensor) -> None:
-        """TrainingError if a task has ended; on a device the update before this one is looked at,
-        so that nothing waits for the device."""
-        answer = HostCopy(ended)
-        before, self._ended = self._ended, answer
-        if bool((before if ended.is_cuda else answer).read()):
-            raise TrainingError(
-                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " make it with episodic=True (an agent adds the termination head itself)"
-            )
 
     # === The model ==========================================================================
 
