@@ -75,6 +75,9 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        for name in ("resume", "init_from"):
+            if getattr(self, name) == "":
+                raise ConfigurationError("must name a folder, got an empty text", key=name)
         # Evaluation acts too, so this holds whatever the data source is.
         if getattr(self.model, "actor_critic", True) is False:
             text = "must be true: a run acts in its environment"

@@ -28,6 +28,7 @@ from worldflux.errors import ConfigurationError
 from worldflux.models.families import families, family_of_type, is_model_type
 
 W = TypeVar("W", bound="WorldModelConfig")
+LAYERS = 1_000  # of a network, and the like: each is made one after another
 DTYPES = ("float32", "float16", "bfloat16")
 ACTION_TYPES = ("continuous", "discrete", "hybrid")
 
@@ -62,6 +63,8 @@ class WorldModelConfig(CheckedConfig):
 
     # Whether the shape of an observation must be given where no environment tells it.
     needs_obs_shape: ClassVar[bool] = False
+    shortest_sequence: ClassVar[int] = 1  # that a batch may have
+    largest: ClassVar[int] = 2**20  # a matrix of this width has a terabyte
     # Fields whose value follows from others unless it is given.
     derived: ClassVar[tuple[str, ...]] = ()
     # Keys of a run -> what the family's official code calls them; several stand for one of ours.
@@ -80,6 +83,7 @@ class WorldModelConfig(CheckedConfig):
     obs_shape: tuple[int, ...] = option(
         (3, 64, 64),
         at_least=1,
+        at_most=2**20,
         follows=ENVIRONMENT,
         help="Shape of the only observation key, images channels first (C, H, W); with several keys that of the first image by name, else of the first key. Read off the environment.",
     )

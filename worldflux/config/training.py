@@ -173,12 +173,14 @@ class TrainingConfig(CheckedConfig):
     nproc: int = option(
         1,
         at_least=1,
+        at_most=1_024,
         unit="processes",
         help="Processes that train one agent together, each with its share of batch_size and num_envs, which must be multiples of it.",
     )
     num_envs: int = option(
         1,
         at_least=1,
+        at_most=100_000,
         unit="environments",
         help="Environments that are stepped together, over all processes and tasks.",
     )
@@ -263,11 +265,17 @@ class TrainingConfig(CheckedConfig):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def check_device(self) -> None:
-        """ConfigurationError: this machine has no such device."""
-        if self.device in ("auto", "cpu"):
+        """ConfigurationError: this machine has no such device, or it lacks the precision."""
+        float16 = self.mixed_precision and self.mixed_precision_dtype == "float16"
+        if self.device == "cpu" or (self.device == "auto" and not float16):
             return
         import torch
 
+        if self.device == "auto":
+            if not torch.cuda.is_available():
+                text = "float16 needs CUDA, which this machine lacks"
+                raise self.refuse("mixed_precision_dtype", text, "use bfloat16")
+            return
         kind, _, number = self.device.partition(":")
         count = torch.cuda.device_count() if kind == "cuda" else torch.backends.mps.is_available()
         if int(number or 0) >= count:

@@ -23,6 +23,7 @@ from worldflux.config.env import EnvConfig
 from worldflux.envs.failures import described, make_error
 from worldflux.envs.gate import Gate
 from worldflux.envs.notes import notes_of
+from worldflux.envs.own_wrappers import wrapped
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
@@ -238,6 +239,7 @@ def prepared(config: EnvConfig, render: bool) -> EncodedStep:
     env = suite(config).make(config, render)
     if config.seeds is not None:
         env = ChosenSeeds(env, config.seeds)
+    env = wrapped(env, config.wrappers)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
     _check_frames(config, env, frames or is_picture(env.observation_space))
     env = Gate(env, observed=not frames)

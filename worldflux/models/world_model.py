@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.base import read_json
+from worldflux.config.files import check_stored
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.spaces import STEP_KEYS, flat_action_dim
 from worldflux.config.training import TrainingConfig
@@ -361,6 +362,7 @@ class WorldModel(nn.Module):
 
 def _old_weights(path: Path) -> dict[str, Tensor]:
     try:
+        check_stored(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (
         *UNREADABLE,

@@ -96,8 +96,14 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def named_modules(overrides: Iterable[Override]) -> list[str]:
     """The modules that a command line names: in them it trusts."""
     fields = {"env.import": "import_module", "env.id": "id", "env.tasks": "tasks"}
-    keys = {fields.get(item.get_key_element()): item for item in overrides}
-    return modules_of({key: value_of(item) for key, item in keys.items() if key is not None})
+    env: dict[str, Any] = {"wrappers": {}}
+    for item in overrides:
+        key = item.get_key_element().lstrip("+")
+        if key in fields:
+            env[fields[key]] = value_of(item)
+        elif key == "env.wrappers" or key.startswith("env.wrappers."):
+            env["wrappers"] |= {key: {key.rpartition(".")[2]: value_of(item)}}
+    return modules_of(env)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

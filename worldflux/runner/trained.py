@@ -200,7 +200,7 @@ def chosen_env(
 def _words(recorded: EnvConfig, keys: Container[str]) -> list[str]:
     """The recorded fields as overrides, but those that are overridden anew."""
     fields = recorded.to_dict()
-    kwargs = fields.pop("kwargs")
+    kwargs, wrappers = fields.pop("kwargs"), fields.pop("wrappers")
     if "env.id" in keys or "env.tasks" in keys:
         kwargs = {}  # another environment takes other arguments
         del fields["id"], fields["tasks"]
@@ -209,7 +209,8 @@ def _words(recorded: EnvConfig, keys: Container[str]) -> list[str]:
     values = {f"env.{SPELLING.get(name, name)}": value for name, value in fields.items()}
     words = [override(key, value) for key, value in values.items() if key not in keys]
     # Its keys are free: added here, overrides of them come later and win.
-    return words + [override(f"++env.kwargs.{key}", value) for key, value in kwargs.items()]
+    words += [override(f"++env.kwargs.{key}", value) for key, value in kwargs.items()]
+    return words + [override(f"++env.wrappers.{key}", value) for key, value in wrappers.items()]
 
 
 def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:

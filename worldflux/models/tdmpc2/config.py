@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from worldflux.config.model import LatentType, WorldModelConfig
+from worldflux.config.fields import LARGEST_WHOLE
+from worldflux.config.model import LAYERS, LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
@@ -46,15 +47,16 @@ class TDMPC2Config(WorldModelConfig):
         help="Width of a SimNorm group: the softmax simplices that the latent z consists of.",
     )
     num_hidden_layers: int = option(
-        2, at_least=1, help="Hidden layers of dynamics, reward, Q and policy."
+        2, at_least=1, at_most=LAYERS, help="Hidden layers of dynamics, reward, Q and policy."
     )
     encoder_dim: int = option(256, at_least=1, help="Width of the encoder's hidden layers.")
     encoder_layers: int = option(
-        2, at_least=1, help="Layers of the encoder of vectors; the last gives z."
+        2, at_least=1, at_most=LAYERS, help="Layers of the encoder of vectors; the last gives z."
     )
     num_q_networks: int = option(
         5,
         at_least=2,
+        at_most=LAYERS,
         help="Q networks of the ensemble; each target takes the smaller of two drawn at random.",
     )  # two of them are drawn for a target
     num_bins: int = option(101, at_least=2, help="Bins of the two-hot reward and Q distributions.")
@@ -69,7 +71,9 @@ class TDMPC2Config(WorldModelConfig):
         unit="environment steps",
         help="Steps that the planner looks ahead and that the model is unrolled for in training.",
     )
-    iterations: int = option(6, at_least=1, help="Iterations of MPPI for each action.")
+    iterations: int = option(
+        6, at_least=1, at_most=LAYERS, help="Iterations of MPPI for each action."
+    )
     num_samples: int = option(
         512,
         at_least=1,
@@ -105,6 +109,7 @@ class TDMPC2Config(WorldModelConfig):
     episode_length: int | None = option(
         None,
         at_least=1,
+        at_most=LARGEST_WHOLE,
         unit="environment steps",
         help="Length of an episode, for the discount; null takes the environment's (no limit: discount_max).",
     )
@@ -218,6 +223,9 @@ class TDMPC2Config(WorldModelConfig):
             if getattr(self, name) > self.num_samples:
                 text = f"must be <= num_samples ({self.num_samples}), got {getattr(self, name)}"
                 raise self.refuse(name, text)
+        if self.discount_min > self.discount_max:
+            text = f"must be <= discount_max ({self.discount_max:g}), got {self.discount_min:g}"
+            raise self.refuse("discount_min", text)
         for low, high in (
             ("min_std", "max_std"),
             ("bin_min", "bin_max"),

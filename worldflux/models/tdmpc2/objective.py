@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldflux.config.spaces import TASK_KEY
 from worldflux.core.compile import Compiler, eager
+from worldflux.core.host import HostCopy
 from worldflux.core.math import symlog_two_hot
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import TrainingError
@@ -149,8 +150,8 @@ class Objective:
             "termination": config.termination_loss_coef,
             "policy": config.policy_loss_coef,
         }
+        self._ended = HostCopy(torch.zeros((), dtype=torch.bool))
         self.targets = compile(self._targets)
-        self.next = compile(model.next)
         self.model_terms = compile(self._model_terms)
         self.policy_terms = compile(self._policy_terms)
 
@@ -164,11 +165,8 @@ class Objective:
         if batch["is_first"].shape[1] < 2:
             raise TrainingError("TD-MPC2 trains on transitions: sequences need at least 2 steps")
         terminal = batch["is_terminal"][:, 1:]  # [B, H]
-        if model.termination is None and bool(terminal.any()):
-            raise TrainingError(
-                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " make it with episodic=True (an agent adds the termination head itself)"
-            )
+        if model.termination is None:
+            self._refuse_end(terminal.any())
         first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False
         task = batch[TASK_KEY][:, 0] if model.config.multitask else None  # [B]
@@ -182,6 +180,17 @@ class Objective:
             terms=model.task_terms(task),
         )
 
+    def _refuse_end(self, ended: Tensor) -> None:
+        """TrainingError if a task has ended; on a device the update before this one is looked at,
+        so that nothing waits for the device."""
+        answer = HostCopy(ended)
+        before, self._ended = self._ended, answer
+        if bool((before if ended.is_cuda else answer).read()):
+            raise TrainingError(
+                "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
+                " make it with episodic=True (an agent adds the termination head itself)"
+            )
+
     # === The model ==========================================================================
 
     def model_losses(self, data: Slices, noise: Noise) -> ModelStep:
@@ -191,12 +200,8 @@ class Objective:
             model.task_emb.project_(self.ranks.gather(data.task))
         shift = (None, None) if noise.shift is None else (noise.shift[0], noise.shift[1:])
         target, td = self.targets(data, noise.td_action, noise.td_index, shift[1])
-        latent = [model.latent(data.obs[0], data.task, shift[0])]  # [B, Z]
-        for action in data.action:
-            latent.append(self.next(latent[-1], action))  # [B, Z]
-        stacked = torch.stack(latent)  # [H+1, B, Z]
-        losses, ended = self.model_terms(data, stacked, target, td, noise.q_dropout)
-        return ModelStep(losses, stacked, target, td, ended)
+        losses, latent, ended = self.model_terms(data, target, td, noise.q_dropout, shift[0])
+        return ModelStep(losses, latent, target, td, ended)
 
     @torch.no_grad()
     def _targets(
@@ -210,11 +215,24 @@ class Objective:
         discount = model.discount if terms is None else terms.discount
         return target, td_target(data.reward, data.terminated, value, discount)
 
+    def rollout(self, data: Slices, shift: Tensor | None) -> Tensor:
+        """Latents `[H+1, B, Z]` of the first observation and, from there, of the dynamics."""
+        latent = [self.model.latent(data.obs[0], data.task, shift)]  # [B, Z]
+        for action in data.action:
+            latent.append(self.model.next(latent[-1], action))  # [B, Z]
+        return torch.stack(latent)
+
     def _model_terms(
-        self, data: Slices, latent: Tensor, target: Tensor, td: Tensor, dropout: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Losses `[H, B]` of the rollout `[H+1, B, Z]`, and probabilities of termination."""
-        model, start = self.model, latent[:-1]  # [H, B, Z]
+        self,
+        data: Slices,
+        target: Tensor,
+        td: Tensor,
+        dropout: Tensor | None,
+        shift: Tensor | None,
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Losses `[H, B]`, the rollout `[H+1, B, Z]` and probabilities of termination."""
+        model, latent = self.model, self.rollout(data, shift)
+        start = latent[:-1]  # [H, B, Z]
         logits = model.q_logits(start, data.action, dropout=dropout)  # [Q, H, B, K]
         losses = {
             "consistency": consistency_loss(model.bare(latent[1:]), model.bare(target)),
@@ -222,10 +240,10 @@ class Objective:
             "td": value_loss(logits, symlog_two_hot(td, model.bins), model.bins),
         }
         if model.termination is None:
-            return losses, None
+            return losses, latent, None
         logit = model.termination(latent[1:])[..., 0]  # [H, B, 1] -> [H, B]
         losses["termination"] = termination_loss(logit, data.terminated)
-        return losses, torch.sigmoid(logit.detach())
+        return losses, latent, torch.sigmoid(logit.detach())
 
     def mean(self, name: str, loss: Tensor, data: Slices) -> Tensor:
         """Mean over steps and batch, step t weighted by rho^t (termination: unweighted).
