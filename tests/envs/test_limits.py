@@ -102,7 +102,7 @@ def test_a_simulator_that_allows_few_is_evaluated_in_few(
         for _ in range(2):
             result = evaluator(Still(), 0)
             assert result is not None and result.returns == [5.0] * 4
-        assert caplog.text.count("copies cannot be made") == 1
+        assert caplog.text.count("cannot be made (") == 1
     finally:
         training.close()
     assert multiprocessing.active_children() == []

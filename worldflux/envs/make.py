@@ -20,7 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.failures import make_error
+from worldflux.envs.failures import described, make_error
 from worldflux.envs.gate import Gate
 from worldflux.envs.notes import notes_of
 from worldflux.envs.own_wrappers import wrapped
@@ -53,6 +53,7 @@ def make_envs(
     seed: int = 0,
     render: bool = False,
     layout: TaskLayout | None = None,
+    fewer: bool = False,
 ) -> VectorEnv:
     """Makes `num_envs` copies of one environment, prepared as the config says; of each of
     `config.tasks`, in turn, where there are several.
@@ -61,7 +62,7 @@ def make_envs(
     which was faster for everything measured whose step costs less than about a millisecond.
     seed: every environment and episode gets its own seed from it. render: `render()` gives frames.
     layout: the tasks that an agent knows, of which the config's are some; None: the config's are
-    all there are.
+    all there are. fewer: of one task, sync, take as many as can be made, at least one.
     Raises ConfigurationError (no such id, bad arguments, a space that cannot be learned from) or
     MissingDependencyError (with the line that installs what is missing).
     """
@@ -83,7 +84,7 @@ def make_envs(
         first = makers[0]()
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
-        envs = _vectorize(first, makers, mode)
+        envs = _vectorize(first, makers, mode, fewer and not task_numbers)
         length: int | None = first.get_wrapper_attr("episode_length")
     return VectorEnv(
         envs,
@@ -143,7 +144,7 @@ def _warn_left_out(env_id: str, keys: str) -> None:
 
 
 def _vectorize(
-    first: GymEnv, makers: Sequence[Callable[[], GymEnv]], mode: str
+    first: GymEnv, makers: Sequence[Callable[[], GymEnv]], mode: str, fewer: bool
 ) -> SyncVectorEnv | AsyncVectorEnv:
     if mode == "async":
         first.close()
@@ -161,10 +162,14 @@ def _vectorize(
     try:
         for make in makers[1:]:
             made.append(make())
-    except BaseException:
-        for env in made:
-            env.close()
-        raise
+    except BaseException as error:
+        # What could not be made may still count in its simulator: no second try of the others.
+        if not fewer or not isinstance(error, Exception):
+            for env in made:
+                env.close()
+            raise
+        text = "environment copy %d cannot be made (%s); going on with %d"
+        log.warning(text, len(made), described(error), len(made))
     held = [functools.partial(_same, env) for env in made]
     return SyncVectorEnv(held, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
 

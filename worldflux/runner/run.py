@@ -16,6 +16,7 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.allocator import keep_freed_memory
+from worldflux.core.precision import tune_cuda
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
@@ -91,6 +92,7 @@ def _run(
     training = config.training
     if training.keep_memory:
         keep_freed_memory()
+    tune_cuda(torch.device(training.resolve_device()), training.mixed_precision)
     set_seed(training.seed)
     fitted = parts.fitted
     if fitted is None and parts.model is None:

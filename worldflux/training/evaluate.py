@@ -189,7 +189,12 @@ class GreedyEvaluator:
         count = min(count, self._room or count)
         while True:
             try:
-                return make_envs(self.env, num_envs=count, render=render, **kwargs)
+                envs = make_envs(
+                    self.env, num_envs=count, render=render, fewer=self.copies is None, **kwargs
+                )
+                if not self.env.tasks and envs.num_envs < count:
+                    self._room = envs.num_envs
+                return envs
             except EnvironmentUnavailableError as error:
                 if count == 1 or self.copies is not None:
                     raise TrainingError(f"evaluation: {error}") from error

@@ -185,7 +185,7 @@ class TDMPC2Agent:
         metrics |= self._update_policy(step.latent.detach(), data, noise, rate)
         self.model.update_target_q()
         self.updates += 1
-        metrics["opt/learning_rate"] = torch.as_tensor(rate, device=self.device)
+        metrics["opt/learning_rate"] = metrics["loss/total"].new_full((), rate)
         return metrics, {}, {}
 
     def _update_model(
