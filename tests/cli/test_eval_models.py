@@ -51,7 +51,7 @@ def test_a_saved_model_plays_where_it_is_told(
 def test_a_video_is_written_into_the_model_folder(
     tdmpc2: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="needs the extra render (pygame)")
     report = evaluate(capsys, tdmpc2, "--episodes", "1", "--video", *SHORT)
     assert report["video"] == "td/videos/eval_Pendulum-v1.gif"
     assert Path(report["video"]).read_bytes().startswith(b"GIF8")
@@ -123,6 +123,26 @@ def test_a_run_plays_in_its_environment_changed(
     assert "does not fit env.id=MountainCarContinuous-v0" in said(
         capsys, "run", "env.id=MountainCarContinuous-v0"
     )
+
+
+def test_an_official_checkpoint_plays_as_its_imported_folder(
+    tdmpc2: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert worldflux(["export", "tdmpc2", tdmpc2, "--out", "pole.pt"]) == 0
+    settings = [f"{name}={value}" for name, value in SMALL.items()]
+    capsys.readouterr()
+    words = [*SHORT, "--episodes", "1", "--json"]
+    assert worldflux(["eval", "pole.pt", *settings, *words]) == 0
+    out, err = capsys.readouterr()
+    assert "simnorm_dim=8" in err and "num_samples" not in err
+    report, folder = json.loads(out), evaluate(capsys, tdmpc2, *words[:-1])
+    assert report["run"] == "pole.pt" and report["returns"] == folder["returns"]
+    Path("settings.json").write_text(json.dumps(SMALL | {"num_q": 9}))
+    wrong = said(capsys, "pole.pt", *SHORT, "--config", "settings.json")
+    assert wrong.startswith("settings.json: num_q is 9, but the weights have")
+    assert "knows no environment" in said(capsys, "pole.pt", *settings)
+    assert "simnorm_dims" in said(capsys, "pole.pt", *SHORT, "simnorm_dims=8")
+    assert "none" in said(capsys, tdmpc2, *SHORT, "--config", "settings.json")
 
 
 @pytest.mark.parametrize("sign", ["", "+", "++"])

@@ -36,6 +36,7 @@ def newest(folder: Path) -> Path:
     return max(folder.glob("outputs/*/*"), key=lambda path: path.stat().st_mtime)
 
 
+@pytest.mark.slow
 def test_two_tasks_are_learned_evaluated_and_resumed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,13 @@ WHOLE_GROUPS = {"logger", "gameplay", "visualization"}
 MACHINE = {"device", "env_mode", "keep_memory", "log_interval", "output_dir"}
 MACHINE |= {"save_interval", "save_seconds"}
 RESUMABLE = {"total_steps", "env_steps", "compile_model", "mixed_precision"}
-RESUMABLE |= {"mixed_precision_dtype", "eval_interval", "eval_episodes"}
+RESUMABLE |= {
+    "mixed_precision_dtype",
+    "eval_interval",
+    "eval_episodes",
+    "eval_envs",
+    "eval_time_limit",
+}
 
 
 def every_key() -> set[str]:
@@ -37,9 +43,10 @@ def every_key() -> set[str]:
 
 def test_what_may_change_on_resume_and_what_makes_no_other_job() -> None:
     whole = {key for key in every_key() if key.split(".")[0] in WHOLE_GROUPS}
-    machine = whole | {f"training.{key}" for key in MACHINE}
+    machine = whole | {f"training.{key}" for key in MACHINE} | {"env.call_timeout"}
     assert {key for key in every_key() if is_machine(key)} == machine
-    more = {f"training.{key}" for key in RESUMABLE} | {"env.solved_return", "data.on_env_failure"}
+    more = {f"training.{key}" for key in RESUMABLE} | {"data.on_env_failure"}
+    more |= {"env.solved_return", "env.terminates"}
     assert {key for key in every_key() if may_change(key)} == machine | more
     for key in ("project", "dashboard", "hydra/launcher", "hydra.run.dir", "project.verify.mode"):
         assert is_machine(key), key

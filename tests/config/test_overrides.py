@@ -79,6 +79,7 @@ def test_not_a_number_comes_back_too() -> None:
     assert math.isnan(parse(override("key", {"it's": math.nan}))["it's"])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True, deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, max_size=3))
 @example({"text": "${x}", "it's": "${oc.env:HOME}"})

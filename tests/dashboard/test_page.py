@@ -123,7 +123,7 @@ def test_the_curve_of_a_real_run_grows(browser, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_model_of_pictures_shows_its_imagination_beside_reality(browser, tmp_path):
-    pytest.importorskip("pygame")
+    pytest.importorskip("pygame", reason="needs the extra render (pygame)")
     words = ["env=pixels", "env.id=CartPole-v1", "env.time_limit=20"]
     with real_run(tmp_path, browser, *words, "training.eval_interval=4"):
         browser.until("!document.getElementById('film').hidden", 240)

@@ -223,7 +223,7 @@ def test_a_killed_training_is_told():
         assert "gone without a word" in summary["error"] and summary["ended_at"] is not None
     finally:
         training.kill()
-        training.wait()
+        training.communicate()
         os.kill(page, signal.SIGTERM)
 
 

@@ -128,7 +128,7 @@ def test_a_recorded_final_observation_makes_the_conversion_complete() -> None:
 @pytest.mark.parametrize("how", ["npz", "parquet"])
 def test_a_file_brings_everything_back(how: str, tmp_path: Path) -> None:
     if how == "parquet":
-        pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow", reason="needs pyarrow")
     buffer = ReplayBuffer(60, (2, 16, 16), 2, np.uint8)
     rng = np.random.default_rng(0)
     for number, length in enumerate([9, 14, 40, 8]):

@@ -17,7 +17,9 @@ from worldflux.data.ratio import UpdateRatio, updates_per_step
 from worldflux.data.replay import SequenceReplay
 
 UNITS = Path(__file__).parents[3] / "shared/parity/dreamerv3/units/units.json"
-pytestmark = pytest.mark.skipif(not UNITS.exists(), reason="no reference traces here")
+pytestmark = pytest.mark.skipif(
+    not UNITS.exists(), reason=f"the recorded numbers are not there: {UNITS}"
+)
 
 
 def units(name: str) -> Any:

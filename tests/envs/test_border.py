@@ -228,7 +228,7 @@ def test_bounds_without_end_leave_the_whole_range_of_the_agent() -> None:
     decode = ActionDecoder(space)
     np.testing.assert_allclose(decode(np.full(4, -1, np.float32)), [-1, 0, 1, -2])
     np.testing.assert_allclose(decode(np.full(4, 1, np.float32)), [1, 2, 3, 4])
-    assert decode.unbounded == ["action"]
+    assert "not bounded on both sides" in decode.ranges["action"]
 
 
 def test_two_hot_codes_propagate_nan_and_saturate() -> None:

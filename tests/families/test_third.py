@@ -277,7 +277,7 @@ def test_suites_have_a_stated_default_for_it(shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_it_trains_on_a_task_of_the_control_suite(shell: Shell) -> None:
-    pytest.importorskip("dm_control")
+    pytest.importorskip("dm_control", reason="needs the extra dmc")
     words = ["model=third", "model/size=tiny", "env=dmc", "env.id=cartpole-swingup", *short()]
     shell("worldflux-run", *words, "hydra.run.dir=dmc")
     assert manifest(shell, "dmc")["model_config"]["obs_shape"] == [5]

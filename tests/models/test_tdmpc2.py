@@ -166,11 +166,37 @@ def test_an_end_of_the_task_needs_the_termination_head() -> None:
     agent = build()
     batch = batch_for(agent)
     batch["is_terminal"][1, 2] = True
-    with pytest.raises(TrainingError, match=r"env\.terminates=true"):
-        agent.update(batch)
+    with pytest.raises(TrainingError, match="episodic=True"):
+        agent.objective.slices(batch)
     metrics, _, _ = build(episodic=True).update(batch)
     assert float(metrics["loss/termination"]) > 0
     assert float(metrics["termination_rate"]) == 0  # of the last step: the end is one before
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "laprop"])
+def test_the_first_end_adds_the_head_and_an_older_state_takes_it_away(optimizer: str) -> None:
+    agent, other = (build(training={"optimizer": optimizer}) for _ in range(2))
+    plain, ending = batch_for(agent), batch_for(agent, 1)
+    ending["is_terminal"][1, 2] = True
+    agent.update(plain)
+    early = {name: clones(group) for name, group in agent.state_dict().items()}
+    agent.update(ending)
+    agent.update(plain)
+    late = {name: clones(group) for name, group in agent.state_dict().items()}
+    assert agent.config.episodic and agent.head_added == 1
+    other.load_state_dict(late)  # of a checkpoint that turns out to be damaged
+    other.load_state_dict(early)
+    assert other.head_added is None and other.model.termination is None
+    assert not other.config.episodic and len(other.optimizer.param_groups) == 2
+    other.update(ending)
+    other.update(plain)
+    for name, group in other.state_dict().items():
+        assert group.keys() == late[name].keys()
+        assert not [key for key in group if not torch.equal(group[key], late[name][key])]
+
+
+def clones(group: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in group.items()}
 
 
 def test_the_target_moves_by_tau_towards_the_updated_networks() -> None:

@@ -175,6 +175,7 @@ def valid_files(draw: Any) -> str:
     return tomlkit.dumps(kept)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.training.test_trainer import make
 from tests.training.tiny import TinySource
+from worldflux.config.files import check_stored, read_arrays
 
 READ = """
 import sys
@@ -46,3 +50,26 @@ def test_the_other_modules_load_no_torch_either(name: str) -> None:
 
 def test_neither_does_the_report_of_a_run() -> None:
     python(f"import sys, worldflux.cli.report\n{LOADED}")
+
+
+def test_arrays_that_are_not_of_their_size(tmp_path: Path) -> None:
+    """Memory is taken only for arrays that are there, and no more than may be."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+    )
+    with zipfile.ZipFile(tmp_path / "lies.npz", "w") as archive:
+        archive.writestr("a.npy", header.getvalue() + b"x" * 80)
+    with pytest.raises(ValueError, match="no array of its size"):
+        read_arrays(tmp_path / "lies.npz")
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(1000), b=np.arange(3))
+    with pytest.raises(ValueError, match="need 8,024 bytes"):
+        read_arrays(tmp_path / "zeros.npz", 8000)
+    assert read_arrays(tmp_path / "zeros.npz")["b"].tolist() == [0, 1, 2]
+
+
+def test_a_compressed_file_of_weights_is_none(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**6))
+    with pytest.raises(ValueError, match="larger than the file"):
+        check_stored(tmp_path / "bomb.pt")

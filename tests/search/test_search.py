@@ -25,7 +25,7 @@ from worldflux.config.overrides import quoted
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.search import trial as trials
 
-optuna = pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna", reason="needs the extra optuna")
 
 STAND_IN = [sys.executable, str(Path(__file__).with_name("run.py"))]
 RATE = "training.learning_rate=tag(log,interval(1e-6,1e-2))"

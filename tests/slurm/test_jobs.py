@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # real processes
+
 ROOT = Path(__file__).parents[2]
 SWEEP = (sys.executable, "-m", "worldflux.cli.main", "-m")
 TINY = (

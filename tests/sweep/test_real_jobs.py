@@ -18,6 +18,8 @@ from worldflux.cli import report
 from worldflux.cli.main import main
 from worldflux.run_folder.state import RunState, process_of, run_state
 
+pytestmark = pytest.mark.slow  # real processes
+
 TINY = [
     "model/size=ci",
     "training.total_steps=24",

@@ -29,7 +29,7 @@ def told(capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 
 def test_groups_and_strata(started: list[Any], told: Callable[..., dict[str, Any]]) -> None:
     words = ["-m", "sweep=a", "model=dreamerv3,tdmpc2", "training.seed=range(4)"]
-    assert main([*words, "env.frame_stack=1,2"]) == 0
+    assert main([*words, "env.action_repeat=1,2"]) == 0
     groups = told("a")["groups"]
     assert [group["score"] for group in groups] == [16, 16, 1016, 1016]
     by_model = told("outputs/multirun/a", "--by", "model")["groups"]
@@ -38,7 +38,7 @@ def test_groups_and_strata(started: list[Any], told: Callable[..., dict[str, Any
     # Drawn within each stratum: both intervals are narrower than that of four runs.
     low, high = by_model[0]["interval"]
     assert groups[0]["interval"] == [1, 31] and 1 < low < 16 < high < 31
-    nothing = told("a", "--by", "env.frame_stack")["groups"]
+    nothing = told("a", "--by", "env.action_repeat")["groups"]
     assert [group["score"] for group in nothing] == [516, 516]
 
 

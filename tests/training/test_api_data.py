@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from worldflux import Batch, create_world_model, set_seed
+from worldflux.config.spaces import Space
 from worldflux.errors import ConfigurationError, TrainingError
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.training import Callback, ReplayBuffer, Trainer, TrainingConfig, train
+from worldflux.training.feeds import to_host
 
 
 def world_model(seed=0):
@@ -171,3 +173,15 @@ def test_bfloat16_trains_on_the_cpu(tmp_path):
     mixed = dict(mixed_precision=True, mixed_precision_dtype="bfloat16")
     model = Trainer(world_model(), config(tmp_path, **mixed)).train(buffer())
     assert torch.isfinite(weights(model)).all() and weights(model).dtype == torch.float32
+
+
+def test_entries_reach_the_replay_in_the_types_that_it_keeps() -> None:
+    entries = {"deter": torch.randn(2, 3, 4), "stoch": torch.eye(5).expand(2, 3, 5, 5)}
+    spaces = {"deter": Space((4,)), "stoch": Space((5, 5), "uint8")}
+    arrays = to_host(entries, spaces)
+    assert {key: array.dtype.name for key, array in arrays.items()} == {
+        "deter": "float32",
+        "stoch": "uint8",
+    }
+    for key, value in entries.items():
+        np.testing.assert_array_equal(arrays[key], value.numpy())

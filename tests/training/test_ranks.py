@@ -114,6 +114,7 @@ def sources(checkpoint):
     return [checkpoint.state["source"], *(o["source"] for o in checkpoint.state["ranks"])]
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_and_resumed_ends_the_same(whole, tmp_path):
     folder, words = whole
     config = configured(*words)
@@ -154,6 +155,7 @@ def test_a_damaged_replay_of_one_rank_takes_all_to_the_checkpoint_before(tmp_pat
     assert (manifest["status"], manifest["global_step"]) == ("completed", 6)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused(whole):
     folder, words = whole
     config = configured(*words, "training.nproc=1")

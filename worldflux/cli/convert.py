@@ -127,7 +127,7 @@ def _write(text: str, options: argparse.Namespace, default: Path) -> Path | None
         return None
     path = Path(options.output) if options.output else default
     if path.exists() and not options.force:
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
+        if path.is_file() and path.read_bytes() == text.encode():
             return path
         raise ConfigurationError(f"{path} is there already; --force overwrites it")
     with disk_errors("file", path):

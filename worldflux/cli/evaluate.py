@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldflux.cli.guarded import verb
 from worldflux.cli.parser import SEED, TRUST, Parser, positive
+from worldflux.config.overrides import key_of
+from worldflux.errors import ConfigurationError
 from worldflux.run_folder.names import VIDEOS
 
 if TYPE_CHECKING:
+    from worldflux.core.agent import Agent
     from worldflux.runner.trained import SavedModel, TrainedRun
     from worldflux.training.evaluate import Evaluation
 
@@ -27,14 +34,21 @@ def parser() -> Parser:
         "run",
         type=Path,
         metavar="DIR",
-        help="a run folder, one checkpoint of it, or a model folder (imported, or of save_pretrained)",
+        help="a run folder, one checkpoint of it, a model folder (imported, or of save_pretrained), or"
+        " an official checkpoint as `worldflux import` takes it",
     )
     made.add_argument(
         "overrides",
         nargs="*",
         metavar="env...",
         help="the environment, as worldflux-run takes it: env=dmc env.id=walker-walk; a run's own"
-        " unless given, a model folder needs one",
+        " unless given, a model needs one; for an official checkpoint also its settings, NAME=VALUE",
+    )
+    made.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings that an official checkpoint was trained with, as its code writes them",
     )
     made.add_argument(
         "--episodes", type=positive, default=20, metavar="N", help="of each task; default: 20"
@@ -59,17 +73,48 @@ def parser() -> Parser:
     return made
 
 
-def _main(options: argparse.Namespace) -> int:
-    from worldflux.runner.trained import open_trained  # PyTorch: nothing for --help
+def opened(options: argparse.Namespace) -> tuple[TrainedRun | SavedModel, Agent]:
+    """What is evaluated, with its agent; an official checkpoint is imported on the fly."""
+    from worldflux.models.official import importer_of  # PyTorch: nothing for --help
+    from worldflux.runner.trained import open_trained
 
+    importer = importer_of(options.run)
+    if importer is not None:
+        return imported(importer, options)
+    if options.config is not None:
+        raise ConfigurationError(f"--config is for official checkpoints, {options.run} is none")
+    run = open_trained(options.run, options.checkpoint, options.overrides, options.trust)
+    return run, run.agent(options.device)
+
+
+def imported(importer: ModuleType, options: argparse.Namespace) -> tuple[SavedModel, Agent]:
+    """An official checkpoint in the environment that is named; prints what is assumed of it."""
+    from worldflux.runner.trained import chosen_env, fitted
+
+    named = [word for word in options.overrides if key_of(word).partition(".")[0] == "env"]
+    settings = [word for word in options.overrides if word not in named]
+    if not named:
+        text = f"{options.run} is a model and knows no environment"
+        raise ConfigurationError(f"{text}: name one, for example env=dmc env.id=walker-walk")
+    made = importer.load_checkpoint(options.run, config=options.config, settings=settings)
+    for line in made.lines():
+        print(line, file=sys.stderr)
+    config = made.model.config
+    run = fitted(options.run, config, chosen_env(config.model_type, named))
+    with TemporaryDirectory() as folder:
+        made.model.save_pretrained(folder)
+        return run, replace(run, folder=Path(folder)).agent(options.device)
+
+
+def _main(options: argparse.Namespace) -> int:
     if options.video and options.video.startswith("env"):
         options.overrides.append(options.video)
         options.video = ""
-    run = open_trained(options.run, options.checkpoint, options.overrides, options.trust)
-    agent = run.agent(options.device)
+    run, agent = opened(options)
     video = None
     if options.video is not None:
-        video = Path(options.video or run.folder / VIDEOS / f"eval_{run.name}.gif")
+        home = run.folder if run.folder.is_dir() else run.folder.parent
+        video = Path(options.video or home / VIDEOS / f"eval_{run.name}.gif")
         run.record(agent, options.seed, video)
     result = run.evaluator(options.episodes)(agent, options.seed)
     assert result is not None

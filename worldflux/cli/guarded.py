@@ -14,7 +14,7 @@ from typing import Any
 from worldflux.cli.parser import Parser
 from worldflux.config.hydra_errors import explain
 from worldflux.errors import WorldFluxError
-from worldflux.runner.caller import callers_logging, quiet_disk
+from worldflux.runner.caller import callers_logging, quiet_disk, short_warnings
 from worldflux.training.output import lasting_output
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -61,7 +61,7 @@ def guarded_hydra(program: str, command: Callable[[], int]) -> int:
 
     os.environ[FULL_ERROR] = "1"  # Hydra raises instead of printing and exiting
     try:
-        with lasting_output(), quiet_disk(), callers_logging(program):
+        with lasting_output(), quiet_disk(), callers_logging(program), short_warnings(program):
             return guarded(program, whole if before == "1" else command)
     finally:
         os.environ.pop(FULL_ERROR)

@@ -88,7 +88,11 @@ def start(words: Sequence[str], parts: Parts | None = None) -> int:
         if args.cfg in ("job", "all"):
             request.source.check(request.overrides)
         return _hydra([*args.flags, *request.overrides], request.source.name)
-    request.job().start(parts or Parts())
+    job = request.job()
+    if job.launched:
+        steering = sweep_words.SweepWords()
+        return _sweep(request.source, request.overrides, ["-m", *args.flags], steering)
+    job.start(parts or Parts())
     return 0
 
 

@@ -50,7 +50,10 @@ TRUST = "import the modules that a run of somebody else names"
 
 def positive(word: str) -> int:
     """The type of an option that counts something."""
-    value = int(word)
+    try:
+        value = int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {word!r}") from None
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
     return value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 
-from worldflux.cli.guarded import guarded
+from worldflux.cli.guarded import verb
+from worldflux.cli.parser import Parser
 from worldflux.errors import CheckpointError
 from worldflux.report.run import run_document, run_text
 from worldflux.run_folder.disk import shown
@@ -15,8 +15,8 @@ from worldflux.sweep import report
 from worldflux.sweep.record import FILE, SWEEPS, folder_of
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> Parser:
+    made = Parser(
         prog="worldflux report",
         description="Draws the learning curve of a run, or the table and curves of a sweep, also "
         "while it goes on.",
@@ -37,12 +37,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0, 2 wrong input)."""
-    options = parser().parse_args(argv)
-    return guarded("worldflux report", lambda: _main(options))
-
-
 def _main(options: argparse.Namespace) -> int:
     folder = folder_of(options.folder)
     if (folder / FILE).exists():
@@ -58,6 +52,9 @@ def _main(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join([text, " · ".join(shown(path) for path in files)]).rstrip())
     return 0
+
+
+main = verb(parser, _main)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hydra.core.utils import env_override
 from rich.console import Console
 
-from worldflux.cli.guarded import guarded
+from worldflux.cli.guarded import verb
+from worldflux.cli.parser import Parser
 from worldflux.config.overrides import command, override
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import shown
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from worldflux.search.trial import Result
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> Parser:
+    made = Parser(
         prog="worldflux search",
         usage="worldflux search NAME [flags] [OVERRIDES of worldflux-run ...]",
         description="Looks for the hyperparameters with the best final evaluation. The same command"
@@ -49,12 +50,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
-    options = parser().parse_intermixed_args(argv)
-    return guarded("worldflux search", lambda: _main(options))
-
-
 def _main(options: argparse.Namespace) -> int:
     require_optuna()
     from worldflux.runner.preflight import check_trainable
@@ -69,7 +64,8 @@ def _main(options: argparse.Namespace) -> int:
     flags = {name: getattr(options, name) for name in fields}
     plan = Plan.of(options.name, options.overrides, **flags)
     plan.check()
-    check_trainable([plan.config])
+    with env_override(plan.env_set()):
+        check_trainable([plan.config])
     settings, recipe = plan.settings, plan.recipe()
     search = Search(settings, create=not options.dry_run)
     if options.dry_run:
@@ -138,3 +134,6 @@ def _command(options: argparse.Namespace) -> str:
         if value != made.get_default(name):
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return command("worldflux", "search", options.name, *flags, *options.overrides)
+
+
+main = verb(parser, _main)

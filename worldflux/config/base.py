@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from worldflux.config.fields import coerce, field_types, json_schema, near_miss, plain, shown
+from worldflux.config.fields import (
+    LARGEST_WHOLE,
+    coerce,
+    field_types,
+    json_schema,
+    near_miss,
+    plain,
+    shown,
+)
 from worldflux.config.files import check_yaml, environment_hidden, read_document
 from worldflux.config.options import check, described, limits_schema, rules
 from worldflux.errors import ConfigurationError, UnknownParameterError
@@ -31,7 +39,7 @@ class CheckedConfig:
     removed: ClassVar[dict[str, str]] = {}  # names that are no field, and why
     legacy: ClassVar[dict[str, Any]] = {}  # values that old files hold without having meant them
     quoted: ClassVar[bool] = False  # whether the file of such values has its texts in quotes
-    largest: ClassVar[float] = math.inf  # of whole numbers
+    largest: ClassVar[int] = LARGEST_WHOLE  # of whole numbers that declare no bound themselves
     explicit: frozenset[str]
 
     def __new__(cls: type[C], *args: Any, **values: Any) -> C:
@@ -44,9 +52,9 @@ class CheckedConfig:
     def __post_init__(self) -> None:
         for name, hint in field_types(type(self)).items():
             value, rule = getattr(self, name), rules(type(self))[name]
-            if isinstance(value, int) and abs(value) > self.largest:
-                raise self.refuse(name, f"must be within 2^53, got {shown(value)}")
             value = coerce(value, hint, name, self.refuse)
+            if type(value) is int and abs(value) > self.largest and "at_most" not in rule:
+                raise self.refuse(name, f"must be within {self.largest:_}, got {shown(value)}")
             if isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
                 raise self.refuse(name, f"must be within {LARGEST:g}, got {value:g}")
             if "strip" in rule:

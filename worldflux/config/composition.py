@@ -6,20 +6,23 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.plugins.config_source import ConfigSource
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from worldflux.config import run as schema
+from worldflux.config.groups import unknown_key
 from worldflux.config.hydra_errors import translated
 from worldflux.config.overrides import check_single, parse_overrides, search_path
 from worldflux.config.presets import conf_dir
@@ -33,6 +36,7 @@ _header = ConfigSource._get_header_dict
 ConfigSource._get_header_dict = staticmethod(  # type: ignore[assignment]
     lambda text: _header(text.removeprefix("\ufeff"))
 )
+PARTS = ("run", "sweep", "job", "runtime", "overrides")  # typed ones of the `hydra` section
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -77,7 +81,13 @@ class Composition:
         check_single(overrides)
         with self.initialized():
             words = [*self.flags, *overrides]
-            return compose(self.name, overrides=words, return_hydra_config=True)
+            try:
+                return compose(self.name, overrides=words, return_hydra_config=True)
+            except (OmegaConfBaseException, WorldFluxError):
+                raise
+            except (ValueError, TypeError, IndexError) as error:  # of Hydra's own, as for a.b.x=1
+                text = " ".join(str(error).split())
+                raise ConfigurationError(f"these overrides do not fit: {text}") from error
 
     def check(self, overrides: Sequence[str]) -> RunConfig:
         """The configuration of one job, checked; raises the first mistake."""
@@ -102,12 +112,21 @@ class Composition:
             raise
         for key, values in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items():
             if key in {override.get_key_element() for override in overrides}:
-                text = "is swept by the configuration itself: leave it out, or set"
-                raise ConfigurationError(f"{text} hydra.sweeper.params instead", key=key)
+                text = "is swept by the configuration itself: leave it out"
+                raise ConfigurationError(text, key=key)
             swept_here = parse_overrides([f"{key}={values}"])
             _check_not_empty(swept_here)
             overrides = [*swept_here, *overrides]
         basic = OmegaConf.select(base, "hydra.sweeper._target_") == BASIC_SWEEPER
+        if basic:
+            known = [item.name for item in fields(BasicSweeperConf)]
+            for name in map(str, base.hydra.sweeper):
+                if name not in known:
+                    raise unknown_key(f"hydra.sweeper.{name}", known)
+        for item in overrides if basic else ():
+            if item.is_sweep_override() and not item.is_discrete_sweep():
+                text = "has no list of values; `worldflux search` draws from a range"
+                raise ConfigurationError(f"{item.input_line} {text}")
         return Expansion(self, base, overrides, list(_jobs_of(overrides)) if basic else None)
 
 
@@ -136,6 +155,7 @@ def checked(cfg: DictConfig) -> RunConfig:
     from now on the clock in the name of its folder stands still.
     """
     outer = HydraConfig.instance().cfg
+    _check_hydra(cfg.hydra)
     HydraConfig.instance().set_config(cfg)
     try:
         with read_write(cfg.hydra), open_dict(cfg.hydra):
@@ -144,6 +164,20 @@ def checked(cfg: DictConfig) -> RunConfig:
         return run_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
     finally:
         HydraConfig.instance().cfg = outer
+
+
+def _check_hydra(section: DictConfig) -> None:
+    """ConfigurationError for what a `+` added and Hydra never reads, and for a value that Hydra only
+    asserts once the run has its folder."""
+    for key, node in [("hydra", section), *((f"hydra.{name}", section[name]) for name in PARTS)]:
+        known = [item.name for item in fields(OmegaConf.get_type(node))]  # type: ignore[arg-type]
+        known += ["env"] * (key == "hydra")  # a group of Hydra's without a type
+        for name in map(str, node):
+            if name not in known:
+                raise unknown_key(f"{key}.{name}", known)
+    if not isinstance(section.verbose, bool | str | ListConfig):
+        text = f"must be true, false or names of loggers, got {section.verbose}"
+        raise ConfigurationError(text, key="hydra.verbose")
 
 
 @dataclass(frozen=True)
@@ -179,7 +213,11 @@ def _jobs_of(overrides: Sequence[Override]) -> Iterator[list[str]]:
 
 def _check_not_empty(overrides: Sequence[Override]) -> None:
     for item in overrides:
-        if item.is_discrete_sweep() and next(_values(item), None) is None:
+        try:
+            empty = item.is_discrete_sweep() and next(_values(item), None) is None
+        except ValueError as error:
+            raise ConfigurationError(f"{item.input_line}: {error}") from None
+        if empty:
             raise ConfigurationError(f"{item.input_line} has no values to sweep over")
 
 

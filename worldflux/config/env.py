@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,12 @@ SUITES = {
     "dmc": SuiteRow("worldflux.envs.dmc", unused=("import", "noop_max")),
     "none": SuiteRow(None),
 }
+TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # module.Class
+
+
+def _seeds(value: Any) -> str | None:
+    bad = [seed for seed in value or () if seed < 0]
+    return f"must be whole numbers of 0 or more, got {bad[0]}" if bad else None
 
 
 @dataclass
@@ -54,6 +61,10 @@ class EnvConfig(CheckedConfig):
         factory=dict,
         help="Keywords of gymnasium.make, or for dmc of DeepMindControl (worldflux/envs/dmc.py); add one with +env.kwargs.NAME=VALUE.",
     )
+    wrappers: dict[str, Any] = option(
+        factory=dict,
+        help="Wrappers of your own around the environment, by a name of yours: {_target_: module.Class, ARGUMENT: value}; see docs/wrappers.md.",
+    )
     obs: str = option(
         "state",
         choices=("state", "pixels"),
@@ -66,12 +77,14 @@ class EnvConfig(CheckedConfig):
     frame_stack: int = option(
         1,
         at_least=1,
+        at_most=1_000,
         unit="pictures",
-        help="Newest pictures that one observation holds, one after another along the channels; vectors stay as they are. Raise it for agents without memory.",
+        help="Newest pictures that one observation holds, one after another along the channels; vectors beside them stay as they are, vectors alone are refused. Raise it for agents without memory.",
     )
     action_repeat: int = option(
         1,
         at_least=1,
+        at_most=10_000,
         unit="environment frames",
         help="How often each action is repeated; rewards are summed. All counts of environment steps are after the repeat.",
     )
@@ -84,8 +97,9 @@ class EnvConfig(CheckedConfig):
     image_size: tuple[int, int] | None = option(
         None,
         at_least=1,
+        at_most=8_192,
         unit="pixels",
-        help="Resizes images to this height and width; null leaves them.",
+        help="Resizes images to this height and width; null leaves them (suite dmc draws 64x64).",
     )
     grayscale: bool = option(False, help="Turns colour images into one channel of brightness.")
     clip_reward: bool = option(
@@ -98,7 +112,8 @@ class EnvConfig(CheckedConfig):
     )
     terminates: bool = option(
         False,
-        help="The task itself can end an episode before any time limit. TD-MPC2 then learns when (model.episodic follows this), and refuses episodes that end although it says false.",
+        resumable=True,
+        help="The task itself can end an episode before any time limit. TD-MPC2 learns when (model.episodic follows this); if it says false, from the first such end on.",
     )
     solved_return: float | None = option(
         None,
@@ -109,17 +124,37 @@ class EnvConfig(CheckedConfig):
     noop_max: int = option(
         0,
         at_least=0,
+        at_most=10_000,
         unit="environment frames",
-        help="Atari's random start: up to so many frames of action 0 after a reset.",
+        help="Atari's random start: up to so many frames of the first action after a reset; for pictures and discrete actions.",
     )
     frame_pool: int = option(
         1,
         at_least=1,
         unit="environment frames",
-        help="With action_repeat, the observation is the maximum of the last so many frames (Atari's flickering sprites).",
+        help="With action_repeat, the picture is the maximum of the last so many frames (Atari's flickering sprites).",
+    )
+    seeds: tuple[int, ...] | None = option(
+        None,
+        check=_seeds,
+        help="The only seeds that the environment is reset with, for one that takes no others; an empty list gives it none, so that no episode can be repeated; null: each episode has its own.",
+    )
+    call_timeout: float | None = option(
+        None,
+        above=0,
+        machine=True,
+        unit="seconds",
+        help="How long a call into the environment may take before the run ends; null: after a minute a line says that it waits.",
     )
 
     def _validate(self) -> None:
+        for name, wrapper in self.wrappers.items():
+            target = wrapper.get("_target_") if isinstance(wrapper, dict) else None
+            if not (isinstance(target, str) and TARGET.fullmatch(target)):
+                text = f"must be {{_target_: module.Class, ARGUMENT: value}}, got {wrapper!r}"
+                raise self.refuse(f"wrappers.{name}", text)
+        if self.wrappers and self.suite == "none":
+            raise self.refuse("wrappers", "has no meaning with suite none", "leave it out")
         if self.frame_pool > self.action_repeat:
             text = f"must be <= action_repeat ({self.action_repeat}), got {self.frame_pool}"
             raise self.refuse("frame_pool", text)

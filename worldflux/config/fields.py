@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 Refuse = Callable[[str, str, str], Exception]  # key, reason, hint
-LARGEST = 2**53  # whole numbers up to here are exact in JSON and in every reader of it
+LARGEST_WHOLE = 2**53  # whole numbers up to here are exact in JSON and in every reader of it
 
 
 def near_miss(name: str, options: Iterable[str]) -> str:
@@ -66,7 +66,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 def shown(value: object) -> str:
     """A value as a line can hold it."""
-    if isinstance(value, int) and abs(value) > LARGEST:
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, list):
         value = [value[0], ..., value[-1]] if len(value) > 20 else value
@@ -146,7 +146,12 @@ def _coerce_scalar(value: object, hint: Any, name: str, refuse: Refuse) -> Any:
 
 def _wrong(name: str, hint: Any, value: object, refuse: Refuse) -> Exception:
     text = f"must be {type_text(hint)}, got {shown(value)}"
-    if hint is int and isinstance(value, float) and value.is_integer():
+    if (
+        hint is int
+        and isinstance(value, float)
+        and value.is_integer()
+        and abs(value) < LARGEST_WHOLE
+    ):
         whole = int(value)
         text += f" (write {whole:_})" if whole >= 1_000_000 else f" (write {whole})"
     return refuse(name, text, "")

@@ -3,33 +3,95 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
+_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 LIMIT = 2**26  # bytes of a text file: 64 MiB
 DEPTH = 64  # of lists and mappings in each other
 ALIASES = 16  # of a YAML file; each may stand for everything before it
 
 
-def read_text(path: Path, limit: int = LIMIT) -> str:
-    """The text of a file. OSError: it is missing, or a pipe or device; ValueError: it is larger than
-    `limit` bytes or not UTF-8."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is not a regular file")
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read. OSError: it is missing, or a pipe or device."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is not a regular file")
+    return file
+
+
+def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
+    """The content of a file; OSError, or ValueError: it is larger than `limit` bytes."""
+    with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"it is larger than {limit:,} bytes")
-    return content.decode("utf-8")
+    return content
+
+
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """The text of a file. OSError: it is missing, or a pipe or device; ValueError: it is larger than
+    `limit` bytes or not UTF-8."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def read_arrays(path: Path, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. OSError; ValueError or BadZipFile: it is damaged, an entry has
+    another size than its array, or all need more than `limit` bytes (by default the machine's
+    memory). Memory is taken only for what is right."""
+    limit = memory() if limit is None else limit
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        needed = 0
+        for entry in archive.infolist():
+            with archive.open(entry) as content:
+                needed += _array_bytes(content, entry)
+        if needed > limit:
+            raise ValueError(f"its arrays need {needed:,} bytes, and {limit:,} are what may be")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+
+def _array_bytes(content: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    """Bytes of the array that an entry declares, which has just as many."""
+    read_header = _HEADERS.get(np.lib.format.read_magic(content))
+    if read_header is None:
+        raise ValueError(f"{entry.filename} is no array")
+    shape, _, dtype = read_header(content)
+    declared: int = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or declared != entry.file_size - content.tell():
+        raise ValueError(f"{entry.filename} is no array of its size")
+    return declared
+
+
+def check_stored(path: Path) -> None:
+    """ValueError where a .pt file, which is never compressed, would take more memory than disk."""
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its entries are larger than the file")
 
 
 def read_document(path: Path) -> Any:

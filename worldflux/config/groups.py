@@ -75,6 +75,9 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        for name in ("resume", "init_from"):
+            if getattr(self, name) == "":
+                raise ConfigurationError("must name a folder, got an empty text", key=name)
         # Evaluation acts too, so this holds whatever the data source is.
         if getattr(self.model, "actor_critic", True) is False:
             text = "must be true: a run acts in its environment"
@@ -149,8 +152,10 @@ def _declares(key: str, trait: str) -> bool:
     for name, rule in rules(RunConfig).items():
         if root == name or root in rule.get("folders", ()):
             field = FIELDS.get(rest[0], rest[0]) if rest else ""
-            keys = rules(GROUPS[name]) if name in GROUPS else {}
-            if trait in rule or trait in keys.get(field, ()):
+            classes = [GROUPS[name]] if name in GROUPS else []
+            if name == "model":
+                classes += [family.config_class() for family in families()]
+            if trait in rule or any(trait in rules(cls).get(field, ()) for cls in classes):
                 return True
     return False
 

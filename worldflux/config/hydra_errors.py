@@ -21,6 +21,7 @@ from hydra.errors import (
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     InterpolationKeyError,
     InterpolationResolutionError,
     MissingMandatoryValue,
@@ -113,6 +114,8 @@ def _mistake(error: BaseException, file: str) -> ConfigurationError | None:
         return _wrong_size(error, file) or _unknown_key(error)
     if isinstance(error, ValidationError) and error.full_key:
         return _wrong_value(error)
+    if isinstance(error, ConfigTypeError) and error.full_key:
+        return ConfigurationError(f": {_flat(str(error).splitlines()[0])}", key=error.full_key)
     if isinstance(error, ConfigCompositionException):
         # Hydra has no attribute for a group that is in no defaults list.
         group = re.match(r"Could not override '([^']+)'\.\s*No match in the defaults", str(error))
@@ -211,6 +214,8 @@ def _unknown_key(error: OmegaConfBaseException) -> ConfigurationError:
         return ConfigurationError(text)
     if group in free_mappings():
         return _free_key(group, name)
+    if group in ("hydra.job.env_set", "hydra.callbacks"):
+        return ConfigurationError(f"has no '{name}' yet: write +{key}=... to add it", key=group)
     if not group or "/" in key:
         return _top_level(key)
     cls = declared_by(error.object_type)

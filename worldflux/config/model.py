@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -28,6 +28,7 @@ from worldflux.errors import ConfigurationError
 from worldflux.models.families import families, family_of_type, is_model_type
 
 W = TypeVar("W", bound="WorldModelConfig")
+LAYERS = 1_000  # of a network, and the like: each is made one after another
 DTYPES = ("float32", "float16", "bfloat16")
 ACTION_TYPES = ("continuous", "discrete", "hybrid")
 
@@ -62,12 +63,16 @@ class WorldModelConfig(CheckedConfig):
 
     # Whether the shape of an observation must be given where no environment tells it.
     needs_obs_shape: ClassVar[bool] = False
+    shortest_sequence: ClassVar[int] = 1  # that a batch may have
+    largest: ClassVar[int] = 2**20  # a matrix of this width has a terabyte
     # Fields whose value follows from others unless it is given.
     derived: ClassVar[tuple[str, ...]] = ()
     # Keys of a run -> what the family's official code calls them; several stand for one of ours.
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields of the common set that do nothing in a family, and why: other values are refused.
     inert: ClassVar[dict[str, str]] = {}
+    # Beginnings of the names of weights that a model may begin without, fresh: see `of_weights`.
+    optional: ClassVar[tuple[str, ...]] = ()
 
     model_type: str = option(
         "base", help="The family, as saved configurations name it; model= chooses it."
@@ -78,6 +83,7 @@ class WorldModelConfig(CheckedConfig):
     obs_shape: tuple[int, ...] = option(
         (3, 64, 64),
         at_least=1,
+        at_most=2**20,
         follows=ENVIRONMENT,
         help="Shape of the only observation key, images channels first (C, H, W); with several keys that of the first image by name, else of the first key. Read off the environment.",
     )
@@ -145,6 +151,11 @@ class WorldModelConfig(CheckedConfig):
         Raises UnknownPresetError (a ValueError) for a size that this family does not have.
         """
         return cls(**{**size_fields(str(cls._default("model_type")), size), **overrides})
+
+    def of_weights(self: W, names: Collection[str]) -> W:
+        """The configuration of a model that has the weights `names`: training may have added parts
+        which the one that it began with lacks."""
+        return self
 
     def obs_spaces(self) -> dict[str, Space]:
         """Observation keys and their spaces, in the order they were declared."""

@@ -38,7 +38,7 @@ class Rule(TypedDict, total=False):
 
     at_least: float  # of a tuple: every entry, and there must be one
     above: float
-    at_most: float
+    at_most: float  # of a tuple: every entry
     below: float
     choices: tuple[str, ...]
     pattern: Pattern
@@ -103,10 +103,13 @@ def check(value: Any, rule: Rule, key: str, refuse: Refuse, quoted: bool) -> Non
     if wrong is not None:
         raise refuse(key, wrong, "")
     if isinstance(value, tuple):
-        least = rule.get("at_least")
+        least, most = rule.get("at_least"), rule.get("at_most")
         if least is not None and (not value or min(value) < least):
             got = shown(list(value))
             raise refuse(key, f"must hold whole numbers above {least - 1:g}, got {got}", "")
+        if most is not None and max(value, default=0) > most:
+            got = shown(list(value))
+            raise refuse(key, f"must hold whole numbers up to {most}, got {got}", "")
     elif isinstance(value, int | float):
         _check_bounds(value, rule, key, refuse)
     if "choices" in rule and value not in rule["choices"]:

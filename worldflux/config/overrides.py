@@ -124,6 +124,10 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
         if key.lstrip("+") == "hydra.sweeper.params":
             text = "is for YAML files; on the command line write -m KEY=VALUE,VALUE"
             raise ConfigurationError(text, key="hydra.sweeper.params")
+        if re.fullmatch(
+            r"hydra\.(runtime|overrides|job\.(num|id|config_name))(\..*)?", key.lstrip("+")
+        ):
+            raise ConfigurationError("is what Hydra notes about a run: leave it out", key=key)
         group = key.lstrip("+").partition("@")[0]
         if (
             group in (*CHOICES, EXPERIMENT) or group.startswith("hydra/")
@@ -144,8 +148,9 @@ def with_free_keys(overrides: Sequence[Override]) -> list[str]:
 
 
 def _check_option(key: str, value: Any) -> None:
+    several = isinstance(value, list) and key in (*CHOICES, EXPERIMENT) and key != EXPERIMENT
     for one in _items(value):
-        if not isinstance(one, str):
+        if not isinstance(one, str) or several:
             wrong = value if isinstance(value, list) else one
             text = f"must name an option, not {spelled(wrong)}; see worldflux-run --help"
             raise ConfigurationError(text, key=key.lstrip("+"))

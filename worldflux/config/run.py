@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ValidationError
 
 from worldflux.config.base import CheckedConfig
 from worldflux.config.fields import field_types, per_class
@@ -47,8 +49,8 @@ OmegaConf.register_new_resolver(JSON, lambda text: json.loads(unquote(text)), re
 
 
 def _fact(env_id: str, of: str, value: Any, otherwise: Any = None) -> Any:
-    """A value that holds for one task: `value` where env_id names it (also as ``module:Id`` or
-    without version), else `otherwise`."""
+    """A value that holds for one task, or one choice: `value` where env_id names it (also as
+    ``module:Id`` or without version), else `otherwise`."""
     name = str(env_id).rpartition(":")[2]
     return value if name in (of, of.rpartition("-v")[0]) else otherwise
 
@@ -173,6 +175,13 @@ def run_config(cfg: DictConfig) -> RunConfig:
     typed = {name: _typed(name, cls, values[name]) for name, cls in schemas(family).items()}
     config = RunConfig(**{**values, **typed})
     _check_together(config)
+    if config.training.eval_interval == 0 and config.resume is None:
+        # That of a task's own file waits for an evaluation, as it may for one that comes on resume.
+        if config.env.solved_return is not None and not OmegaConf.is_interpolation(
+            cfg.env, "solved_return"
+        ):
+            text = "needs evaluations, and training.eval_interval=0 switches them off"
+            raise ConfigurationError(text, key="env.solved_return")
     return config
 
 
@@ -183,7 +192,7 @@ def _check_keys(group: str, values: Mapping[str, Any], known: list[str]) -> None
             raise unknown_key(f"{prefix}{key}", known)
     for key in known:
         if key not in values:
-            text = "is missing: '~' cannot remove what the schema has"
+            text = "is missing: neither '~' nor a primary configuration may leave it out"
             raise ConfigurationError(text, key=f"{prefix}{key}")
 
 
@@ -193,7 +202,7 @@ def _typed(group: str, cls: type[CheckedConfig], values: dict[str, Any]) -> Chec
     for key, value in values.items():
         name = FIELDS.get(key, key)
         if value != MISSING:
-            explicit[name] = value
+            explicit[name] = _boolean(value) if field_types(cls)[name] is bool else value
         elif rules(cls)[name].get("follows") != ENVIRONMENT and not (
             (group, key) == ("env", "id") and values["tasks"]
         ):
@@ -204,8 +213,19 @@ def _typed(group: str, cls: type[CheckedConfig], values: dict[str, Any]) -> Chec
         raise error.within(group, SPELLING) from None
 
 
+def _boolean(value: Any) -> Any:
+    """A text of YAML for true or false, as a variable of the environment may hold it."""
+    with suppress(ValidationError):
+        return BooleanNode().validate_and_convert(value) if isinstance(value, str) else value
+    return value
+
+
 def _check_together(config: RunConfig) -> None:
     model, training, data = config.model, config.training, config.data
+    if training.sequence_length < model.shortest_sequence:
+        text = f"must be >= {model.shortest_sequence} for {model.model_type}"
+        key = "training.sequence_length"
+        raise ConfigurationError(f"{text}, got {training.sequence_length}", key=key)
     for name in OF_TRAINING:
         if getattr(model, name) != getattr(training, name):
             text, hint = f"follows training.{name} in a run", f"set training.{name}"
@@ -219,6 +239,7 @@ def _check_together(config: RunConfig) -> None:
     elif data.source == "gym":
         _check_capacity(config)
         _check_prefill(config)
+        _check_ratio(config)
     ratio = data.train_ratio is not None or data.collect_steps_per_update is not None
     if data.source == "gym" and not ratio:
         text = "or data.collect_steps_per_update must be given"
@@ -244,6 +265,18 @@ def _check_prefill(config: RunConfig) -> None:
         if bound is not None and bound < data.prefill_steps:
             text = f"must be >= data.prefill_steps ({data.prefill_steps}), got {bound}"
             raise ConfigurationError(text, key=key)
+
+
+def _check_ratio(config: RunConfig) -> None:
+    """What is collected from one update to the next is not forgotten before it."""
+    data, training = config.data, config.training
+    key, steps = "collect_steps_per_update", data.collect_steps_per_update
+    if data.train_ratio is not None:
+        batch = training.effective_batch_size() * training.sequence_length
+        key, steps = "train_ratio", batch / data.train_ratio
+    if steps is not None and steps > data.capacity:
+        text = f"means {steps:g} environment steps for each update"
+        raise ConfigurationError(f"{text}, and data.capacity is {data.capacity}", key=f"data.{key}")
 
 
 def _check_capacity(config: RunConfig) -> None:

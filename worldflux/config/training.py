@@ -173,12 +173,14 @@ class TrainingConfig(CheckedConfig):
     nproc: int = option(
         1,
         at_least=1,
+        at_most=1_024,
         unit="processes",
         help="Processes that train one agent together, each with its share of batch_size and num_envs, which must be multiples of it.",
     )
     num_envs: int = option(
         1,
         at_least=1,
+        at_most=100_000,
         unit="environments",
         help="Environments that are stepped together, over all processes and tasks.",
     )
@@ -208,6 +210,20 @@ class TrainingConfig(CheckedConfig):
         resumable=True,
         unit="episodes",
         help="Greedy episodes of each evaluation (of each task, with several). More narrow the interval of eval/return.",
+    )
+    eval_envs: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environments",
+        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made.",
+    )
+    eval_time_limit: int | None = option(
+        None,
+        at_least=1,
+        resumable=True,
+        unit="environment steps",
+        help="Cuts an evaluation episode after so many steps of the agent; null: as in training. For tasks that may never end.",
     )
     save_interval: int = option(
         10_000, at_least=1, machine=True, unit="updates", help="Updates between two checkpoints."
@@ -249,11 +265,17 @@ class TrainingConfig(CheckedConfig):
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def check_device(self) -> None:
-        """ConfigurationError: this machine has no such device."""
-        if self.device in ("auto", "cpu"):
+        """ConfigurationError: this machine has no such device, or it lacks the precision."""
+        float16 = self.mixed_precision and self.mixed_precision_dtype == "float16"
+        if self.device == "cpu" or (self.device == "auto" and not float16):
             return
         import torch
 
+        if self.device == "auto":
+            if not torch.cuda.is_available():
+                text = "float16 needs CUDA, which this machine lacks"
+                raise self.refuse("mixed_precision_dtype", text, "use bfloat16")
+            return
         kind, _, number = self.device.partition(":")
         count = torch.cuda.device_count() if kind == "cuda" else torch.backends.mps.is_available()
         if int(number or 0) >= count:

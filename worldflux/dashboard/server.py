@@ -150,26 +150,14 @@ class MetricsDashboardServer:
 
     def _listen(self) -> socket.socket:
         """A listening socket on the first free port."""
-        if not self.host.strip():
-            raise ConfigurationError("dashboard.host must name an address, for example 127.0.0.1")
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         end = min(self.start_port + (self.max_port_tries if self.start_port else 1), 65536)
         for port in range(self.start_port, end):
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((self.host, port))
+            listener = _bound(self.host, port)
+            if listener is not None:
                 listener.listen(64)
                 return listener
-            except OSError as error:
-                listener.close()
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    reason = error.strerror or error
-                    raise ConfigurationError(f"dashboard.host={self.host}: {reason}") from error
-        ports = f"{self.start_port} to {end - 1}"
-        raise ConfigurationError(
-            f"dashboard.port={self.start_port}: none of the ports {ports} is free"
-        )
+        text = f"none of the ports {self.start_port} to {end - 1} is free"
+        raise ConfigurationError(text, key="visualization.port")
 
     def _pump(self) -> None:
         """Writes what is queued; the only thread that touches the pipe."""
@@ -188,9 +176,11 @@ class MetricsDashboardServer:
     def _read_back(self) -> None:
         """Reads from the serving process whether a page watches, and notices that it is gone."""
         assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            self.watched = bool(json.loads(line)["watched"])
+        with self._process.stdout as pipe:
+            for line in pipe:
+                self.watched = bool(json.loads(line)["watched"])
         self._lost()
+        self._process.wait()  # else it would stay in the table of processes
 
     def _lost(self) -> None:
         self.watched = False
@@ -213,6 +203,32 @@ def check_installed() -> None:
             raise MissingDependencyError(
                 f"the dashboard needs {name}: pip install 'worldflux[dashboard]'"
             )
+
+
+def check_host(host: str) -> None:
+    """ConfigurationError where a page cannot listen on this address."""
+    listener = _bound(host, 0)
+    if listener is not None:
+        listener.close()
+
+
+def _bound(host: str, port: int) -> socket.socket | None:
+    """A socket of this address; None: the port is taken. ConfigurationError: it is none of this
+    machine's."""
+    if not host.strip():
+        text = "must name an address, for example 127.0.0.1"
+        raise ConfigurationError(text, key="visualization.host")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES):
+            return None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"={host}: {reason}", key="visualization.host") from error
+    return listener
 
 
 def _environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,14 +28,18 @@ if TYPE_CHECKING:
 
     from worldflux.core.state import Batch
 
+SURELY_BYTES = 16  # larger values are none of 0..1, even of noise
 TAIL = ("tail_rewards", "tail_terminations")
 LAYOUT = {"obs": "BT...", "actions": "BTA", "rewards": "BT", "terminations": "BT"}
+
+log = logging.getLogger(__name__)
 
 
 class ReplayBuffer:
     """Recorded episodes: the newest `capacity` steps of them, to train from without environments.
 
-    obs_shape: shape of one observation, images channels first `(C, H, W)`. action_dim: width of
+    obs_shape: shape of one observation, images channels first `(C, H, W)`, whose values are 0..255
+    where they are whole numbers and 0..1 where not (they are converted to obs_dtype). action_dim: width of
     the flat action (one-hot for discrete ones). Element t holds obs t, the action taken after
     it, and the reward and termination that arrived with it (`arrival`); recordings whose reward t
     followed action t (`after_action`) are converted when they come in. Sequences never cross the
@@ -124,7 +129,7 @@ class ReplayBuffer:
             raise ShapeMismatchError(f"{name} have shape {array.shape}, expected {shape}")
 
     def _append(self, episode: Recording) -> None:
-        episode.obs = np.array(episode.obs, self.obs_dtype)
+        episode.obs = self._stored(episode.obs)
         episode.actions = np.array(episode.actions, np.float32)
         episode.rewards = np.array(episode.rewards, np.float32)
         if len(episode) > self.capacity:
@@ -137,6 +142,25 @@ class ReplayBuffer:
             if len(oldest) > excess:
                 self.episodes.appendleft(oldest.without_oldest(excess))
         self._windows.clear()
+
+    def _stored(self, obs: np.ndarray) -> np.ndarray:
+        """A copy in the buffer's type. Pictures are 0..255 in whole numbers and 0..1 in others, as
+        models read them."""
+        if len(self.obs_shape) != 3 or obs.dtype == self.obs_dtype == np.uint8:
+            return np.array(obs, self.obs_dtype)
+        if obs.dtype.kind == "b":
+            obs = obs * np.uint8(255)
+        low, high = obs.min(), obs.max()
+        whole = obs.dtype.kind in "iu"
+        if whole and not 0 <= low <= high <= 255:
+            text = f"obs: pictures of whole numbers must lie in 0..255, got {low} to {high}"
+            raise ConfigurationError(text)
+        if not whole and high > SURELY_BYTES:
+            log.warning("obs: pictures of floats are read as 0..1, these go up to %g", high)
+        if whole == (self.obs_dtype.kind in "iu"):
+            return np.array(obs, self.obs_dtype)
+        scaled = obs / np.float32(255) if whole else np.clip(np.rint(obs * 255), 0, 255)
+        return scaled.astype(self.obs_dtype)
 
     def ready_for_sequence(self, *, batch_size: int, seq_len: int) -> bool:
         """Whether at least `batch_size` different sequences of `seq_len` steps can be sampled."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import read_arrays
 from worldflux.data.recording import AFTER_ACTION, CONVENTIONS
 from worldflux.errors import BufferError, MissingDependencyError
 from worldflux.run_folder.disk import replaced
@@ -43,8 +44,7 @@ def read_npz(path: Path) -> Arrays:
     if not path.exists() and path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_arrays(path)
     except FileNotFoundError as error:
         raise BufferError(f"replay file {path} does not exist") from error
     except (

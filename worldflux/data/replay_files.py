@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import read_arrays
 from worldflux.errors import BufferError
 from worldflux.run_folder.disk import (
     disk_errors,
@@ -184,10 +185,10 @@ def _read(folder: Path, file: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     try:
         if not has_facts(path, {key: value for key, value in file.items() if key != "name"}):
             raise ValueError("its checksum differs")
-        with np.load(path, allow_pickle=False) as stored_arrays:
-            for key, array in arrays.items():
-                stored = stored_arrays[key]
-                array[:, : stored.shape[1]] = stored
+        stored_arrays = read_arrays(path, sum(array.nbytes for array in arrays.values()))
+        for key, array in arrays.items():
+            stored = stored_arrays[key]
+            array[:, : stored.shape[1]] = stored
     except (OSError, LookupError, TypeError, ValueError, MemoryError, zipfile.BadZipFile) as error:
         raise BufferError(f"replay file {path} is missing or damaged: {error}") from error
 

@@ -24,6 +24,7 @@ from worldflux.errors import ConfigurationError, MissingDependencyError
 SHORT = {"cup": "ball_in_cup", "pointmass": "point_mass"}
 # Domains whose camera 0 does not follow the body.
 CAMERAS = {"quadruped": 2}
+PICTURE_SIZE = (64, 64)  # of observations, where env.image_size says nothing
 VIDEO_SIZE = (240, 320)
 EPISODE_STEPS = 1_000  # control steps of every task
 
@@ -39,7 +40,7 @@ def make(config: EnvConfig, render: bool) -> DeepMindControl:
     suite = _suite(config.id)
     domain, task = find_task(config.id, suite.ALL_TASKS)
     pixels = config.obs == "pixels"
-    size = (config.image_size if pixels else None) or VIDEO_SIZE
+    size = config.image_size or PICTURE_SIZE if pixels else VIDEO_SIZE
     return DeepMindControl(suite, domain, task, size=size, render=render or pixels, **config.kwargs)
 
 

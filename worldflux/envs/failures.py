@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -47,17 +49,21 @@ class foreign_code:  # a class: a generator costs every step of every environmen
             raise EnvironmentFailed.of(error) from error
 
 
+class NoAnswer(WorldFluxError):
+    """A call into an environment took longer than it may."""
+
+
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside after so many seconds; outside of a main thread, and where there
-    are no such signals, it waits."""
+def time_limit(seconds: float, error: type[Exception] = TimeoutError) -> Iterator[None]:
+    """Raises `error` inside after so many seconds; outside of a main thread, and where there are no
+    such signals, it waits."""
     main = threading.current_thread() is threading.main_thread()
     if not main or not hasattr(signal, "setitimer"):
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"not done after {seconds:g} s")
+        raise error(f"not done after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -104,13 +110,25 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: BaseException) -> Wor
         return ConfigurationError(text, key="env.id")
     if isinstance(error, ModuleNotFoundError) and ":" in env_id:
         module = env_id.partition(":")[0]
-        return ConfigurationError(f"={env_id}: cannot import module {module!r}", key="env.id")
+        name = error.name or getattr(error.__cause__, "name", None) or module
+        text = f"={env_id}: cannot import module {name!r}"
+        return ConfigurationError(text, key="env.id", hint=looked_for(module, name))
     if isinstance(error, ModuleNotFoundError) and (extra := _extra(env_id)):
         return missing(env_id, str(error.name), extra)
     if isinstance(error, TypeError) and kwargs:
         return ConfigurationError(f"={kwargs}: {_one_line(error)}", key="env.kwargs")
     text = f"={env_id} cannot be made: {described(error)}"
     return EnvironmentUnavailableError(text, key="env.id")
+
+
+def looked_for(module: str, missing: str | None) -> str:
+    """Where a module would have been imported from; nothing where another one is missing."""
+    top = module.partition(".")[0]
+    if missing not in (module, top):
+        return ""
+    text = "it is neither installed nor in PYTHONPATH"
+    here = Path(f"{top}.py").exists() or Path(top).is_dir()
+    return f"{text}; PYTHONPATH=. worldflux-run ... finds that of this folder" if here else text
 
 
 def _one_line(error: BaseException) -> str:
@@ -136,4 +154,7 @@ def _near(env_id: str) -> str:
     close = difflib.get_close_matches(bare, known, n=1, cutoff=0.75)
     if close:
         return f"; did you mean {known[close[0]]!r}?"
+    old = getattr(sys.modules.get("gym"), "envs", None)
+    if bare in {str(known_id).lower() for known_id in getattr(old, "registry", ())}:
+        return "; it is registered with the old gym: Gymnasium's API is needed, as shimmy adapts it"
     return "; if a package of yours registers it, name the package in env.import"

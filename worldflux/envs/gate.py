@@ -125,7 +125,7 @@ def _vector(shape: tuple[int, ...]) -> Check:
 
 def _picture(space: gs.Box) -> Check:
     shape, whole = space.shape, space.dtype == np.uint8
-    high = float(space.high.max())
+    low, high = float(space.low.min()), float(space.high.max())
     vector = _vector(shape)
 
     def check(value: Any) -> str | None:
@@ -135,11 +135,11 @@ def _picture(space: gs.Box) -> Check:
         if whole and x.dtype.kind == "f":
             return f"holds {x.dtype} numbers, expected uint8: it is declared as {space}"
         # Floats may pass their bounds a little, as they do after interpolation.
-        slack = high if x.dtype.kind == "f" else 0.0
-        if x.dtype == np.uint8 and high >= 255:
+        slack = high - low if x.dtype.kind == "f" else 0.0
+        if x.dtype == np.uint8 and low <= 0 and high >= 255:
             return None
-        if x.min() < -slack or x.max() > high + slack:
-            return f"has values {x.min()} to {x.max()}, expected 0 to {high:g} as declared"
+        if x.min() < low - slack or x.max() > high + slack:
+            return f"has values {x.min()} to {x.max()}, expected {low:g} to {high:g} as declared"
         return None
 
     return check

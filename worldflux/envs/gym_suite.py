@@ -8,7 +8,7 @@ from contextlib import suppress
 import gymnasium as gym
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.failures import described, missing, registered
+from worldflux.envs.failures import described, looked_for, missing, registered
 from worldflux.envs.suites import GymEnv, choose_renderer
 from worldflux.errors import ConfigurationError, WorldFluxError
 
@@ -32,7 +32,15 @@ def make(config: EnvConfig, render: bool) -> GymEnv:
     spec = registered(config.id)
     if spec is not None and "frameskip" in spec.kwargs and config.action_repeat > 1:
         kwargs.setdefault("frameskip", 1)  # Atari repeats actions itself
-    return gym.make(config.id, **kwargs)
+    try:
+        return gym.make(config.id, **kwargs)
+    except TypeError as error:
+        # It draws nothing, which only matters where its frames are observed.
+        ours = "'render_mode'" in str(error) and "render_mode" not in config.kwargs
+        if not ours or config.obs == "pixels":
+            raise
+        del kwargs["render_mode"]
+        return gym.make(config.id, **kwargs)
 
 
 def episode_steps(config: EnvConfig) -> int | None:
@@ -48,10 +56,8 @@ def _import(module: str) -> None:
         raise
     except BaseException as error:  # foreign code: sys.exit() too
         text = str(error) if isinstance(error, ImportError) else described(error)
-        hint = "for a module of the current folder, set PYTHONPATH=."
-        near = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-        text = f"={module}: {text}" + near * f"; {hint}"
-        raise ConfigurationError(text, key="env.import") from error
+        hint = looked_for(module, error.name) if isinstance(error, ModuleNotFoundError) else ""
+        raise ConfigurationError(f"={module}: {text}", key="env.import", hint=hint) from error
 
 
 def _register(config: EnvConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -12,19 +13,24 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.failures import make_error
+from worldflux.envs.failures import described, make_error
 from worldflux.envs.gate import Gate
+from worldflux.envs.notes import notes_of
+from worldflux.envs.own_wrappers import wrapped
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
 from worldflux.envs.vector import VectorEnv
 from worldflux.envs.wrappers import (
     ActionRepeat,
+    ChosenSeeds,
     EncodedStep,
     FlattenVectors,
     NoopStart,
@@ -47,6 +53,7 @@ def make_envs(
     seed: int = 0,
     render: bool = False,
     layout: TaskLayout | None = None,
+    fewer: bool = False,
 ) -> VectorEnv:
     """Makes `num_envs` copies of one environment, prepared as the config says; of each of
     `config.tasks`, in turn, where there are several.
@@ -55,7 +62,7 @@ def make_envs(
     which was faster for everything measured whose step costs less than about a millisecond.
     seed: every environment and episode gets its own seed from it. render: `render()` gives frames.
     layout: the tasks that an agent knows, of which the config's are some; None: the config's are
-    all there are.
+    all there are. fewer: of one task, sync, take as many as can be made, at least one.
     Raises ConfigurationError (no such id, bad arguments, a space that cannot be learned from) or
     MissingDependencyError (with the line that installs what is missing).
     """
@@ -77,9 +84,7 @@ def make_envs(
         first = makers[0]()
         if left_out := first.get_wrapper_attr("encode").left_out:
             _warn_left_out(config.id, ", ".join(left_out))
-        if unbounded := first.get_wrapper_attr("decode").unbounded:
-            _report_unbounded(config.id, ", ".join(unbounded))
-        envs = _vectorize(first, makers, mode)
+        envs = _vectorize(first, makers, mode, fewer and not task_numbers)
         length: int | None = first.get_wrapper_attr("episode_length")
     return VectorEnv(
         envs,
@@ -91,7 +96,16 @@ def make_envs(
         clip_reward=config.clip_reward,
         tasks=() if layout is None else layout.tasks,
         task_numbers=task_numbers * num_envs,
+        call_timeout=config.call_timeout,
+        notes=notes_of(config, _encoded(first)),
     )
+
+
+def _encoded(env: GymEnv) -> EncodedStep:
+    while not isinstance(env, EncodedStep):
+        assert isinstance(env, gym.Wrapper)
+        env = env.env
+    return env
 
 
 def _lay_out(
@@ -129,24 +143,39 @@ def _warn_left_out(env_id: str, keys: str) -> None:
     log.warning("env.id=%s: not observed: %s", env_id, keys)
 
 
-@functools.cache
-def _report_unbounded(env_id: str, keys: str) -> None:
-    text = (
-        "is not bounded on both sides: the agent acts in [-1, 1], or 2 units beside the one bound"
-    )
-    log.info("env.id=%s: %s %s", env_id, keys, text)
-
-
 def _vectorize(
-    first: GymEnv, makers: Sequence[Callable[[], GymEnv]], mode: str
+    first: GymEnv, makers: Sequence[Callable[[], GymEnv]], mode: str, fewer: bool
 ) -> SyncVectorEnv | AsyncVectorEnv:
     if mode == "async":
         first.close()
         # VectorEnv reports what a worker raised in one line; gymnasium would also warn thrice.
         warnings.filterwarnings("ignore", module=r"gymnasium\.vector\.async_vector_env")
-        return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    made = [lambda: first, *makers[1:]]
-    return SyncVectorEnv(made, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        before = set(multiprocessing.active_children())
+        try:
+            return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except BaseException:  # one of them failed: the others would stay
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+                process.join()
+            raise
+    made = [first]
+    try:
+        for make in makers[1:]:
+            made.append(make())
+    except BaseException as error:
+        # What could not be made may still count in its simulator: no second try of the others.
+        if not fewer or not isinstance(error, Exception):
+            for env in made:
+                env.close()
+            raise
+        text = "environment copy %d cannot be made (%s); going on with %d"
+        log.warning(text, len(made), described(error), len(made))
+    held = [functools.partial(_same, env) for env in made]
+    return SyncVectorEnv(held, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def _same(env: GymEnv) -> GymEnv:
+    return env
 
 
 def _make_one(
@@ -183,6 +212,18 @@ def _make_one(
     )
 
 
+def _check_frames(config: EnvConfig, env: GymEnv, pictures: bool) -> None:
+    """Refuses Atari's treatment of frames where there are none."""
+    if config.frame_pool > 1 and not pictures:
+        text = f"={config.frame_pool}: the observation of {config.id} is no picture"
+        raise ConfigurationError(text, key="env.frame_pool")
+    discrete = isinstance(env.action_space, spaces.Discrete)
+    if config.noop_max and not (discrete and (pictures or hasattr(env.unwrapped, "ale"))):
+        text = f"={config.noop_max}: {config.id} has no frames to idle through"
+        hint = "it needs pictures and discrete actions, the first of which does nothing"
+        raise ConfigurationError(text, key="env.noop_max", hint=hint)
+
+
 def _seed_process(seed: int, index: int) -> None:
     """Global random streams of its own for an environment's process, which would otherwise go on
     with copies of its parent's."""
@@ -196,7 +237,11 @@ def _seed_process(seed: int, index: int) -> None:
 def prepared(config: EnvConfig, render: bool) -> EncodedStep:
     """One environment with all its wrappers but those that say which of several it is."""
     env = suite(config).make(config, render)
+    if config.seeds is not None:
+        env = ChosenSeeds(env, config.seeds)
+    env = wrapped(env, config.wrappers)
     frames = config.obs == "pixels" and not is_picture(env.observation_space)
+    _check_frames(config, env, frames or is_picture(env.observation_space))
     env = Gate(env, observed=not frames)
     if frames and config.frame_pool > 1:
         env = RenderObservation(env)

@@ -16,7 +16,11 @@ from worldflux.errors import ConfigurationError
 
 SINGLE_KEY = "obs"  # name of an observation that is not a Dict
 UNBOUNDED = 1e9  # such bounds of an action, the largest float for one, stand for none
-SMALLEST_IMAGE = 16  # uint8 grids below this are symbols (MiniGrid's 7x7x3), not pictures
+SMALLEST_IMAGE = 16  # grids below this are symbols (MiniGrid's 7x7x3), not pictures
+LONGEST_PLANE = 3  # a plane's sides at most: longer ones are lines of text (NetHack's 21x79)
+LARGE_VECTOR = (
+    1000  # numbers of a vector beyond which it may be a picture that nobody declared as one
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ class ImageFormat:
 class ObservationEncoder:
     """Turns one environment's observation into the named arrays of the step dict.
 
-    Pictures (uint8, or float with bounds 0..1 or 0..255, at least 16 pixels a side) become
-    ``(C, H, W)`` uint8, 0..1 becomes 0..255; discrete spaces int64 counted from 0; everything else a flat float32
-    vector. Keys of no such form (text) are left out of a Dict, `left_out` names them. Raises
+    Pictures (see `picture_form`) become ``(C, H, W)`` uint8, their declared bounds 0..255; discrete
+    spaces int64 counted from 0; everything else a flat float32 vector. Keys of no such form (text)
+    and empty ones are left out of a Dict, `left_out` names them; `large` says which long vectors look
+    like pictures and why they are none. Raises
     ConfigurationError for a reserved name and where nothing is left. The arrays are its own: the
     environment may reuse what it returned.
     """
@@ -73,6 +78,7 @@ class ObservationEncoder:
     def __init__(self, space: gs.Space[Any], image: ImageFormat) -> None:
         self.spaces: dict[str, Space] = {}
         self.left_out: list[str] = []
+        self.large: list[str] = []
         self._parts: list[tuple[Leaf, Callable[[Any], np.ndarray]]] = []
         for leaf in leaves(space, SINGLE_KEY):
             if leaf.name in STEP_KEYS:
@@ -84,9 +90,13 @@ class ObservationEncoder:
                 raise ConfigurationError(f"two observation keys are named {leaf.name!r}")
             form = _observation(leaf, image)
             if form is None:
-                self.left_out.append(f"{leaf.name} ({type(leaf.space).__name__})")
+                empty = "empty " * isinstance(leaf.space, gs.Box)
+                self.left_out.append(f"{leaf.name} ({empty}{type(leaf.space).__name__})")
                 continue
             self.spaces[leaf.name], convert = form
+            if len(leaf.space.shape or ()) > 1 and self.spaces[leaf.name].size > LARGE_VECTOR:
+                if self.spaces[leaf.name].dtype == "float32":
+                    self.large.append(_no_picture(leaf))
             self._parts.append((leaf, convert))
         if not self._parts:
             raise ConfigurationError(
@@ -120,10 +130,12 @@ def _observation(
         return coded, lambda x: (np.asarray(x).reshape(coded.shape) - start).astype(np.int64)
     if not isinstance(space, gs.Box):
         return None
-    if is_picture(space):
-        encoder = PictureEncoder(space, image, leaf.name)
-        return encoder.space, encoder
     size = int(np.prod(space.shape))
+    if size == 0:
+        return None
+    if (form := picture_form(space)) is not None:
+        encoder = PictureEncoder(form, image, leaf.name)
+        return encoder.space, encoder
     return Space((size,), "float32"), lambda x: np.array(x, np.float32).reshape(size)
 
 
@@ -140,57 +152,120 @@ def discrete_entries(space: gs.Space[Any]) -> tuple[Space, np.ndarray] | None:
     return None
 
 
+@dataclass(frozen=True)
+class PictureForm:
+    """How an array holds a picture: pictures one after another (`frames` of them), each
+    ``[H, W, C]``, ``[C, H, W]`` where `first`, or ``[H, W]`` where `flat`; low and high: its bounds."""
+
+    shape: tuple[int, ...]
+    frames: int
+    first: bool
+    flat: bool
+    low: float
+    high: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.shape[1:] if self.first else self.shape[:2]
+        return height, width
+
+    @property
+    def channels(self) -> int:
+        """Of one frame."""
+        return 1 if self.flat else self.shape[0 if self.first else -1]
+
+
+def picture_form(space: gs.Space[Any]) -> PictureForm | None:
+    """The form of an array that image encoders are for; None: it is none.
+
+    Numbers of any type with finite bounds, the same for all, of at least 16 pixels a side: a picture
+    in colour or of several planes, or up to 15 of them in front of each other (frames); a plane whose
+    sides differ by a factor of three at most and whose whole numbers are 0..1 or 0..255, as other
+    ones are codes. The channels are the first axis if it is shorter than the last or the two others
+    are equal, else the last.
+    """
+    if not isinstance(space, gs.Box) or len(space.shape) not in (2, 3, 4) or 0 in space.shape:
+        return None
+    low, high = float(space.low.min()), float(space.high.max())
+    even = bool((space.low == space.low.flat[0]).all() and (space.high == space.high.flat[0]).all())
+    if not even and space.dtype != np.uint8:
+        return None
+    if not (-UNBOUNDED < low < high < UNBOUNDED):
+        return None
+    frames, shape = 1, space.shape
+    if len(shape) == 4:
+        frames, shape = shape[0], shape[1:]
+    if frames >= SMALLEST_IMAGE or sorted(shape)[-2] < SMALLEST_IMAGE:
+        return None
+    flat = len(shape) == 2
+    if flat and max(shape) > LONGEST_PLANE * min(shape):
+        return None
+    if flat and space.dtype.kind in "iu" and (low, high) not in ((0, 1), (0, 255)):
+        return None
+    first = not flat and (shape[0] < shape[2] or shape[1] == shape[2] != shape[0])
+    return PictureForm(shape, frames, first, flat, low, high)
+
+
 def is_picture(space: gs.Space[Any]) -> bool:
-    """Whether the array is one that image encoders are for, see ObservationEncoder."""
-    if not isinstance(space, gs.Box) or len(space.shape) not in (2, 3):
-        return False
-    if sorted(space.shape)[-2] < SMALLEST_IMAGE:
-        return False
-    if space.dtype == np.uint8:
-        return True
-    unit = np.all(space.low == 0) and (np.all(space.high == 1) or np.all(space.high == 255))
-    return bool(len(space.shape) == 3 and np.issubdtype(space.dtype, np.floating) and unit)
+    """Whether the array is one that image encoders are for, see `picture_form`."""
+    return picture_form(space) is not None
+
+
+def _no_picture(leaf: Leaf) -> str:
+    space = leaf.space
+    assert isinstance(space, gs.Box)
+    finite = abs(float(space.low.min())) < UNBOUNDED and abs(float(space.high.max())) < UNBOUNDED
+    reason = "" if finite else ": its bounds are not finite"
+    size = int(np.prod(space.shape))
+    return (
+        f"observation {leaf.name!r} {space.shape} is taken as a vector of {size:,} numbers, for an "
+        f"MLP; it is not a picture by what it declares{reason}"
+    )
 
 
 class PictureEncoder:
-    """``[H, W, C]``, ``[C, H, W]`` or ``[H, W]`` to ``[C, H, W]`` uint8, gray and resized.
+    """A picture of any form to ``[C, H, W]`` uint8, gray and resized; frames one after another along
+    the channels, as they come.
 
-    The channel axis is the shorter of the first and the last one. Resizing is Pillow's
-    antialiased bilinear filter; gray is the ITU-R 601 luma that Pillow computes.
+    Resizing is Pillow's antialiased bilinear filter; gray is the ITU-R 601 luma that Pillow computes.
     """
 
-    def __init__(self, space: gs.Box, image: ImageFormat, name: str) -> None:
-        shape = space.shape
-        self._flat = len(shape) == 2
-        self._first = not self._flat and shape[0] < shape[2]
-        self._shape = shape
-        self._scale = 255.0 if np.all(space.high == 1) else 1.0
-        self._float = space.dtype != np.uint8
-        height, width = shape[1:] if self._first else shape[:2]
-        channels = 1 if self._flat else shape[0] if self._first else shape[2]
+    def __init__(self, form: PictureForm, image: ImageFormat, name: str) -> None:
+        self._form = form
+        self._scale = 255.0 / (form.high - form.low)
+        channels = form.channels
         self._gray = image.grayscale and channels != 1
         if self._gray and channels != 3:
             raise ConfigurationError(
                 f"env.grayscale=true: observation key {name!r} has {channels} channels, not 3"
             )
-        self._size = None if image.size in (None, (height, width)) else image.size
-        channels = 1 if self._gray else channels
-        self.space = Space((channels, *(image.size or (height, width))), "uint8")
+        self._size = None if image.size in (None, form.size) else image.size
+        channels = form.frames * (1 if self._gray else channels)
+        self.space = Space((channels, *(image.size or form.size)), "uint8")
 
     def __call__(self, picture: Any) -> np.ndarray:
-        x = np.asarray(picture).reshape(self._shape)
-        if self._float or self._scale != 1.0 or x.dtype != np.uint8:
+        form = self._form
+        x = np.asarray(picture).reshape(form.frames, *form.shape)
+        if (form.low, form.high) != (0, 255) or x.dtype != np.uint8:
+            x = x if form.low == 0 else np.subtract(x, form.low, dtype=np.float32)
             x = np.clip(np.rint(x * self._scale), 0, 255).astype(np.uint8)
-        if self._flat:
+        frames = [self._frame(frame) for frame in x]
+        whole = frames[0] if len(frames) == 1 else np.concatenate(frames, axis=2)
+        if self._size is not None:
+            whole = resize(whole, self._size)
+        # A copy in any case: the environment may write its next picture into the same array.
+        return np.array(whole.transpose(2, 0, 1), order="C")
+
+    def _frame(self, x: np.ndarray) -> np.ndarray:
+        """One frame as `[H, W, C]`."""
+        if self._form.flat:
             x = x[:, :, None]
-        elif self._first:
+        elif self._form.first:
             x = x.transpose(1, 2, 0)
         if self._gray:
             x = np.asarray(Image.fromarray(np.ascontiguousarray(x)).convert("L"))[:, :, None]
-        if self._size is not None:
-            x = resize(x, self._size)
-        # A copy in any case: the environment may write its next picture into the same array.
-        return np.array(x.transpose(2, 0, 1), order="C")
+        return x
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -211,8 +286,8 @@ class ActionDecoder:
     Keys are sorted by name. A discrete entry is the argmax of its one-hot (an offset `start` is
     honoured); a continuous value in [-1, 1] is rescaled to the bounds where both are finite, to the
     two units beside the only finite one, and passed through where there is none; bounds of 1e9 and
-    more are none (`unbounded` names such keys). rescale=False: values are the environment's own,
-    clipped to its bounds.
+    more are none. rescale=False: values are the environment's own, clipped to its bounds. `ranges`
+    says of each key what it comes to.
     """
 
     def __init__(self, space: gs.Space[Any], rescale: bool = True) -> None:
@@ -220,7 +295,7 @@ class ActionDecoder:
         if not parts:
             raise ConfigurationError("the environment has an empty action space")
         self.spaces = {leaf.name: _action_space(leaf) for leaf in parts}
-        self.unbounded = [leaf.name for leaf in parts if rescale and _unbounded(leaf.space)]
+        self.ranges = {leaf.name: action_range(leaf.space, rescale) for leaf in parts}
         self.space = space
         self._decoders: list[tuple[Leaf, slice, Callable[[np.ndarray], Any]]] = []
         begin = 0
@@ -277,12 +352,39 @@ def _unbounded(space: gs.Space[Any]) -> bool:
     return any((np.abs(bound.astype(np.float64)) >= UNBOUNDED).any() for bound in bounds)
 
 
-def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
+def _ends(space: gs.Box) -> tuple[np.ndarray, np.ndarray]:
+    """What -1 and 1 of the agent become, flat."""
     low = space.low.astype(np.float64).reshape(-1)
     high = space.high.astype(np.float64).reshape(-1)
     below, above = np.abs(low) < UNBOUNDED, np.abs(high) < UNBOUNDED
-    first = np.where(below, low, np.where(above, high - 2.0, -1.0))  # what -1 becomes
-    last = np.where(above, high, first + 2.0)
+    first = np.where(below, low, np.where(above, high - 2.0, -1.0))
+    return first, np.where(above, high, first + 2.0)
+
+
+def action_range(space: gs.Space[Any], rescale: bool) -> str:
+    """What the agent can do with one action key, in a few words."""
+    if (entries := discrete_entries(space)) is not None:
+        counts = entries[0].classes
+        if len(set(counts)) == 1:
+            return f"{len(counts)} x " * (len(counts) > 1) + f"{counts[0]} choices"
+        return f"{', '.join(map(str, counts))} choices"
+    assert isinstance(space, gs.Box)
+    first, last = _ends(space)
+    if not rescale:
+        first, last = np.full_like(first, -1.0), np.full_like(last, 1.0)
+    even = bool((first == first[:1]).all() and (last == last[:1]).all())
+    values = f"{len(first)} value{'s' * (len(first) != 1)}"
+    text = f"{values} {'in' if even else 'within'} [{first.min():g}, {last.max():g}]"
+    if not rescale:
+        return f"{text}, clipped to the bounds of the environment"
+    unit = ", not bounded on both sides: 1 of the agent is 1 there"
+    return text + unit * _unbounded(space)
+
+
+def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
+    low = space.low.astype(np.float64).reshape(-1)
+    high = space.high.astype(np.float64).reshape(-1)
+    first, last = _ends(space)
     middle, half = ((first + last) / 2, (last - first) / 2) if rescale else (0.0, 1.0)
     whole = np.issubdtype(space.dtype, np.integer)
     shape, dtype = space.shape, space.dtype

@@ -56,10 +56,9 @@ def episode_length(config: EnvConfig) -> int | None:
 
 
 def choose_renderer() -> None:
-    """Has MuJoCo (when it is imported first) and SDL draw without a screen where there is none."""
+    """Has MuJoCo (when it is imported first) draw without a screen where there is none."""
     if sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         return
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
         ctypes.CDLL("libEGL.so.1")
     except OSError:

@@ -7,7 +7,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from worldflux.config.spaces import Space, Task, flat_action_dim
-from worldflux.envs.failures import EnvironmentFailed, dependency_error
+from worldflux.envs.failures import EnvironmentFailed, NoAnswer, dependency_error, time_limit
+from worldflux.envs.notes import Notes
 from worldflux.envs.waiting import Waiting
 from worldflux.errors import TrainingError, WorldFluxError
 
@@ -36,6 +37,7 @@ class VectorEnv:
     task_numbers `[N]` says which each environment is, and action_mask `[N, A]` is 1 for the action
     dimensions that its task has. name: what the environment is called. episode_length: agent steps
     after which every episode is cut, as the made environment knows it; None: no limit is known.
+    notes: what a person should know of it. call_timeout: seconds that a call may take.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class VectorEnv:
         clip_reward: bool = False,
         tasks: tuple[Task, ...] = (),
         task_numbers: Sequence[int] = (),
+        notes: Notes | None = None,
+        call_timeout: float | None = None,
     ) -> None:
         self.num_envs = envs.num_envs
         self.obs_spaces = obs_spaces
@@ -64,6 +68,8 @@ class VectorEnv:
         self.last: dict[str, np.ndarray] = {}
         self._envs = envs
         self.name, self.episode_length = name, episode_length
+        self.notes = notes or Notes()
+        self._timeout = call_timeout
         self._waiting = Waiting(name)
         self._seed = seed
         self._clip = clip_reward
@@ -203,16 +209,32 @@ class VectorEnv:
     def _guard(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Turns whatever an environment raises into one line that names it and the step."""
         try:
-            with self._waiting:
+            with self._waiting, self._limit():
                 return call(*args, **kwargs)
         except DependencyNotInstalled as error:
             raise dependency_error(self.name, error) from error
         except (EOFError, ConnectionError) as error:
             raise self._failure("its process died (killed, or out of memory)") from error
-        except (KeyboardInterrupt, WorldFluxError):
+        except NoAnswer as error:
+            text = f"no answer within env.call_timeout={self._timeout:g} s{self._silent()}"
+            raise self._failure(text) from error
+        except KeyboardInterrupt:
+            self._failed = True  # its process may hang
+            raise
+        except WorldFluxError:
             raise
         except BaseException as error:  # foreign code: sys.exit() too
             raise self._failure(str(EnvironmentFailed.of(error))) from error
+
+    def _limit(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._timeout is None else time_limit(self._timeout, NoAnswer)
+
+    def _silent(self) -> str:
+        """Which of several processes has not answered."""
+        if not isinstance(self._envs, AsyncVectorEnv):
+            return ""
+        pipes = enumerate(self._envs.parent_pipes)
+        return f" of copy {', '.join(str(n) for n, pipe in pipes if not pipe.poll(0))}"
 
     def _failure(self, reason: str) -> TrainingError:
         self._failed = True

@@ -10,6 +10,8 @@ from typing import Any
 
 PATIENCE = 60.0  # seconds
 
+_ALL: weakref.WeakSet[Waiting] = weakref.WeakSet()
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +24,7 @@ class Waiting:
         self._since: float | None = None  # None between calls
         self._warned: float | None = None
         self._closed = threading.Event()
+        _ALL.add(self)
         arguments = weakref.ref(self), self._closed
         threading.Thread(target=_watch, args=arguments, name="waiting", daemon=True).start()
 
@@ -34,6 +37,12 @@ class Waiting:
     def close(self) -> None:
         self._closed.set()
 
+    @property
+    def seconds(self) -> float:
+        """How long the present call has lasted; 0 between calls."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     def look(self) -> None:
         """Warns if it is time to."""
         since = self._since
@@ -41,6 +50,11 @@ class Waiting:
             return
         self._warned = since
         log.warning("environment %s has not answered for %g s; waiting on", self._name, PATIENCE)
+
+
+def longest() -> float:
+    """Seconds that the longest of this process's calls into environments has lasted by now."""
+    return max((waiting.seconds for waiting in list(_ALL)), default=0.0)
 
 
 def _watch(reference: weakref.ref[Waiting], closed: threading.Event) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, SupportsFloat
 
@@ -44,6 +45,8 @@ class RenderObservation(Wrapper):
         super().__init__(env)
         env.reset(seed=0)
         frame = self._frame()
+        if frame.min() == frame.max():
+            warn_blank(env.spec.id if env.spec else str(env.unwrapped))
         self.observation_space = gs.Box(0, 255, frame.shape, np.uint8)
         self._check = checker(self.observation_space)
 
@@ -71,6 +74,11 @@ class RenderObservation(Wrapper):
                 "env.obs=pixels: the environment's render() gives no rgb_array picture"
             )
         return frame
+
+
+@functools.cache  # once, not for every copy
+def warn_blank(name: str) -> None:
+    log.warning("%s: render() draws a single colour; does it need a screen?", name)
 
 
 class FlattenVectors(gym.ObservationWrapper[Any, Any, Any]):
@@ -120,18 +128,33 @@ class ActionRepeat(Wrapper):
         return obs, total, terminated, truncated, info
 
 
+class ChosenSeeds(Wrapper):
+    """Resets with one of `seeds`, which the seed of the episode picks; without one where there are
+    none."""
+
+    def __init__(self, env: GymEnv, seeds: Sequence[int]) -> None:
+        super().__init__(env)
+        self._seeds = tuple(seeds)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
+        if seed is not None:
+            seed = self._seeds[seed % len(self._seeds)] if self._seeds else None
+        return self.env.reset(seed=seed, options=options)
+
+
 class NoopStart(Wrapper):
-    """Begins each episode with up to `most` frames of action 0, drawn from the reset seed."""
+    """Begins each episode with up to `most` frames of the first action, drawn from the reset seed."""
 
     def __init__(self, env: GymEnv, most: int) -> None:
         super().__init__(env)
         self._most = most
+        self._noop = int(env.action_space.start) if isinstance(env.action_space, gs.Discrete) else 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         obs, info = self.env.reset(seed=seed, options=options)
         frames = int(np.random.default_rng(seed).integers(self._most + 1))
         for _ in range(frames):
-            obs, _, terminated, truncated, info = self.env.step(0)
+            obs, _, terminated, truncated, info = self.env.step(self._noop)
             if terminated or truncated:
                 obs, info = self.env.reset(options=options)
         return obs, info

@@ -55,7 +55,8 @@ class Family:
     latent: entries of the agent's carry that are the latent to picture; none: the encoding of the
         newest observation is.
     official: module with `import_checkpoint` (which returns an `Imported`), `IMPORT_HELP` and, where
-        it can, `add_arguments` and `export_checkpoint`. published: module with the SOURCE, ADDRESS and SCORE_OF of published
+        it can, `add_arguments`, `export_checkpoint`, and `recognises` and `load_checkpoint`, by which
+        a checkpoint is played as it is. published: module with the SOURCE, ADDRESS and SCORE_OF of published
         returns, and `task_of`, from a run's manifest to suite and name of its published task.
     toml_name: what worldflux.toml calls it; the name unless given. evaluations: into how many parts
         they divide a training that worldflux.toml describes. recipes: of `worldflux init`, by

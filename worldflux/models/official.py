@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,7 @@ from worldflux.config.fields import near_miss
 from worldflux.config.files import check_yaml, environment_hidden
 from worldflux.config.model import WorldModelConfig
 from worldflux.errors import ConfigurationError
+from worldflux.models.families import families
 from worldflux.models.world_model import WorldModel
 
 Shapes = Mapping[str, Sequence[int]]
@@ -61,14 +63,22 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def importer_of(path: Path) -> ModuleType | None:
+    """The module of the family whose official checkpoint a path is; None: it is none."""
+    for one in families():
+        module = one.official_module()
+        if module is not None and hasattr(module, "recognises") and module.recognises(path):
+            return module
+    return None
+
+
 def add_settings(parser: ArgumentParser) -> None:
     """Where the command line names settings: `config` and `settings` of `import_checkpoint`."""
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="settings that the checkpoint was trained with, YAML or JSON, as the official code"
-        " writes them",
+        help="settings that it was trained with, YAML or JSON, as the official code writes them",
     )
     parser.add_argument(
         "settings",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.base import read_json
+from worldflux.config.files import check_stored
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.spaces import STEP_KEYS, flat_action_dim
 from worldflux.config.training import TrainingConfig
@@ -183,6 +184,8 @@ class WorldModel(nn.Module):
                     f"observation {key!r} must have shape [B, {', '.join(map(str, space.shape))}],"
                     f" got {list(value.shape)}"
                 )
+            if space.image and not value.is_floating_point():
+                value = value.to(torch.uint8)  # whole numbers are 0..255
             keep = value.dtype == torch.uint8 or space.discrete
             checked[key] = value if keep else value.to(self.dtype)
         return checked
@@ -359,6 +362,7 @@ class WorldModel(nn.Module):
 
 def _old_weights(path: Path) -> dict[str, Tensor]:
     try:
+        check_stored(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (
         *UNREADABLE,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from worldflux.config.base import CheckedConfig
 from worldflux.config.fields import field_types, near_miss, shown
+from worldflux.config.files import read_bytes
 from worldflux.errors import ConfigurationError
 from worldflux.models.factory import resolve
 from worldflux.models.families import OURS, families, family_of_type
@@ -84,12 +85,11 @@ def _read(path: Path) -> str:
     if not (path.is_file() or path.is_dir()):
         raise ProjectFileError(f"cannot read {path}: it is not a regular file")
     try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+        content = read_bytes(path, LARGEST_FILE)
     except OSError as error:
-        raise ProjectFileError(f"cannot read {path}: {error.strerror}") from None
-    if len(content) > LARGEST_FILE:
-        raise ProjectFileError(f"{path} is larger than {LARGEST_FILE // 1024} KiB")
+        raise ProjectFileError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise ProjectFileError(f"{path} is larger than {LARGEST_FILE // 1024} KiB") from None
     try:
         return content.decode("utf-8-sig")  # editors of Windows begin a file with a mark
     except UnicodeDecodeError as error:

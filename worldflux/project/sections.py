@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from worldflux.config.base import CheckedConfig
-from worldflux.config.fields import LARGEST, field_types
+from worldflux.config.fields import field_types
 from worldflux.config.options import DEVICE, Pattern, option, plain_text
 from worldflux.config.page import Gameplay, Visualization
 from worldflux.models.families import DEFAULT
@@ -22,7 +22,6 @@ class Section(CheckedConfig):
     """An immutable record, whose file is TOML."""
 
     quoted: ClassVar[bool] = True
-    largest: ClassVar[float] = LARGEST
 
 
 @dataclass(frozen=True)

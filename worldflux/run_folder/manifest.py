@@ -22,6 +22,8 @@ from worldflux.run_folder.trust import SIGNATURE, signature
 SCHEMA = "worldflux.training.run_manifest.v1"
 # Degraded modes of what is only looked at: the training is the same without it.
 ONLY_SHOWN = ("dashboard_port_taken", "dashboard_unavailable", "gameplay_unavailable")
+# The model got a part on the way, with fresh weights: a training all the same.
+MODEL_EXTENDED = "model_extended"
 
 _COUNT, _NUMBER, _LIST = (int, type(None)), (int, float, type(None)), (list, type(None))
 _TEXT, _MAPPING = (str, type(None)), (dict, type(None))
@@ -63,8 +65,9 @@ def plain(value: Any) -> Any:
 
 
 def degrading(modes: Iterable[str]) -> list[str]:
-    """The degraded modes that the training depends on, without those of what is only shown."""
-    return [mode for mode in modes if mode not in ONLY_SHOWN]
+    """The degraded modes after which a run is no evidence of learning: without those of what is
+    only shown, and of a model that was extended."""
+    return [mode for mode in modes if mode not in (*ONLY_SHOWN, MODEL_EXTENDED)]
 
 
 def classification(data_mode: str, degraded_modes: Sequence[str], steps: int) -> str:

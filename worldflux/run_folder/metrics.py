@@ -34,14 +34,15 @@ def _records(folder: Path) -> Iterator[dict[str, Any] | None]:
     with open(path, "rb") as file:
         while line := file.readline(LONGEST):
             if line.endswith(b"\n"):
-                yield _record(line)
+                yield record_of(line)
             elif len(line) == LONGEST:
                 while line and not line.endswith(b"\n"):
                     line = file.readline(LONGEST)
                 yield None
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, None where it is damaged."""
     try:
         record = parsed(line)
     except ValueError:

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,18 @@ def modules_of(env: Mapping[str, Any]) -> list[str]:
     """The modules that making an environment of this configuration imports by name."""
     ids = [str(env.get("id") or ""), *map(str, env.get("tasks") or ())]
     names = [str(env.get("import_module") or ""), *(id.rpartition(":")[0] for id in ids)]
+    names += [target.rpartition(".")[0] for target in _targets(env.get("wrappers"))]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def _targets(content: Any) -> Iterator[str]:
+    """Every `_target_` in it, however deep."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if key == "_target_":
+                yield str(value)
+            else:
+                yield from _targets(value)
 
 
 def check_modules(

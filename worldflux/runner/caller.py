@@ -6,7 +6,9 @@ from __future__ import annotations
 import copy
 import logging
 import random
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,7 @@ def callers_logging(program: str) -> Iterator[None]:
     level, handlers = root.level, list(root.handlers)
     loggers = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
     disabled = [one for one in loggers if one.disabled]
+    levels = {one: one.level for one in loggers}
     # What is in the list when logging is configured anew is closed.
     closing: list[Any] = logging._handlerList  # type: ignore[attr-defined]
     kept = list(closing)
@@ -44,6 +47,22 @@ def callers_logging(program: str) -> Iterator[None]:
         for one in root.manager.loggerDict.values():
             if isinstance(one, logging.Logger):
                 one.disabled = one in disabled
+                one.setLevel(levels.get(one, logging.NOTSET))
+
+
+@contextmanager
+def short_warnings(program: str) -> Iterator[None]:
+    """A warning is one line, without the place in a library that gave it."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, *_: Any) -> None:
+        print(f"{program}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from worldflux.config.files import ALIASES, check_yaml, environment_hidden, has_aliases
 from worldflux.config.groups import (
+    FIELDS,
     MACHINE_GROUPS,
     OF_TRAINING,
     SPELLING,
@@ -95,8 +96,14 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def named_modules(overrides: Iterable[Override]) -> list[str]:
     """The modules that a command line names: in them it trusts."""
     fields = {"env.import": "import_module", "env.id": "id", "env.tasks": "tasks"}
-    keys = {fields.get(item.get_key_element()): item for item in overrides}
-    return modules_of({key: value_of(item) for key, item in keys.items() if key is not None})
+    env: dict[str, Any] = {"wrappers": {}}
+    for item in overrides:
+        key = item.get_key_element().lstrip("+")
+        if key in fields:
+            env[fields[key]] = value_of(item)
+        elif key == "env.wrappers" or key.startswith("env.wrappers."):
+            env["wrappers"] |= {key: {key.rpartition(".")[2]: value_of(item)}}
+    return modules_of(env)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -189,7 +196,20 @@ def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
         if value is not None or group not in MACHINE_GROUPS:
             values[str(group)] = value
     values["model"] |= {name: f"${{training.{name}}}" for name in OF_TRAINING}
+    values["model"] |= _followed(content)
     return OmegaConf.merge(schema, values)  # type: ignore[return-value]
+
+
+def _followed(content: Mapping[str, Any]) -> dict[str, str]:
+    """References for the values of the model that are, by their rules, those of another group's key:
+    what changes that one changes them."""
+    references: dict[str, str] = {}
+    for name, rule in rules(family_of_type(content["model"]["model_type"]).config_class()).items():
+        group, _, key = rule.get("follows", "").partition(".")
+        if key and group in content and name in content["model"]:
+            if content["model"][name] == (content[group] or {}).get(FIELDS.get(key, key)):
+                references[name] = f"${{{group}.{key}}}"
+    return references
 
 
 def _schema(model_type: str) -> DictConfig:

@@ -55,6 +55,11 @@ class Job:
         """Where it runs."""
         return Path(self.cfg.hydra.runtime.output_dir)
 
+    @property
+    def launched(self) -> bool:
+        """Whether a file or recipe hands it to a launcher."""
+        return bool(self.cfg.hydra.runtime.choices["hydra/launcher"] != "basic")
+
     def start(self, parts: Parts) -> Path:
         """Checks what the run needs of this machine, trains, and returns the folder. Nothing is
         written before the checks are over and the folder is claimed; a WorldFluxError ends the run
@@ -66,6 +71,7 @@ class Job:
             )
             if fresh:
                 check_free(self.folder)
+            callbacks = Callbacks(self.cfg)
             with env_override(self.cfg.hydra.job.env_set):
                 check_run(self.config, parts)
             task = slurm_task(self.config.training.nproc)
@@ -81,7 +87,7 @@ class Job:
                     job = job._from_moved(moved)
                 if job.cfg.hydra.job.chdir:
                     job = replace(job, config=anchored(job.config, Path.cwd()))
-                job._run(parts, moved)
+                job._run(parts, moved, callbacks)
                 return job.folder
         finally:
             parts.close()
@@ -117,7 +123,7 @@ class Job:
         there = str(moved / Path(weights).absolute().relative_to(folder))
         return replace(self, config=replace(self.config, init_from=there))
 
-    def _run(self, parts: Parts, moved: Path | None) -> None:
+    def _run(self, parts: Parts, moved: Path | None, callbacks: Callbacks) -> None:
         """As `hydra.main` runs a job, but with the configuration that was composed already.
         moved: where the folder's earlier run is now."""
         errors: list[WorldFluxError] = []
@@ -137,7 +143,6 @@ class Job:
             configure_log(self.cfg.hydra.hydra_logging, self.cfg.hydra.verbose)
             with read_write(self.cfg.hydra):
                 self.cfg.hydra.mode = RunMode.RUN
-            callbacks = Callbacks(self.cfg)
             callbacks.on_run_start(config=self.cfg, config_name=self.source.name)
             ended: JobReturn = run_job(
                 hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),

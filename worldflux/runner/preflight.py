@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldflux.config.files import memory
 from worldflux.config.run import RunConfig
-from worldflux.dashboard.server import check_installed
+from worldflux.dashboard.server import check_host, check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 from worldflux.runner.parts import Fitted, Parts
 
@@ -79,6 +80,7 @@ def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
     if config.visualization.enabled and config.data.on_env_failure != "degrade":
         check_installed()
+        check_host(config.visualization.host)
     try:
         config.training.check_device()
     except ConfigurationError as error:
@@ -103,10 +105,28 @@ def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv])
             return None  # the run itself reports it, and goes on
         raise
     try:
+        _check_idle(config, envs)
         return Fitted(envs, _fitted(config, envs))
     except BaseException:
         envs.close()
         raise
+
+
+def check_size(model: WorldModelConfig) -> None:
+    """ConfigurationError where this machine's memory cannot hold the model's weights."""
+    from worldflux.models.factory import count_parameters
+
+    needed = 4 * count_parameters(model)
+    if needed > memory():
+        text = f"has weights of {needed / 2**30:,.0f} GiB, and this machine has a memory of"
+        raise ConfigurationError(f"{text} {memory() / 2**30:,.0f} GiB", key="model")
+
+
+def _check_idle(config: RunConfig, envs: VectorEnv) -> None:
+    """Refuses settings that would change nothing; a run that was begun with some goes on."""
+    if envs.notes.idle and config.resume in (None, "auto"):
+        text = f"{envs.notes.idle[0]}: {envs.name} is not observed as pictures"
+        raise ConfigurationError(text, hint=f"it {envs.notes.summary}; env.obs=pixels draws it")
 
 
 def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
@@ -116,6 +136,7 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
         model = for_environment(config.model, envs)
     except ConfigurationError as error:
         raise error.within("model") from None
+    check_size(model)
     if config.init_from is not None and config.resume in (None, "auto"):
         from worldflux.training.initial import InitialWeights
 

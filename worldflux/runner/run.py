@@ -16,6 +16,7 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
 from worldflux.core.allocator import keep_freed_memory
+from worldflux.core.precision import tune_cuda
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
@@ -91,23 +92,27 @@ def _run(
     training = config.training
     if training.keep_memory:
         keep_freed_memory()
+    tune_cuda(torch.device(training.resolve_device()), training.mixed_precision)
     set_seed(training.seed)
     fitted = parts.fitted
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
     envs, model_config = fitted or (None, parts.model or config.model)
-    if envs is not None:
-        _warn_endless(envs)
+    if envs is not None and ranks.first:
+        _describe(envs)
     if resume and has_checkpoint(folder):
         check_same_run(folder, replace(config, model=model_config))
     try:
-        agent = make_agent(model_config, training)
-        facts = {**run_facts(config, agent.model), **parts.facts}
+        weights = None
         if config.init_from is not None and not resume:
             weights = InitialWeights.find(config.init_from)
             weights.check(model_config)
+            model_config = weights.fitted(model_config)
+        agent = make_agent(model_config, training)
+        facts = {**run_facts(config, agent.model), **parts.facts}
+        if weights is not None:
             weights.load_into(agent.model)
-            facts |= weights.facts()
+            facts |= weights.facts(model_config)
         evaluator = _evaluator(config, model_config, envs) if ranks.first else None
         source = parts.source(config, envs, agent, model_config, ranks)
         live.watch(source)
@@ -141,7 +146,11 @@ def _subject(config: RunConfig) -> str:
     return "random data" if config.env.suite == "none" else config.env.id
 
 
-def _warn_endless(envs: VectorEnv) -> None:
+def _describe(envs: VectorEnv) -> None:
+    """Says how the agent observes and acts, and what may not be meant so."""
+    log.info("environment %s: %s", envs.name, envs.notes.summary)
+    for doubt in envs.notes.doubts:
+        log.warning("environment %s: %s", envs.name, doubt)
     lengths = [task.episode_length for task in envs.tasks] or [envs.episode_length]
     if None in lengths:
         text = "no limit of its episodes is known; if one may never end, env.time_limit=N cuts it"
@@ -250,7 +259,13 @@ def evaluator_of(config: RunConfig) -> GreedyEvaluator:
     """Greedy evaluation as configured."""
     training = config.training
     mode = "async" if training.env_mode == "async" else "sync"
-    return GreedyEvaluator(config.env, episodes=training.eval_episodes, mode=mode)
+    return GreedyEvaluator(
+        config.env,
+        episodes=training.eval_episodes,
+        mode=mode,
+        copies=training.eval_envs,
+        time_limit=training.eval_time_limit,
+    )
 
 
 def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from worldflux.runner.continuation import named_modules
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.run import make_agent
 from worldflux.training.evaluate import GreedyEvaluator
-from worldflux.training.initial import check_weights
+from worldflux.training.initial import check_weights, weight_shapes
 
 NAMING = "--trust, in Python trust=True"  # what allows a run of others its modules
 
@@ -200,7 +200,7 @@ def chosen_env(
 def _words(recorded: EnvConfig, keys: Container[str]) -> list[str]:
     """The recorded fields as overrides, but those that are overridden anew."""
     fields = recorded.to_dict()
-    kwargs = fields.pop("kwargs")
+    kwargs, wrappers = fields.pop("kwargs"), fields.pop("wrappers")
     if "env.id" in keys or "env.tasks" in keys:
         kwargs = {}  # another environment takes other arguments
         del fields["id"], fields["tasks"]
@@ -209,7 +209,8 @@ def _words(recorded: EnvConfig, keys: Container[str]) -> list[str]:
     values = {f"env.{SPELLING.get(name, name)}": value for name, value in fields.items()}
     words = [override(key, value) for key, value in values.items() if key not in keys]
     # Its keys are free: added here, overrides of them come later and win.
-    return words + [override(f"++env.kwargs.{key}", value) for key, value in kwargs.items()]
+    words += [override(f"++env.kwargs.{key}", value) for key, value in kwargs.items()]
+    return words + [override(f"++env.wrappers.{key}", value) for key, value in wrappers.items()]
 
 
 def fitted(folder: Path, model: WorldModelConfig, env: EnvConfig) -> SavedModel:
@@ -268,10 +269,11 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
         family = family_of_type(model["model_type"]).config_class()
         if not trust:
             check_modules(path, manifest, config["env"], hint=NAMING)
+        chosen = checkpoint_named(path, checkpoint)
         return TrainedRun(
             folder=path,
-            checkpoint=checkpoint_named(path, checkpoint),
-            model=family.from_dict(model),
+            checkpoint=chosen,
+            model=family.from_dict(model).of_weights(weight_shapes(chosen / MODEL)),
             env=EnvConfig.from_dict(config["env"]),
             training=TrainingConfig.from_dict(config["training"]),
         )

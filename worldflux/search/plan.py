@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from worldflux.config import run as schema
 from worldflux.config.composition import Composition, parse_overrides
 from worldflux.config.hydra_errors import explain
-from worldflux.config.overrides import override, search_path
+from worldflux.config.overrides import override
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
@@ -58,15 +58,12 @@ class Plan:
         if storage is not None and "://" not in storage and not storage.startswith(JOURNAL):
             text = "expected a URL such as sqlite:///study.db, or journal:FILE"
             raise ConfigurationError(f"--storage {storage}: {text}")
-        schema.register()
+        schema.register(*([] if config_dir is None else [Path(config_dir)]))
         overrides = parse_overrides(words)
         for one in overrides:
             if one.get_key_element().split(".")[0] in OF_SEARCH:
                 raise ConfigurationError(f"{one.input_line}: a search decides that itself")
-        if config_dir is not None and not Path(config_dir).is_dir():
-            raise ConfigurationError(f"--config-dir {config_dir} is no folder")
-        folders = [] if config_dir is None else [Path(config_dir)]
-        source = Composition(conf_dir(), "config", search_path(folders))
+        source = Composition.of(config_dir)
         config = source.check(changed({}, overrides)[1])
         varied, shared = changed(_space(space, config), overrides)
         if not varied:
@@ -90,6 +87,10 @@ class Plan:
         if self.config.env.suite == "none":
             text = "a search needs an environment: its score is the evaluation there"
             raise ConfigurationError(text)
+
+    def env_set(self) -> dict[str, str]:
+        """Variables of the environment that a recipe or a file sets for its runs."""
+        return dict(self.source.compose(self.settings.words).hydra.job.env_set)
 
     def recipe(self) -> dict[str, Any]:
         """The recipe's values, where the space holds them: what the first trial tries."""

@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import (
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
+from worldflux.config.files import check_yaml, read_text
 from worldflux.errors import ConfigurationError
 from worldflux.sweep.jobs import is_machine, typed
 
@@ -109,10 +110,11 @@ def plain(kind: Distribution) -> dict[str, Any]:
 def read_space(path: Path) -> Space:
     """The space of a YAML file: ``key: {low, high, log, step}`` or ``key: {choices: [...]}``."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_yaml(path)
+        content = yaml.safe_load(read_text(path))
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: expected keys with ranges or choices")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -13,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import Trial
 
 from worldflux.config.overrides import override
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.metrics import record_of
 from worldflux.run_folder.names import MANIFEST, METRICS
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.search.report import write_table
@@ -175,7 +174,7 @@ class Watched:
                     return  # being written
                 self._position += len(line)
                 if SCORE.encode() in line:
-                    record: dict[str, Any] = json.loads(line)
+                    record = record_of(line) or {"metrics": {}}
                     score = record["metrics"].get(SCORE)
                     if score is not None:
                         yield int(record["step"]), float(score)
@@ -198,7 +197,7 @@ class Watched:
     def _message(self, code: int) -> str:
         """The last line that the process printed."""
         with suppress(OSError):
-            lines = (self.folder / MESSAGES).read_text(encoding="utf-8").split("\n")
+            lines = (self.folder / MESSAGES).read_text("utf-8", errors="replace").split("\n")
             for line in filter(None, map(str.strip, reversed(lines))):
                 return line.removeprefix("worldflux-run: error: ")
         return f"ended with exit code {code}"

@@ -17,9 +17,11 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from worldflux.config.composition import checked
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import RunState, claimed_by
+from worldflux.runner.continuation import chosen
 from worldflux.slurm import queue
 from worldflux.training.signals import Stopped
 
@@ -70,6 +72,10 @@ class SlurmJob:
         if state == RunState.FAILED:
             raise SystemExit(1)  # so that Slurm, and the mail it sends, report that it failed
         return state
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration of its run, as plain data."""
+        return chosen(checked(copy.deepcopy(self.config)))
 
     def _run(self, id: str, rank: int) -> str:
         # Copies: this object is saved again at a requeue, as it was submitted.

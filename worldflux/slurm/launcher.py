@@ -69,6 +69,11 @@ class SlurmLauncher(Launcher):
         jobs = alive(folders).items()
         return {folder: f"Slurm job {id}, {status}" for folder, (id, status) in jobs}
 
+    def submitted(self, folder: Path) -> dict[str, Any] | None:
+        """The configuration that a job of Slurm is to train in a folder, where it is known."""
+        record = read(folder)
+        return None if record is None else record.config
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:

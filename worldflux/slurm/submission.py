@@ -16,8 +16,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from worldflux.config.fields import near_miss
+from worldflux.config.files import read_document, wrong_kinds
 from worldflux.config.slurm import SlurmConfig
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.slurm import queue
@@ -26,17 +28,26 @@ from worldflux.slurm.queue import QueueStatus, SlurmError
 
 FILE = "slurm.json"
 LOG = "slurm.log"
+KINDS = {
+    "token": str,
+    "index": int,
+    "size": int,
+    "id": (str, type(None)),
+    "config": (dict, type(None)),
+}
 
 
 @dataclass(frozen=True)
 class Submission:
     """token: the comment of the submission, shared by all jobs of an array. index: the job's place
-    in it. size: how many jobs it has. id: as squeue prints it, None before the submission."""
+    in it. size: how many jobs it has. id: as squeue prints it, None before the submission. config:
+    what it is to train; None in a record of an older version."""
 
     token: str
     index: int
     size: int
     id: str | None = None
+    config: dict[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         with disk_errors("record of the Slurm job", folder / FILE):
@@ -47,7 +58,10 @@ class Submission:
 def read(folder: Path) -> Submission | None:
     """That of a job's folder; None where it was never submitted, or the file is damaged."""
     try:
-        return Submission(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        content = read_document(folder / FILE)
+        if not isinstance(content, dict) or wrong_kinds(content, KINDS) is not None:
+            return None
+        return Submission(**content)
     except (OSError, ValueError, TypeError):
         return None
 
@@ -93,7 +107,9 @@ def _submit_array(
     jobs: Sequence[SlurmJob], config: SlurmConfig, name: str, spool: Path
 ) -> list[str]:
     token = f"worldflux-{uuid.uuid4().hex}"
-    submissions = [Submission(token, index, len(jobs)) for index in range(len(jobs))]
+    submissions = [
+        Submission(token, index, len(jobs), config=job.resolved()) for index, job in enumerate(jobs)
+    ]
     with _undone_on_refusal([job.folder for job in jobs], spool):
         for job, submission in zip(jobs, submissions, strict=True):
             submission.write(job.folder)

@@ -54,7 +54,7 @@ class Launching:
         self._ends: dict[Path, Ending] = {}
         self._stop = root / f".stop-{socket.gethostname()}-{os.getpid()}"
         target = str(self.config.hydra.launcher._target_)
-        self._pooled = target != BASIC and not issubclass(get_class(target), SlurmLauncher)
+        self._pooled = target != BASIC and not issubclass(_launcher_class(target), SlurmLauncher)
         self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(
                 config_loader=hydra.config_loader, callbacks=self._callbacks
@@ -93,6 +93,17 @@ class Launching:
         finally:
             self._stop.unlink(missing_ok=True)
             self._callbacks.on_multirun_end(self.config, config_name=self._config_name)
+
+
+def _launcher_class(target: str) -> type[Launcher]:
+    """The class that hydra.launcher._target_ names; ConfigurationError: it is no launcher."""
+    try:
+        cls: type = get_class(target)
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"={target}: {error}", key="hydra.launcher._target_") from error
+    if not issubclass(cls, Launcher):
+        raise ConfigurationError(f"={target} is no launcher", key="hydra.launcher._target_")
+    return cls
 
 
 def _size_pool(config: DictConfig, jobs: int) -> None:

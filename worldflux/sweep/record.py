@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worldflux.config.files import read_document, wrong_kinds
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.run_folder.names import MANIFEST
@@ -18,6 +19,7 @@ from worldflux.sweep.jobs import Job
 
 SCHEMA = "worldflux.sweep.v1"
 FILE = "sweep.json"
+KINDS = {"name": str, "command": list, "asked": list, "jobs": dict}
 KEYS = ("name", "command", "asked", "jobs")  # of the file: a SweepRecord
 FOLDER = "multirun"  # of all sweeps, in the folder of outputs
 SWEEPS = Path("outputs") / FOLDER
@@ -55,9 +57,15 @@ def read_record(root: Path) -> SweepRecord:
     """The record of a sweep; CheckpointError says what is missing or wrong."""
     path = root / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_document(path)
         if content["schema_version"] != SCHEMA:
             raise CheckpointError(f"{path}: not a record of schema {SCHEMA!r}")
+        jobs = content["jobs"].values() if isinstance(content["jobs"], dict) else ()
+        wrong = wrong_kinds(content, KINDS)
+        if wrong is None and not all(isinstance(job, dict) for job in jobs):
+            wrong = "jobs must be mappings"
+        if wrong is not None:
+            raise CheckpointError(f"{path}: {wrong}")
         return SweepRecord(*(content[key] for key in KEYS))
     except FileNotFoundError as error:
         raise CheckpointError(f"{root} is not a sweep: it has no {FILE}") from error

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,30 @@ def _check_same_job(
     weights = manifest["config"].get("init_from"), config.init_from
     if len({None if path is None else os.path.abspath(path) for path in weights}) > 1:
         different["init_from"] = weights
+    _refuse_changed(expansion.source, words, folder, different)
+
+
+def _check_queued(
+    plan: SweepPlan, source: composition.Composition, launching: Launching, queued: Iterable[Path]
+) -> None:
+    """The same for jobs that wait at Slurm and have no manifest yet."""
+    for job in plan.jobs:
+        folder = plan.root / job.name
+        submitted = launching.slurm.submitted(folder) if launching.slurm is not None else None
+        if submitted is not None and folder in queued and not (folder / MANIFEST).exists():
+            words = [*plan.hydra, *job.words]
+            different = changes(submitted, source.check(words))
+            _refuse_changed(source, words, folder, different)
+
+
+def _refuse_changed(
+    source: composition.Composition,
+    words: Sequence[str],
+    folder: Path,
+    different: Mapping[str, tuple[Any, Any]],
+) -> None:
     for key, (old, new) in different.items():
-        if is_machine(key) or _is_of_the_job(expansion.source, words, key):
+        if is_machine(key) or _is_of_the_job(source, words, key):
             continue
         text = f"is {typed(old)} in {shown(folder)} and {typed(new)} now, with the same overrides"
         hint = "write the value as an override, or name a new sweep"
@@ -187,6 +209,7 @@ def run(plan: SweepPlan, source: composition.Composition) -> int:
                 "sweep.detach needs jobs that outlive the command: add hydra/launcher=slurm"
             )
         queued = launching.queued(plan.folders)
+        _check_queued(plan, source, launching, queued)
         statuses = plan.statuses(queued)
         if not plan.options.dry_run:
             record_jobs(plan.root, plan.jobs, plan.command)

@@ -20,6 +20,7 @@ from worldflux.core.statistics import bootstrap_interval
 from worldflux.envs.make import make_envs
 from worldflux.envs.tasks import TaskLayout
 from worldflux.envs.vector import VectorEnv
+from worldflux.errors import EnvironmentUnavailableError, TrainingError
 from worldflux.training.bookkeeping import Bookkeeping
 from worldflux.training.logger import MetricLogger
 from worldflux.training.seed import isolated_rng
@@ -88,13 +89,15 @@ def evaluate(
     record: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     explore: bool = False,
+    time_limit: int | None = None,
 ) -> Evaluation | None:
     """Plays whole episodes with the agent's greedy policy, so many of each task.
 
     Every environment contributes its first episodes, a number fixed beforehand: taking whichever
     end first would favour short ones. The global random streams are left as they were.
 
-    make_envs: `(num_envs, seed)` to a vector environment, which is closed at the end.
+    make_envs: `(num_envs, seed)` to a vector environment of so many or fewer, which is closed at
+    the end. time_limit: agent steps after which an episode is cut.
     record: keep the frames of environment 0's first episode. should_stop: called at every step; when
     it returns True the evaluation ends without a result (None).
     """
@@ -118,7 +121,8 @@ def evaluate(
             length = np.where(first, 0, length + 1)
             if record and not returns[0] and (frame := envs.render()) is not None:
                 frames.append(frame)
-            for index in np.flatnonzero(last):
+            cut = ~last & (length >= time_limit) if time_limit else np.zeros_like(last)
+            for index in np.flatnonzero(last | cut):
                 if len(returns[index]) < quota[index]:
                     returns[index].append(float(score[index]))
                     lengths[index].append(int(length[index]))
@@ -129,24 +133,32 @@ def evaluate(
                 return None
             if not any(returns) and time.monotonic() > notice:
                 notice = math.inf
-                text = "no episode has ended within %g s (%d steps); env.time_limit=N cuts them"
+                text = "no episode has ended within %g s (%d steps); training.eval_time_limit=N cuts them"
                 log.warning("evaluating %s: " + text, envs.name, PATIENCE, length.max())
+            if cut.any():
+                step = envs.reset_where(cut)
+                score[cut], length[cut] = 0.0, 0
             carry, action, _ = agent.act(carry, step, explore)
             step = envs.step(action)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GreedyEvaluator:
     """`evaluate` in environments made anew each time: what a Trainer calls at its intervals.
 
     env: the environment, as a run's ``env`` group. episodes: of each task, where there are several.
-    mode: ``sync`` or ``async`` environments. layout: see `make_envs`.
+    mode: ``sync`` or ``async`` environments. layout: see `make_envs`. copies: environments at once, of
+    each task; None: one per episode, at most 10, and as many as can be made. time_limit: agent steps
+    after which an episode is cut.
     """
 
     env: EnvConfig
     episodes: int = 10
     mode: str = "sync"
     layout: TaskLayout | None = None
+    copies: int | None = None
+    time_limit: int | None = None
+    _room: int | None = field(default=None, init=False, repr=False)
 
     def __call__(
         self,
@@ -157,18 +169,38 @@ class GreedyEvaluator:
         record: bool = False,
     ) -> Evaluation | None:
         def fresh(num_envs: int, env_seed: int) -> VectorEnv:
-            return make_envs(
-                self.env,
-                num_envs=max(1, num_envs // max(1, len(self.env.tasks))),
-                mode=self.mode,
-                seed=env_seed,
-                render=record,
-                layout=self.layout,
-            )
+            count = self.copies or max(1, num_envs // max(1, len(self.env.tasks)))
+            return self._make(min(count, self.episodes), env_seed, record)
 
         return evaluate(
-            agent, fresh, episodes=self.episodes, seed=seed, record=record, should_stop=should_stop
+            agent,
+            fresh,
+            episodes=self.episodes,
+            seed=seed,
+            record=record,
+            should_stop=should_stop,
+            time_limit=self.time_limit,
         )
+
+    def _make(self, count: int, seed: int, render: bool) -> VectorEnv:
+        """So many environments; fewer from now on where no more can be made, as of a simulator that
+        allows two."""
+        kwargs: dict[str, Any] = {"mode": self.mode, "seed": seed, "layout": self.layout}
+        count = min(count, self._room or count)
+        while True:
+            try:
+                envs = make_envs(
+                    self.env, num_envs=count, render=render, fewer=self.copies is None, **kwargs
+                )
+                if not self.env.tasks and envs.num_envs < count:
+                    self._room = envs.num_envs
+                return envs
+            except EnvironmentUnavailableError as error:
+                if count == 1 or self.copies is not None:
+                    raise TrainingError(f"evaluation: {error}") from error
+                text = "evaluation: %d copies cannot be made (%s); training.eval_envs=%d is tried"
+                log.warning(text, count, error, count // 2)
+            self._room = count = count // 2
 
 
 def evaluate_now(

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from worldflux.config.spaces import Space
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
+from worldflux.core.host import HostCopy
 from worldflux.core.state import Batch
 from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.collect import Episode
@@ -213,3 +215,11 @@ def to_device(arrays: Mapping[str, np.ndarray | Tensor], device: torch.device) -
         # From pinned memory the copy runs beside the computation.
         tensors = {k: v if v.is_cuda else v.pin_memory() for k, v in tensors.items()}
     return {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
+
+
+def to_host(entries: Mapping[str, Tensor], spaces: Mapping[str, Space]) -> dict[str, np.ndarray]:
+    """Entries of the replay as arrays, in the types in which it keeps them: one-hot latents cross
+    as bytes."""
+    types = {key: getattr(torch, spaces[key].dtype) for key in entries}
+    copies = {key: HostCopy(value.to(types[key])) for key, value in entries.items()}
+    return {key: copy.read().numpy() for key, copy in copies.items()}

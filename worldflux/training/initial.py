@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import BEST, CHECKPOINTS, MANIFEST, MODEL, STATE
 
 SHOWN = 4  # keys that an error names
+
+log = logging.getLogger("worldflux.training")
 
 
 @dataclass(frozen=True)
@@ -72,38 +76,62 @@ class InitialWeights:
                 f"init_from={self.origin} holds a {self.family!r} model, not a "
                 f"{config.model_type!r} one"
             )
-        text = misfit(self.file, config)
-        if text:
+        config = self.fitted(config)
+        if text := misfit(self.file, config, self.fresh(config)):
             raise ConfigurationError(f"init_from={self.origin} does not fit this model: {text}")
 
+    def fitted(self, config: WorldModelConfig) -> WorldModelConfig:
+        """The model's configuration with the optional parts that these weights have."""
+        return config if self.fresh(config) else config.of_weights(weight_shapes(self.file))
+
+    def fresh(self, config: WorldModelConfig) -> list[str]:
+        """The weights of optional parts that such a model has and these have not."""
+        if not config.optional:
+            return []
+        there = weight_shapes(self.file)
+        names = [key for key in _shapes_of(config) if key.startswith(config.optional)]
+        return [key for key in names if key not in there]
+
     def load_into(self, model: nn.Module) -> None:
-        """Replaces the model's weights in place."""
+        """Replaces the weights of a model that was checked in place; optional parts that are missing
+        stay fresh, and a line says so."""
+        fresh: list[str] = []
         with safe_open(self.file, "pt") as file, torch.no_grad():
+            names = set(file.keys())
             for key, tensor in model.state_dict().items():
-                tensor.copy_(file.get_tensor(key))
+                if key in names:
+                    tensor.copy_(file.get_tensor(key))
+                else:
+                    fresh.append(key.partition(".")[0])
+        if fresh:
+            parts = ", ".join(dict.fromkeys(fresh))
+            log.warning("init_from=%s has no %s: fresh weights", self.origin, parts)
 
-    def facts(self) -> dict[str, Any]:
-        """For the manifest: which weights exactly."""
-        return {"init_from": {"path": self.origin, "file": str(self.file), **file_facts(self.file)}}
+    def facts(self, config: WorldModelConfig) -> dict[str, Any]:
+        """For the manifest: which weights exactly, and which ones begin fresh."""
+        facts = {"path": self.origin, "file": str(self.file), **file_facts(self.file)}
+        return {"init_from": {**facts, "fresh": self.fresh(config)}}
 
 
-def misfit(file: Path, config: WorldModelConfig) -> str:
-    """Where a file of weights has other names or shapes than a model, by its header alone; empty if
-    nowhere. CheckpointError: it is damaged."""
-    # Shapes only: no memory, no random numbers.
-    with memory_for(f"a {config.model_type} model of these sizes"), torch.device("meta"):
-        here = shapes(model_class(config.model_type)(config))
+def weight_shapes(file: Path) -> dict[str, list[int]]:
+    """Shape of every weight in a file, by its header alone. CheckpointError: it is damaged."""
     try:
         with safe_open(file, "pt") as weights:
-            there = {key: list(weights.get_slice(key).get_shape()) for key in weights.keys()}
+            return {key: list(weights.get_slice(key).get_shape()) for key in weights.keys()}
     except (OSError, SafetensorError, MemoryError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def misfit(file: Path, config: WorldModelConfig, fresh: Collection[str] = ()) -> str:
+    """Where a file of weights has other names or shapes than a model, by its header alone; empty if
+    nowhere. fresh: names that it need not have. CheckpointError: it is damaged."""
+    here, there = _shapes_of(config), weight_shapes(file)
     different = [
         f"{key} is {there[key]} there and {shape} here"
         for key, shape in here.items()
         if key in there and there[key] != shape
     ]
-    different += [f"{key} is missing there" for key in here if key not in there]
+    different += [f"{key} is missing there" for key in here if key not in {*there, *fresh}]
     different += [f"{key} is not in this model" for key in there if key not in here]
     more = len(different) - SHOWN
     return "; ".join(different[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
@@ -120,6 +148,12 @@ def check_weights(file: Path, config: WorldModelConfig) -> None:
             tensor = weights.get_tensor(key)
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise CheckpointError(f"{file}: weight {key} is not finite")
+
+
+def _shapes_of(config: WorldModelConfig) -> dict[str, list[int]]:
+    # Shapes only: no memory, no random numbers.
+    with memory_for(f"a {config.model_type} model of these sizes"), torch.device("meta"):
+        return shapes(model_class(config.model_type)(config))
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:

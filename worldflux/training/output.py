@@ -59,12 +59,14 @@ class Output:
 def lasting_output() -> Iterator[None]:
     """While entered, writing to standard output or error raises nothing."""
     before = sys.stdout, sys.stderr
-    if sys.stdout is None or sys.stderr is None:
-        _fill_descriptors()  # else the next file to be opened would be standard output
+    made = []
+    if None in (sys.stdin, *before):
+        _fill_descriptors()  # else the next file to be opened would be one of these
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w", encoding="utf-8")
+            made.append(stream)
         if isinstance(stream, io.TextIOBase):
             setattr(sys, name, Output(stream))  # type: ignore[arg-type]
     try:
@@ -73,6 +75,8 @@ def lasting_output() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+        for stream in made:
+            stream.close()
 
 
 def _fill_descriptors() -> None:

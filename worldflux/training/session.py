@@ -189,6 +189,7 @@ class TrainingSession:
     def all_degraded_modes(self) -> list[str]:
         """Names of everything that is not as it was configured, each once."""
         modes = [*getattr(self.source, "degraded_modes", ()), *self._degraded_modes()]
+        modes += getattr(self.agent, "degraded_modes", ())
         modes += [*self.checkpointing.degraded_elsewhere, *self.folder.degraded_modes]
         if self.state.damaged_checkpoints:
             modes.append("damaged_checkpoint_skipped")

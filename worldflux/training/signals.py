@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
+
+from worldflux.envs.waiting import longest
 
 STOP_SIGNALS = (
     signal.SIGINT,
@@ -15,6 +19,8 @@ STOP_SIGNALS = (
     signal.SIGUSR2,
     signal.SIGHUP,
 )
+HANGS = 1.0  # seconds that a call into an environment has lasted, when it is taken to hang
+STOPPING = "stopping after this update, with a checkpoint; a second signal ends a step that hangs"
 # Ignored in what a shell starts in the background or by nohup: it is not meant then.
 OF_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
@@ -51,10 +57,13 @@ def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 class StopSignals:
     """While `catching`, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and the first Ctrl-C only request the loop to
-    stop; a second Ctrl-C interrupts at once. `received` holds the signal, or None."""
+    stop, and a line says so. A second Ctrl-C interrupts at once, and any second signal a call into an
+    environment that hangs. `received` holds the signal, or None. speaks: whether to say so."""
 
-    def __init__(self) -> None:
+    def __init__(self, speaks: bool = True) -> None:
         self.received: signal.Signals | None = None
+        self._speaks = speaks
+        self._at = 0.0  # when the first one came
 
     def catching(self) -> AbstractContextManager[None]:
         return handling(self._receive)
@@ -67,6 +76,19 @@ class StopSignals:
             raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        before, self.received = self.received, signal.Signals(number)
+        if before is None:
+            self._at = time.monotonic()
+            if self._speaks:
+                _say(f"{self.received.name}: {STOPPING}")
+            return
+        # A scheduler may send a signal twice at once.
+        later = time.monotonic() - self._at >= HANGS
+        if before == number == signal.SIGINT or (later and longest() >= HANGS):
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+
+
+def _say(text: str) -> None:
+    """A line on stderr, past buffers that the signal may have interrupted."""
+    with suppress(OSError):
+        os.write(2, f"\nworldflux: {text}\n".encode())

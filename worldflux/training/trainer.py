@@ -14,7 +14,7 @@ from worldflux.config.training import TrainingConfig
 from worldflux.data.sources import Source
 from worldflux.run_folder.state import claim
 from worldflux.training.evaluate import evaluate_now
-from worldflux.training.feeds import Feed, Recorded, as_source, to_device
+from worldflux.training.feeds import Feed, Recorded, as_source, to_device, to_host
 from worldflux.training.parallel import agree, join_episodes, join_metrics
 from worldflux.training.seed import EVALUATION, derive_seed
 from worldflux.training.session import TrainingSession
@@ -56,7 +56,7 @@ class Trainer(TrainingSession):
         self._target = self.config.total_steps if num_steps is None else num_steps
         self.source = source = as_source(data, self.agent, self.config)
         claimed = claim(self.folder.path) if self.ranks.first else nullcontext()
-        self._stop = StopSignals()
+        self._stop = StopSignals(self.ranks.first)
         if self.ranks.size == 1:  # several agree on where they stop, after an update
             source.should_stop = lambda: self._stop.received is not None
         with claimed as self.folder.claim, self._stop.catching(), self._outcome():
@@ -91,8 +91,7 @@ class Trainer(TrainingSession):
                 metrics, entries, self.checkpointing.carry = self.agent.update(*self._inputs)
             metrics = join_metrics(self.ranks, metrics)
             if entries and stepid is not None:
-                fresh = {key: value.float().cpu().numpy() for key, value in entries.items()}
-                source.write_back(stepid[:, context:], fresh)
+                source.write_back(stepid[:, context:], to_host(entries, self.agent.entry_spaces))
             self.books.note_update(metrics)
             if due(state.global_step, config.log_interval):
                 self.books.log(self.folder.logger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import parsed, read_text
 from worldflux.config.spaces import Space
 from worldflux.core.agent import Agent, Carry, Entries
 from worldflux.core.statistics import difference_interval, mean, stratified_interval
@@ -154,18 +154,21 @@ def check_metrics(folder: Path, manifest: Mapping[str, Any]) -> Check:
     return check("metrics", True, f"{count:,} records in order")
 
 
+LARGEST = 2**30  # bytes of a metrics file
+
+
 def metric_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a metrics file; CheckpointError names the first line that is none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, LARGEST).splitlines()
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parsed(line)
             good = all(isinstance(record[key], int) for key in ("step", "env_steps"))
             good = good and isinstance(record["metrics"], dict)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             good = False
         if not good:
             raise CheckpointError(f"{path.name} line {number} is not a metrics record")

@@ -170,7 +170,7 @@ class DreamerV3Agent:
             torch._foreach_mul_(grads, (self.training.grad_clip / norm).clamp(max=1.0))
         self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
-        rate = torch.as_tensor(self.optimizer.param_groups[0]["lr"], device=norm.device)
+        rate = norm.new_full((), float(self.optimizer.param_groups[0]["lr"]))  # no copy to wait for
         if self.external is not None:
             self.external.after_update()
         return {"opt/grad_norm": norm, "opt/learning_rate": rate}

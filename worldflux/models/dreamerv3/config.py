@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from worldflux.config.fields import near_miss
-from worldflux.config.model import DynamicsType, LatentType, WorldModelConfig
+from worldflux.config.model import LAYERS, DynamicsType, LatentType, WorldModelConfig
 from worldflux.config.options import option
 from worldflux.models.dreamerv3.official.names import OFFICIAL_NAMES
 
@@ -31,6 +31,7 @@ class DreamerV3Config(WorldModelConfig):
     """
 
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
+    shortest_sequence: ClassVar[int] = 2  # the values of the replay look one step ahead
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
     inert: ClassVar[dict[str, str]] = {
         "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",
@@ -63,13 +64,19 @@ class DreamerV3Config(WorldModelConfig):
         help="Blocks of the block-diagonal GRU; deter_dim must be a multiple. More blocks mean fewer parameters at one width.",
     )
     dyn_layers: int = option(
-        1, at_least=1, help="Layers inside the recurrent core, before its gates."
+        1, at_least=1, at_most=LAYERS, help="Layers inside the recurrent core, before its gates."
     )
     obs_layers: int = option(
-        1, at_least=1, help="Layers of the posterior (latent from deter and embedding)."
+        1,
+        at_least=1,
+        at_most=LAYERS,
+        help="Layers of the posterior (latent from deter and embedding).",
     )
     img_layers: int = option(
-        2, at_least=1, help="Layers of the prior (latent from deter alone, as in imagination)."
+        2,
+        at_least=1,
+        at_most=LAYERS,
+        help="Layers of the prior (latent from deter alone, as in imagination).",
     )
     unimix: float = option(
         0.01,
@@ -85,11 +92,15 @@ class DreamerV3Config(WorldModelConfig):
     decoder_type: str = option(
         "auto", choices=("auto", "cnn", "mlp"), help="As encoder_type, for the decoder."
     )
-    encoder_layers: int = option(3, at_least=1, help="MLP layers of the encoder of vectors.")
+    encoder_layers: int = option(
+        3, at_least=1, at_most=LAYERS, help="MLP layers of the encoder of vectors."
+    )
     encoder_units: int | None = option(
         None, at_least=1, help="Width of the encoder's layers; null takes hidden_dim."
     )
-    decoder_layers: int = option(3, at_least=1, help="MLP layers of the decoder of vectors.")
+    decoder_layers: int = option(
+        3, at_least=1, at_most=LAYERS, help="MLP layers of the decoder of vectors."
+    )
     decoder_units: int | None = option(
         None, at_least=1, help="Width of the decoder's layers; null takes hidden_dim."
     )
@@ -99,6 +110,7 @@ class DreamerV3Config(WorldModelConfig):
     cnn_mults: tuple[int, ...] = option(
         (2, 3, 4, 4),
         at_least=1,
+        at_most=1_000,
         help="Multiples of cnn_depth, one for each stage; each halves height and width, so images must be divisible by 2 to their number.",
     )
     cnn_kernel: int = option(
@@ -114,19 +126,23 @@ class DreamerV3Config(WorldModelConfig):
     use_twohot: bool = option(
         True, help="Reward and value are two-hot distributions over symexp bins; must be true."
     )
-    reward_layers: int = option(1, at_least=1, help="Hidden layers of the reward head.")
+    reward_layers: int = option(
+        1, at_least=1, at_most=LAYERS, help="Hidden layers of the reward head."
+    )
     reward_units: int | None = option(
         None, at_least=1, help="Width of the reward head; null takes hidden_dim."
     )
-    continue_layers: int = option(1, at_least=1, help="Hidden layers of the continue head.")
+    continue_layers: int = option(
+        1, at_least=1, at_most=LAYERS, help="Hidden layers of the continue head."
+    )
     continue_units: int | None = option(
         None, at_least=1, help="Width of the continue head; null takes hidden_dim."
     )
-    actor_layers: int = option(3, at_least=1, help="Hidden layers of the actor.")
+    actor_layers: int = option(3, at_least=1, at_most=LAYERS, help="Hidden layers of the actor.")
     actor_units: int | None = option(
         None, at_least=1, help="Width of the actor; null takes hidden_dim."
     )
-    critic_layers: int = option(3, at_least=1, help="Hidden layers of the critic.")
+    critic_layers: int = option(3, at_least=1, at_most=LAYERS, help="Hidden layers of the critic.")
     critic_units: int | None = option(
         None, at_least=1, help="Width of the critic; null takes hidden_dim."
     )
@@ -340,7 +356,8 @@ class DreamerV3Config(WorldModelConfig):
                 text += f", got {height} and {width}"
                 raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
         if len({shape[1:] for shape in images.values()}) > 1:
-            raise self.refuse("", f"all images must have one height and width, got {images}")
+            text = f"all images must have one height and width, got {images}"
+            raise self.refuse("", text, "env.image_size=[64,64] resizes")
         if self.cnn_depth * self.cnn_mults[-1] % self.decoder_blocks:
             text = f"* {self.cnn_mults[-1]} must be divisible by decoder_blocks"
             text += f" ({self.decoder_blocks}), got cnn_depth {self.cnn_depth}"

@@ -319,5 +319,6 @@ def entropy_metrics(dist: ActionDist) -> dict[str, Tensor]:
     for key, part in dist.parts.items():
         low, high = part.entropy_range()
         metrics[f"ent/{key}"] = part.entropy().detach().mean()
-        metrics[f"rand/{key}"] = (metrics[f"ent/{key}"] - low) / (high - low)
+        if high > low:  # a single choice has no entropy to compare with
+            metrics[f"rand/{key}"] = (metrics[f"ent/{key}"] - low) / (high - low)
     return metrics

@@ -5,6 +5,7 @@ Letters: B batch, H trained transitions, N environments, Z what the networks rea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,14 +22,23 @@ from worldflux.core.compile import compiler
 from worldflux.core.precision import Precision
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import ConfigurationError
+from worldflux.models.tdmpc2.config import OPTIONAL
 from worldflux.models.tdmpc2.losses import termination_statistics
 from worldflux.models.tdmpc2.networks import parameters_of
 from worldflux.models.tdmpc2.objective import ModelStep, Noise, Objective, Slices
 from worldflux.models.tdmpc2.planner import Planner, PlanNoise
 from worldflux.models.tdmpc2.world_model import TDMPC2
+from worldflux.run_folder.manifest import MODEL_EXTENDED
 
+LATE_END = (
+    "update %d: an episode terminated although env.terminates=false; from here on a termination head"
+    " is learned, from fresh weights (with env.terminates=true it is from the start)"
+)
+FRESH_HEAD = "the termination head is learned from update %d on, from fresh weights: none was saved"
 POLICY_EPS = 1e-5  # of the policy's Adam
 MARK = "/"  # between parameter and entry in names of saved optimizer tensors
+
+log = logging.getLogger("worldflux.training")
 
 
 class TDMPC2Agent:
@@ -62,9 +72,12 @@ class TDMPC2Agent:
         self.device = torch.device(device if device is not None else training.resolve_device())
         self.model = model.to(self.device)
         self.config = model.config
+        self._episodic = model.config.episodic  # from the start
         self.precision = Precision.of(training, self.device)
-        compile = compiler(training.compile_model, self.device)
-        self.objective, self.planner = Objective(model, compile), Planner(model, compile)
+        self.ranks: Ranks = ALONE
+        self.head_added: int | None = None  # the update before which a termination head was added
+        self._compile = compiler(training.compile_model, self.device)
+        self.objective, self.planner = self._sections()
         self.policy_parameters = parameters_of([model.pi])
         encoder = parameters_of([model.encoder])
         heads = [model.task_emb, model.dynamics, model.reward, model.termination, model.q]
@@ -81,7 +94,41 @@ class TDMPC2Agent:
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(training.seed)
         self.entry_spaces: dict[str, Space] = {}
-        self.ranks: Ranks = ALONE
+
+    @property
+    def degraded_modes(self) -> list[str]:
+        return [] if self.head_added is None else [MODEL_EXTENDED]
+
+    def _sections(self) -> tuple[Objective, Planner]:
+        objective = Objective(self.model, self._compile)
+        objective.ranks = self.ranks
+        return objective, Planner(self.model, self._compile)
+
+    def _add_termination(self) -> None:
+        """Learns ends of episodes from here on. The head is the same in every process, and after
+        every resume."""
+        head = self.model.fresh_termination(self.training.seed)
+        self.model.set_termination(head)
+        self.head_added = self.updates
+        self.optimizer.add_param_group({"params": parameters_of([head]), "lr_scale": 1.0})
+        self._rebuild()
+
+    def _remove_termination(self) -> None:
+        """Takes the added head away: an older state has none."""
+        self.model.set_termination(None)
+        self.optimizer.param_groups.pop()
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        groups = self.optimizer.param_groups
+        self.model_parameters = [param for group in groups for param in group["params"]]
+        self.config = self.model.config
+        self.objective, self.planner = self._sections()  # compiled ones would keep the old model
+
+    def _ended(self, batch: Mapping[str, Tensor]) -> bool:
+        """Whether the task ends an episode in the batch of any process."""
+        ended = bool(batch["is_terminal"][:, 1:].any())
+        return any(count for (count,) in self.ranks.numbers([int(ended)]))
 
     def join(self, ranks: Ranks, seed: int) -> None:
         """Learns together with other processes; see core/agent.py."""
@@ -123,6 +170,10 @@ class TDMPC2Agent:
         batch `[B, 1 + H, ...]`, see core/agent.py; there are no entries, and nothing is carried.
         noise: random draws to use.
         """
+        if self.model.termination is None and self._ended(batch):
+            self._add_termination()
+            if self.ranks.first:
+                log.warning(LATE_END, self.updates + 1)
         data = self.objective.slices(batch)
         if noise is None:
             noise = Noise.draw(self.model, *data.steps_rows, self.generator)
@@ -134,7 +185,7 @@ class TDMPC2Agent:
         metrics |= self._update_policy(step.latent.detach(), data, noise, rate)
         self.model.update_target_q()
         self.updates += 1
-        metrics["opt/learning_rate"] = torch.as_tensor(rate, device=self.device)
+        metrics["opt/learning_rate"] = metrics["loss/total"].new_full((), rate)
         return metrics, {}, {}
 
     def _update_model(
@@ -196,6 +247,8 @@ class TDMPC2Agent:
         """Flat tensors: `model` (weights and Q scale), `optimizer` (moments, counters, RNG)."""
         state = optim.optimizer_state(self._optimizers, self.model, self.updates, MARK)
         state |= self.rank_state() | self.precision.state_dict()
+        if self.head_added is not None:
+            state["head_added"] = torch.tensor(self.head_added)
         return {"model": dict(self.model.state_dict()), "optimizer": state}
 
     def rank_state(self) -> dict[str, Tensor]:
@@ -211,9 +264,22 @@ class TDMPC2Agent:
         return state
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Restores everything that `state_dict` gave, bit for bit."""
-        self.model.load_state_dict(state["model"])
-        saved = state["optimizer"]
+        """Restores everything that `state_dict` gave, bit for bit. The termination head is there where the
+        state has it; that of a model made episodic begins fresh where not."""
+        saved, weights = state["optimizer"], dict(state["model"])
+        added, has_head = saved.get("head_added"), any(key.startswith(OPTIONAL) for key in weights)
+        if self._episodic and not has_head:
+            added = saved["count"][0]
+            if self.ranks.first:
+                log.warning(FRESH_HEAD, int(added) + 1)
+            head = self.model.fresh_termination(self.training.seed)
+            weights |= {f"{OPTIONAL}{name}": value for name, value in head.state_dict().items()}
+        elif has_head and self.model.termination is None:
+            self._add_termination()
+        elif not has_head and self.model.termination is not None:
+            self._remove_termination()
+        self.head_added = None if added is None else int(added)
+        self.model.load_state_dict(weights)
         self.generator.set_state(saved["generator"].cpu())
         self.precision.load_state_dict(saved)
         self.updates = optim.load_optimizer_state(self._optimizers, self.model, saved, MARK)

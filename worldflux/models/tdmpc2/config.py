@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from worldflux.config.model import LatentType, WorldModelConfig
+from worldflux.config.fields import LARGEST_WHOLE
+from worldflux.config.model import LAYERS, LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
+
+OPTIONAL = "termination."  # weights that a model has only if it is episodic
 
 
 @dataclass
@@ -17,6 +20,7 @@ class TDMPC2Config(WorldModelConfig):
     """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m."""
 
     needs_obs_shape: ClassVar[bool] = True
+    optional: ClassVar[tuple[str, ...]] = (OPTIONAL,)
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     inert: ClassVar[dict[str, str]] = {
         "deter_dim": "its latent is latent_dim wide",
@@ -43,15 +47,16 @@ class TDMPC2Config(WorldModelConfig):
         help="Width of a SimNorm group: the softmax simplices that the latent z consists of.",
     )
     num_hidden_layers: int = option(
-        2, at_least=1, help="Hidden layers of dynamics, reward, Q and policy."
+        2, at_least=1, at_most=LAYERS, help="Hidden layers of dynamics, reward, Q and policy."
     )
     encoder_dim: int = option(256, at_least=1, help="Width of the encoder's hidden layers.")
     encoder_layers: int = option(
-        2, at_least=1, help="Layers of the encoder of vectors; the last gives z."
+        2, at_least=1, at_most=LAYERS, help="Layers of the encoder of vectors; the last gives z."
     )
     num_q_networks: int = option(
         5,
         at_least=2,
+        at_most=LAYERS,
         help="Q networks of the ensemble; each target takes the smaller of two drawn at random.",
     )  # two of them are drawn for a target
     num_bins: int = option(101, at_least=2, help="Bins of the two-hot reward and Q distributions.")
@@ -66,7 +71,9 @@ class TDMPC2Config(WorldModelConfig):
         unit="environment steps",
         help="Steps that the planner looks ahead and that the model is unrolled for in training.",
     )
-    iterations: int = option(6, at_least=1, help="Iterations of MPPI for each action.")
+    iterations: int = option(
+        6, at_least=1, at_most=LAYERS, help="Iterations of MPPI for each action."
+    )
     num_samples: int = option(
         512,
         at_least=1,
@@ -102,6 +109,7 @@ class TDMPC2Config(WorldModelConfig):
     episode_length: int | None = option(
         None,
         at_least=1,
+        at_most=LARGEST_WHOLE,
         unit="environment steps",
         help="Length of an episode, for the discount; null takes the environment's (no limit: discount_max).",
     )
@@ -142,7 +150,8 @@ class TDMPC2Config(WorldModelConfig):
     episodic: bool = option(
         False,
         follows="env.terminates",
-        help="The task can end an episode, which a termination head learns; follows env.terminates.",
+        resumable=True,
+        help="The task can end an episode, which a termination head learns; follows env.terminates. With false the head comes, fresh, at the first batch in which an episode ended.",
     )
     num_tasks: int = option(
         1,
@@ -169,6 +178,10 @@ class TDMPC2Config(WorldModelConfig):
     @property
     def multitask(self) -> bool:
         return self.num_tasks > 1
+
+    def of_weights(self, names: Collection[str]) -> TDMPC2Config:
+        episodic = any(name.startswith(OPTIONAL) for name in names)
+        return self if episodic == self.episodic else self.with_overrides(episodic=episodic)
 
     def with_spaces(
         self,
@@ -210,6 +223,9 @@ class TDMPC2Config(WorldModelConfig):
             if getattr(self, name) > self.num_samples:
                 text = f"must be <= num_samples ({self.num_samples}), got {getattr(self, name)}"
                 raise self.refuse(name, text)
+        if self.discount_min > self.discount_max:
+            text = f"must be <= discount_max ({self.discount_max:g}), got {self.discount_min:g}"
+            raise self.refuse("discount_min", text)
         for low, high in (
             ("min_std", "max_std"),
             ("bin_min", "bin_max"),

@@ -54,7 +54,7 @@ class TDMPC2Modules(WorldModel):
         self.dynamics = latent_mlp(joint, units, layers, latent, config.simnorm_dim)
         self.reward = head(joint, units, layers, config.num_bins, zero=True)
         width = latent + task_dim  # Z
-        self.termination = head(width, units, layers, 1) if config.episodic else None
+        self.termination: nn.Sequential | None = self._termination() if config.episodic else None
         self.pi = Policy(config, width, self.action_spaces)
         ensemble = (config.num_q_networks, joint, units, layers, config.num_bins)
         self.q = QEnsemble(*ensemble)
@@ -63,6 +63,22 @@ class TDMPC2Modules(WorldModel):
         self.q_scale = QScale(config.target_q_tau)
         bins = torch.linspace(config.bin_min, config.bin_max, config.num_bins)
         self.register_buffer("bins", bins, persistent=False)
+
+    def _termination(self) -> nn.Sequential:
+        config = self.config
+        width = config.latent_dim + config.task_dim * config.multitask  # Z
+        return head(width, config.hidden_dim, config.num_hidden_layers, 1)
+
+    def fresh_termination(self, seed: int) -> nn.Sequential:
+        """A termination head drawn from `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._termination().to(self.device, self.dtype)
+
+    def set_termination(self, head: nn.Sequential | None) -> None:
+        """Predicts ends of episodes with `head` from here on; None: takes them to be endless."""
+        self.termination = head
+        self.config = self.config.with_overrides(episodic=head is not None)
 
     def _is_task(self, key: str) -> bool:
         return self.config.multitask and key == TASK_KEY

@@ -42,7 +42,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Mish(torch.autograd.Function):
-    """x tanh(softplus(x)) with a single exponential.
+    """x tanh(softplus(x)) with a single exponential, and its gradient with another.
 
     With e = exp(x), tanh(log(1 + e)) is n / (n + 2) for n = e (e + 2). Beyond 20 that is 1 in any
     precision, and e squared does not overflow below.
@@ -50,16 +50,21 @@ class Mish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        grown = x.clamp(max=20.0).exp()
-        grown = grown * (grown + 2)
-        gate = grown / (grown + 2)
-        ctx.save_for_backward(x, gate)
-        return x * gate
+        ctx.save_for_backward(x)
+        return x * mish_gate(x.clamp(max=20.0).exp())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, gate = ctx.saved_tensors
-        return grad * (gate + x * (1 - gate * gate) * torch.sigmoid(x))
+        (x,) = ctx.saved_tensors
+        grown = x.clamp(max=20.0).exp()
+        gate, sigmoid = mish_gate(grown), grown / (grown + 1)
+        return grad * (gate + x * (1 - gate * gate) * sigmoid)
+
+
+def mish_gate(grown: Tensor) -> Tensor:
+    """tanh(log(1 + e)) of e."""
+    square = grown * (grown + 2)
+    return square / (square + 2)
 
 
 def mish(x: Tensor) -> Tensor:

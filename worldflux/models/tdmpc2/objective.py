@@ -150,7 +150,6 @@ class Objective:
             "policy": config.policy_loss_coef,
         }
         self.targets = compile(self._targets)
-        self.next = compile(model.next)
         self.model_terms = compile(self._model_terms)
         self.policy_terms = compile(self._policy_terms)
 
@@ -167,7 +166,7 @@ class Objective:
         if model.termination is None and bool(terminal.any()):
             raise TrainingError(
                 "an episode terminated, but this TD-MPC2 model takes episodes to be endless:"
-                " set env.terminates=true (or model.episodic=true)"
+                " make it with episodic=True (an agent adds the termination head itself)"
             )
         first = batch["is_first"].T.clone()  # [H+1, B]
         first[0] = False
@@ -191,12 +190,8 @@ class Objective:
             model.task_emb.project_(self.ranks.gather(data.task))
         shift = (None, None) if noise.shift is None else (noise.shift[0], noise.shift[1:])
         target, td = self.targets(data, noise.td_action, noise.td_index, shift[1])
-        latent = [model.latent(data.obs[0], data.task, shift[0])]  # [B, Z]
-        for action in data.action:
-            latent.append(self.next(latent[-1], action))  # [B, Z]
-        stacked = torch.stack(latent)  # [H+1, B, Z]
-        losses, ended = self.model_terms(data, stacked, target, td, noise.q_dropout)
-        return ModelStep(losses, stacked, target, td, ended)
+        losses, latent, ended = self.model_terms(data, target, td, noise.q_dropout, shift[0])
+        return ModelStep(losses, latent, target, td, ended)
 
     @torch.no_grad()
     def _targets(
@@ -210,11 +205,24 @@ class Objective:
         discount = model.discount if terms is None else terms.discount
         return target, td_target(data.reward, data.terminated, value, discount)
 
+    def rollout(self, data: Slices, shift: Tensor | None) -> Tensor:
+        """Latents `[H+1, B, Z]` of the first observation and, from there, of the dynamics."""
+        latent = [self.model.latent(data.obs[0], data.task, shift)]  # [B, Z]
+        for action in data.action:
+            latent.append(self.model.next(latent[-1], action))  # [B, Z]
+        return torch.stack(latent)
+
     def _model_terms(
-        self, data: Slices, latent: Tensor, target: Tensor, td: Tensor, dropout: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Losses `[H, B]` of the rollout `[H+1, B, Z]`, and probabilities of termination."""
-        model, start = self.model, latent[:-1]  # [H, B, Z]
+        self,
+        data: Slices,
+        target: Tensor,
+        td: Tensor,
+        dropout: Tensor | None,
+        shift: Tensor | None,
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Losses `[H, B]`, the rollout `[H+1, B, Z]` and probabilities of termination."""
+        model, latent = self.model, self.rollout(data, shift)
+        start = latent[:-1]  # [H, B, Z]
         logits = model.q_logits(start, data.action, dropout=dropout)  # [Q, H, B, K]
         losses = {
             "consistency": consistency_loss(model.bare(latent[1:]), model.bare(target)),
@@ -222,10 +230,10 @@ class Objective:
             "td": value_loss(logits, symlog_two_hot(td, model.bins), model.bins),
         }
         if model.termination is None:
-            return losses, None
+            return losses, latent, None
         logit = model.termination(latent[1:])[..., 0]  # [H, B, 1] -> [H, B]
         losses["termination"] = termination_loss(logit, data.terminated)
-        return losses, torch.sigmoid(logit.detach())
+        return losses, latent, torch.sigmoid(logit.detach())
 
     def mean(self, name: str, loss: Tensor, data: Slices) -> Tensor:
         """Mean over steps and batch, step t weighted by rho^t (termination: unweighted).

@@ -39,6 +39,12 @@ class OfficialCheckpoint:
     replay: list[Path]
 
 
+def recognises(path: Path) -> bool:
+    """Whether a path looks like a run's log folder, its `ckpt` folder or one save in it."""
+    saves = path if path.name == "ckpt" else path / "ckpt"
+    return (saves / "latest").is_file() or any(path.glob("agent*.pkl"))
+
+
 def find_save(path: Path) -> Path:
     """The folder of a save: of a run's log folder, its `ckpt` folder or the save itself."""
     if path.is_file() and path.name.startswith("agent"):

@@ -52,6 +52,11 @@ _BUFFERS = ("log_std_min", "log_std_dif")
 TASK_EMBEDDING, ACTION_MASKS = "_task_emb.weight", "_action_masks"
 
 
+def recognises(path: Path) -> bool:
+    """Whether a path looks like one of these files."""
+    return path.suffix == ".pt" and path.is_file()
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of an official file, read without executing anything.
 
