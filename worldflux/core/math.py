@@ -43,8 +43,8 @@ class TwoHotCode(NamedTuple):
     weight: Tensor
 
 
-def two_hot(x: Tensor, bins: Tensor) -> TwoHotCode:
-    """The two-hot code of x `[...]` (DreamerV3, eq. 8).
+def two_hot_code(x: Tensor, bins: Tensor) -> TwoHotCode:
+    """The entries of the two-hot code of x `[...]` (DreamerV3, eq. 8), J = 2.
 
     The two bins beside x get weights linear in the distance to each; values beyond an end, infinite
     ones too, get that end alone. NaN gives NaN weights.
@@ -59,6 +59,16 @@ def two_hot(x: Tensor, bins: Tensor) -> TwoHotCode:
     # searchsorted puts NaN behind the last bin, the largest value there is.
     weight = torch.where(torch.isnan(x), x, weight)
     return TwoHotCode(torch.stack([below, above], -1), torch.stack([1 - weight, weight], -1))
+
+
+def two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """The two-hot code `[..., K]` of x `[...]` as it is printed (DreamerV3, eq. 8).
+
+    Losses take its entries, `two_hot_code`. NaN gives NaN in all bins.
+    """
+    place, weight = two_hot_code(x, bins)
+    code = weight.new_zeros(*x.shape, len(bins)).scatter_add(-1, place, weight)  # [..., K]
+    return torch.where(torch.isnan(x)[..., None], torch.nan, code)
 
 
 class CodedCrossEntropy(torch.autograd.Function):

@@ -17,7 +17,7 @@ from worldflux.core.math import (
     coded_cross_entropy,
     symexp,
     symlog,
-    two_hot,
+    two_hot_code,
     two_hot_mean,
 )
 
@@ -70,7 +70,7 @@ class TwoHot:
 
     def loss(self, target: Tensor) -> Tensor:
         """Cross-entropy `[...]` with the two-hot code of target `[...]`."""
-        return self.coded_loss(two_hot(target, self.bins))  # [...]
+        return self.coded_loss(two_hot_code(target, self.bins))  # [...]
 
     def coded_loss(self, code: TwoHotCode) -> Tensor:
         """Cross-entropy `[...]` with codes, such as the weighted sum of several."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldflux.core.distributions import OneHot
-from worldflux.core.math import TwoHotCode, lambda_return, two_hot
+from worldflux.core.math import TwoHotCode, lambda_return, two_hot_code
 from worldflux.models.dreamerv3.distributions import TwoHot
 
 
@@ -63,8 +63,8 @@ def value_loss(
     value, target, slow_value and weight have the same shape `[...]`. Both regressions are one
     cross-entropy with the weighted sum of their codes.
     """
-    code = two_hot(target.detach(), value.bins)  # of entries [..., 2], as the next
-    slow = two_hot(slow_value.detach(), value.bins)
+    code = two_hot_code(target.detach(), value.bins)  # of entries [..., 2], as the next
+    slow = two_hot_code(slow_value.detach(), value.bins)
     both = TwoHotCode(
         torch.cat([code.place, slow.place], -1),  # [..., 4]
         torch.cat([code.weight, slow_scale * slow.weight], -1),  # [..., 4]
