@@ -22,7 +22,6 @@ CASES = {
     "training.use_ddp=true": "nproc=N trains with several processes",
     "model.loss_scales.rewrd=3": "Did you mean: 'reward'",
     "+model.loss_scales.rewrd=3": "Did you mean: 'reward'",
-    "env.kwargs.a=1": "write \\+env.kwargs.a=",
     "training.seed=1 training.seed=2": "given twice",
     "~training.seed": "cannot be removed",
     "~model": "cannot be removed",

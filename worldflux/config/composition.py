@@ -24,7 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 from worldflux.config import run as schema
 from worldflux.config.groups import unknown_key
 from worldflux.config.hydra_errors import translated
-from worldflux.config.overrides import check_single, parse_overrides, search_path
+from worldflux.config.overrides import (
+    check_single,
+    parse_overrides,
+    search_path,
+    with_free_keys,
+)
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig, run_config
 from worldflux.errors import ConfigurationError, WorldFluxError
@@ -78,9 +83,9 @@ class Composition:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's configuration, with its `hydra` section, unchecked."""
-        check_single(overrides)
+        parsed = check_single(overrides)
         with self.initialized():
-            words = [*self.flags, *overrides]
+            words = [*self.flags, *with_free_keys(parsed)]
             try:
                 return compose(self.name, overrides=words, return_hydra_config=True)
             except (OmegaConfBaseException, WorldFluxError):

@@ -60,8 +60,8 @@ class Request:
 
         trust: the modules that the run to continue names may be imported whoever made it.
         """
-        overrides, parsed = list(words), parse_overrides(words)
-        run = requested(parsed)
+        parsed = parse_overrides(words)
+        overrides, run = with_free_keys(parsed), requested(parsed)
         if run not in (None, AUTO):
             config_name, overrides = CONFIG_NAME, prepare(str(run), parsed, trust)
         return cls(Composition.of(config_dir, config_path, config_name), overrides, run)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import read_text
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.official.config import config_from_official, setting
 from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
@@ -26,6 +27,7 @@ from worldflux.models.official import Imported, add_settings, faults, file_setti
 
 IMPORT_HELP = "a run's log folder (with config.yaml), its ckpt folder or one save in it"
 SLOW_COUNT = "slowval_count/value"
+NAME_BYTES = 4096  # of the file that names the newest save
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def find_save(path: Path) -> Path:
     if (path / "ckpt").is_dir():
         path = path / "ckpt"
     if (path / "latest").is_file():
-        path = path / (path / "latest").read_text().strip()
+        path = path / _named(path / "latest")
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}")
     if not any(path.glob("agent*.pkl")):
@@ -62,6 +64,17 @@ def find_save(path: Path) -> Path:
     if not (path / "done").exists():
         raise CheckpointError(f"{path} is not complete: its file 'done' is missing")
     return path
+
+
+def _named(pointer: Path) -> str:
+    """The save in the same folder that a file names."""
+    try:
+        name = read_text(pointer, NAME_BYTES).strip()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{pointer} names no save: {error}") from error
+    if Path(name).name != name:
+        raise CheckpointError(f"{pointer} names no save: {name!r} is no folder beside it")
+    return name
 
 
 def read_checkpoint(

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from worldflux.config.files import read_arrays
 from worldflux.config.spaces import Space
 from worldflux.errors import CheckpointError
 from worldflux.models.dreamerv3.official.config import setting
@@ -30,9 +32,8 @@ def recorded_arrays(chunks: Iterable[Path]) -> dict[str, np.ndarray]:
     """The newest readable chunk of recorded steps: each key `[length, ...]`; may be empty."""
     for path in chunks:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError):
+            return read_arrays(path)
+        except (OSError, ValueError, EOFError, BadZipFile):
             continue
     return {}
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldflux.config.files import check_stored
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.official import (
     Imported,
@@ -65,6 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file at {path}")
     try:
+        check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
