@@ -73,7 +73,7 @@ def test_a_job_is_one_run_that_the_other_commands_take(
 
 def test_a_sweeps_name_is_the_group_of_its_runs(
     started: list[Any],
-    folder: Path,  # noqa: F811
+    folder: Path,
 ) -> None:
     assert main(["-m", "sweep=s", "training.seed=0,1"]) == 0
     assert main(["-m", "hydra.sweep.dir=else/where", "training.seed=0"]) == 0
