@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides metrics.jsonl: one row for each field of the `logger` group."""
+"""Where a run's metrics go besides metrics.jsonl: one row for each switch of the `logger` group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 # Field of LoggerConfig -> `module:class` of its listener, made from a Destination.
-LOGGERS = {"tensorboard": "worldflux.training.tensorboard:TensorBoard"}
+LOGGERS = {
+    "tensorboard": "worldflux.training.tensorboard:TensorBoard",
+    "csv": "worldflux.training.csv_file:CsvFile",
+}
 
 
 @dataclass(frozen=True)
