@@ -77,6 +77,7 @@ CASES = {
     "-m training.batch_size=4,0": "training.batch_size must be >= 1, got 0",
     "-m model=dreamerv3,tdmpc2 training.batch_size=4,0": "training.batch_size must be >= 1",
     "-m training.seed=1,2 training.seed=3": "given twice",
+    "-m training.seed=range(1000000000) training.batch_size=range(2,9)": "at most 10,000 jobs",
     "-m model/size=ci,5m": "'5m' is a size of tdmpc2",
     "-m env.id=CartPole-v1,Nope-v1": "env.id=Nope-v1",
     "-m +experiment=classic_control env.id=Pendulum-v1": "swept by the configuration",

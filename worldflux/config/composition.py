@@ -42,6 +42,7 @@ ConfigSource._get_header_dict = staticmethod(  # type: ignore[assignment]
     lambda text: _header(text.removeprefix("\ufeff"))
 )
 PARTS = ("run", "sweep", "job", "runtime", "overrides")  # typed ones of the `hydra` section
+MOST_JOBS = 10_000
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -112,6 +113,7 @@ class Composition:
             base = self.compose(first)
         except Exception:
             if len(first) == len(overrides):
+                _check_count(overrides)
                 swept = [override.is_sweep_override() for override in overrides]
                 _check_jobs(self, list(_jobs_of(overrides)), swept)  # names the job
             raise
@@ -132,6 +134,8 @@ class Composition:
             if item.is_sweep_override() and not item.is_discrete_sweep():
                 text = "has no list of values; `worldflux search` draws from a range"
                 raise ConfigurationError(f"{item.input_line} {text}")
+        if basic:
+            _check_count(overrides)
         return Expansion(self, base, overrides, list(_jobs_of(overrides)) if basic else None)
 
 
@@ -224,6 +228,16 @@ def _check_not_empty(overrides: Sequence[Override]) -> None:
             raise ConfigurationError(f"{item.input_line}: {error}") from None
         if empty:
             raise ConfigurationError(f"{item.input_line} has no values to sweep over")
+
+
+def _check_count(overrides: Sequence[Override]) -> None:
+    """ConfigurationError for more jobs than anybody means; a range() may have no end in sight."""
+    count = 1
+    for item in overrides:
+        if item.is_discrete_sweep():
+            count *= sum(1 for _ in itertools.islice(_values(item), MOST_JOBS + 1))
+    if count > MOST_JOBS:
+        raise ConfigurationError(f"a sweep has at most {MOST_JOBS:,} jobs, and this one has more")
 
 
 def _values(override: Override) -> Iterator[str]:

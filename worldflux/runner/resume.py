@@ -91,7 +91,8 @@ def prepare(run: str, overrides: Sequence[Override], trust: bool = False) -> lis
     """Registers the configuration that the run was trained with, for the primary configuration
     CONFIG_NAME, and returns the overrides that continue it. trust: see `Request.of`."""
     folder = Path(run)
-    if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
+    begun = any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG))
+    if not (begun or has_checkpoint(folder)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
     for item in overrides:
         if item.get_key_element() == "init_from" and value_of(item) is not None:

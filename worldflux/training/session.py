@@ -82,7 +82,9 @@ class TrainingSession:
         self.books = Bookkeeping(check_gradients=not half)
         folder = Path(run_dir or self.config.output_dir)
         self.folder = RunWriter(folder, loggers=loggers, ranks=ranks)
-        self.checkpointing = Checkpointing(self.agent, self.books, self.folder, self.device)
+        self.checkpointing = Checkpointing(
+            self.agent, self.books, self.folder, self.device, self.facts
+        )
         self._progress = progress
         self._degraded_modes = degraded_modes
         self._target = self.config.total_steps
