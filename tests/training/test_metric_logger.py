@@ -1,5 +1,6 @@
 """metrics.jsonl and TensorBoard, read back by their own readers."""
 
+import csv
 import io
 import json
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldflux.config.training import LoggerConfig
+from worldflux.config.loggers import LoggerConfig
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.logger import MetricLogger
 from worldflux.training.loggers import LOGGERS, Destination, make_loggers
@@ -22,7 +23,8 @@ def events(folder):
 
 
 def points(folder, tag):
-    return [(event.step, event.value) for event in events(folder).Scalars(tag)]
+    # Files of one second are read in the order of their names, not of their times.
+    return sorted((event.step, event.value) for event in events(folder).Scalars(tag))
 
 
 def test_records_hold_both_counters_and_valid_json(tmp_path):
@@ -80,7 +82,7 @@ def test_an_encoded_video_keeps_its_duration():
 def test_a_resumed_logger_cuts_what_is_newer_than_the_checkpoint(tmp_path):
     logger = MetricLogger(Destination(tmp_path))
     logger.scalars({"a": 1.0}, step=1, env_steps=10)
-    position = logger.position()
+    position = logger.position()["metrics_bytes"]
     logger.scalars({"a": 2.0}, step=2, env_steps=20)
     logger.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -94,6 +96,81 @@ def test_a_resumed_logger_cuts_what_is_newer_than_the_checkpoint(tmp_path):
     assert points(tmp_path, "a") == [(10, 1.0), (21, 5.0)]
 
 
+def resumed(folder, position, x):
+    return MetricLogger(
+        Destination(folder, purge_from=x + 1),
+        resume_at=position["metrics_bytes"],
+        positions=position["loggers"],
+    )
+
+
+def test_tensorboard_is_cut_where_its_checkpoint_was(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    logger = MetricLogger(Destination(tmp_path))
+    for x in (10, 20):
+        logger.scalars({"a": x}, step=x, env_steps=x)
+        logger.pictures({"p": image}, step=x, env_steps=x)
+    first = logger.position()
+    # The last record and evaluation of a run that ends have the x of its last checkpoint.
+    logger.scalars({"a": 21.0, "end": 1.0}, step=20, env_steps=20)
+    logger.pictures({"p": image}, step=20, env_steps=20)
+    logger.close()
+    logger = resumed(tmp_path, first, 20)
+    logger.scalars({"a": 30.0}, step=30, env_steps=30)
+    logger.pictures({"p": image}, step=30, env_steps=30)
+    logger.close()  # killed before its first checkpoint: it goes on from the same one
+    logger = resumed(tmp_path, first, 20)
+    logger.scalars({"a": 31.0}, step=30, env_steps=30)
+    second = logger.position()
+    logger.scalars({"a": 40.0}, step=40, env_steps=40)
+    logger.close()
+    resumed(tmp_path, second, 30).close()
+    assert points(tmp_path, "a") == [(10, 10.0), (20, 20.0), (30, 31.0)]
+    assert events(tmp_path).Tags()["scalars"] == ["a"]
+    pictures = events(tmp_path / "pictures").Images("p")
+    assert sorted(shown.step for shown in pictures) == [10, 20]
+    assert [record["metrics"]["a"] for record in read_metrics(tmp_path)] == [10, 20, 31.0]
+
+
+def test_tensorboard_that_a_resume_switches_on_has_the_whole_run(tmp_path):
+    (tmp_path / "events.out.tfevents.of.somebody").write_bytes(b"not ours")
+    logger = MetricLogger(Destination(tmp_path), ())
+    logger.scalars({"a": 1.0}, step=1, env_steps=10)
+    position = logger.position()
+    logger.close()
+    logger = resumed(tmp_path, position, 10)
+    logger.scalars({"a": 2.0}, step=2, env_steps=20)
+    logger.close()
+    (tmp_path / "events.out.tfevents.of.somebody").unlink()
+    assert points(tmp_path, "a") == [(10, 1.0), (20, 2.0)]
+    shown = min(events(tmp_path).Scalars("a"), key=lambda event: event.step)
+    assert shown.wall_time == read_metrics(tmp_path)[0]["timestamp"]
+
+
+def test_csv_has_a_row_for_each_number_that_metrics_jsonl_has(tmp_path):
+    logger = MetricLogger(Destination(tmp_path), ["csv"])
+    logger.scalars({"a": 1.5, "bad": float("nan")}, step=1, env_steps=10)
+    position = logger.position()
+    logger.scalars({"a": 2.0}, step=2, env_steps=20)
+    logger.close()
+    logger = resumed(tmp_path, position, 10)  # without it: the table stays as it was
+    logger.scalars({"a": 3.0}, step=2, env_steps=21)
+    position = logger.position()
+    logger.close()
+    MetricLogger(
+        Destination(tmp_path, purge_from=22), ["csv"], resume_at=position["metrics_bytes"]
+    ).close()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    times = [record["timestamp"] for record in read_metrics(tmp_path)]
+    assert [float(row.pop("timestamp")) for row in rows] == [times[0], times[0], times[1]]
+    assert [tuple(row.values()) for row in rows] == [
+        ("10", "1", "a", "1.5"),
+        ("10", "1", "bad", ""),
+        ("21", "2", "a", "3.0"),
+    ]
+
+
 def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
     logger = MetricLogger(Destination(tmp_path / "new"), ())
     logger.scalars({"a": 1.0}, step=1, env_steps=1)
@@ -103,8 +180,7 @@ def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
 
 
 def test_every_field_of_the_group_is_a_row_of_the_table(tmp_path):
-    assert list(LoggerConfig().to_dict()) == list(LOGGERS)
-    assert LoggerConfig().names() == ["tensorboard"]
-    assert LoggerConfig(tensorboard=False).names() == []
-    (made,) = make_loggers(["tensorboard"], Destination(tmp_path))
+    assert LoggerConfig(**dict.fromkeys(LOGGERS, True)).names() == list(LOGGERS)
+    assert LoggerConfig().names() == []
+    (made,) = make_loggers(["tensorboard"], Destination(tmp_path)).values()
     made.close()

@@ -1,4 +1,4 @@
-"""How a model is trained and logged: the `training` and `logger` groups, and the Python API."""
+"""How a model is trained: the `training` group, and the Python API."""
 
 from __future__ import annotations
 
@@ -323,18 +323,3 @@ class TrainingConfig(CheckedConfig):
             if self.device in ("cpu", "mps"):
                 text = f"float16 needs CUDA, but device is {self.device}"
                 raise self.refuse("mixed_precision_dtype", text, "use bfloat16")
-
-
-@dataclass
-class LoggerConfig(CheckedConfig):
-    """Where metrics go besides `metrics.jsonl`, which is always written: one field for each row of
-    worldflux/training/loggers.py."""
-
-    tensorboard: bool = option(
-        True,
-        help="Writes TensorBoard event files beside metrics.jsonl; costs a little time for each record.",
-    )
-
-    def names(self) -> list[str]:
-        """The loggers that are switched on."""
-        return [name for name, on in self.to_dict().items() if on]

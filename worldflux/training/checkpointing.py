@@ -101,8 +101,7 @@ class Checkpointing:
         """
         state: dict[str, Any] = {**self.books.state_dict(), "rng": rng_state(), "carry": self.carry}
         if self.folder.is_open:
-            state["metrics_bytes"] = self.folder.logger.position()
-            state["metrics_sha256"] = self.folder.logger.checksum()
+            state |= self.folder.logger.position()
         if source is not None:
             state["source"] = source.state_dict()
             if self.ranks.size > 1:

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class MetricLogger:
 
     loggers: names of the table in loggers.py that get them too. resume_at: byte length of
     ``metrics.jsonl`` at the checkpoint a run continues from (records behind it are cut off), None
-    for a fresh run.
+    for a fresh run. positions: of the loggers at this checkpoint.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MetricLogger:
         loggers: Iterable[str] = ("tensorboard",),
         *,
         resume_at: int | None = None,
+        positions: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = destination.folder / METRICS
         with disk_errors("metrics", self.path):
@@ -53,8 +55,8 @@ class MetricLogger:
                 self._digest = hashlib.file_digest(written, "sha256")
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 self._write("\n")  # damaged: it costs this line and not the next one
-        self.listeners: list[Listener] = make_loggers(loggers, destination)
-        self._loggers = list(self.listeners)
+        self._loggers = make_loggers(loggers, destination, positions)
+        self.listeners: list[Listener] = list(self._loggers.values())
 
     def scalars(
         self, metrics: Mapping[str, float], *, step: int, env_steps: int, speed: float | None = None
@@ -100,16 +102,19 @@ class MetricLogger:
         for listener in self.listeners:
             listener.phase(phase)
 
-    def position(self) -> int:
-        """Flushes everything to the disk and returns the byte length of ``metrics.jsonl``."""
+    def position(self) -> dict[str, Any]:
+        """Flushes everything to the disk and returns what a checkpoint says of it: the byte length
+        and checksum of ``metrics.jsonl``, and the positions of the loggers."""
         with disk_errors("metrics", self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-            for listener in self._loggers:
-                listener.flush()
-            return self.path.stat().st_size
+            return {
+                "metrics_bytes": self.path.stat().st_size,
+                "metrics_sha256": self.checksum(),
+                "loggers": {name: one.position() for name, one in self._loggers.items()},
+            }
 
     def close(self) -> None:
         with disk_errors("metrics", self.path), ExitStack() as stack:
-            for close in (self._file.close, *(logger.close for logger in self._loggers)):
+            for close in (self._file.close, *(one.close for one in self._loggers.values())):
                 stack.callback(close)

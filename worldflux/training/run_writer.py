@@ -77,13 +77,14 @@ class RunWriter:
         if self.ranks.first:
             if moved := set_aside(self.path):
                 log.warning(HELD, self.path, moved)
-            self._open(x_axis)
+            self._open(Destination(self.path, x_axis))
 
     def extend(self, x_axis: str) -> None:
         """Goes on with the run of this process."""
         if self.ranks.first:
             metrics = self.path / METRICS
-            self._open(x_axis, resume_at=metrics.stat().st_size if metrics.exists() else 0)
+            end = metrics.stat().st_size if metrics.exists() else 0
+            self._open(Destination(self.path, x_axis), resume_at=end)
 
     def resume(self, x_axis: str, step: int, x: int, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint of this folder; what is newer than it is cut off."""
@@ -98,7 +99,8 @@ class RunWriter:
             self._check_best(self.store.folder / self.store.name(best))
         metrics, end = self.path / METRICS, state["metrics_bytes"]
         damaged = not metrics.is_file() or metrics.stat().st_size < end or has_damage(self.path)
-        self._open(x_axis, resume_at=end, purge_from=x + 1)
+        destination = Destination(self.path, x_axis, purge_from=x + 1)
+        self._open(destination, resume_at=end, positions=state.get("loggers"))
         if damaged or state.get("metrics_sha256") not in (None, self.logger.checksum()):
             self.degraded_modes.append(DAMAGED_METRICS)
 
@@ -110,11 +112,8 @@ class RunWriter:
             log.warning("the best checkpoint cannot be used: %s", error)
             self.degraded_modes.append(DAMAGED_BEST)
 
-    def _open(
-        self, x_axis: str, resume_at: int | None = None, purge_from: int | None = None
-    ) -> None:
-        destination = Destination(self.path, x_axis, purge_from)
-        self._logger = MetricLogger(destination, self.loggers, resume_at=resume_at)
+    def _open(self, destination: Destination, **resumed: Any) -> None:
+        self._logger = MetricLogger(destination, self.loggers, **resumed)
 
     def save(self, step: int, source: Source, checkpoint: Callable[[], Checkpoint]) -> None:
         """Saves replay and checkpoint of this step, once; all processes together."""
