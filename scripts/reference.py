@@ -15,7 +15,6 @@ import enum
 import importlib
 import inspect
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,22 +61,37 @@ def python() -> str:
         for name in module.__all__:
             member = getattr(module, name)
             lines.append(f"\n### `{name}`\n\n{_documented(name, member)}")
-            if not inspect.isclass(member) or dataclasses.is_dataclass(member):
-                continue
-            for method, function in vars(member).items():
-                function = getattr(function, "__func__", getattr(function, "fget", function))
-                if not method.startswith("_") and inspect.isfunction(function):
-                    lines.append(f"\n{_documented(f'{name}.{method}', function)}")
+            if inspect.isclass(member) and not _is_plain(member):
+                public = [part for part in vars(member).items() if not part[0].startswith("_")]
+                lines += [text for part in public if (text := _method(name, *part))]
     return "\n".join(lines) + "\n"
 
 
+def _is_plain(cls: type) -> bool:
+    """Whether its docstring says all of a class: settings, choices and errors."""
+    return dataclasses.is_dataclass(cls) or issubclass(cls, enum.Enum | Exception)
+
+
+def _method(name: str, method: str, member: Any) -> str:
+    function = getattr(member, "__func__", getattr(member, "fget", member))
+    if not inspect.isfunction(function) or not function.__doc__:
+        return ""
+    if isinstance(member, property):
+        return f"\n`{name}.{method}`: {_text(function)}"
+    return f"\n{_documented(f'{name}.{method}', function)}"
+
+
 def _documented(name: str, member: Any) -> str:
-    """Signature and docstring; of a dataclass of settings the docstring alone."""
-    text = textwrap.dedent(inspect.getdoc(member) or "").replace("``", "`").replace("<", "&lt;")
-    settings = dataclasses.is_dataclass(member) or isinstance(member, enum.EnumMeta)
-    if settings or not callable(member):
-        return text
-    return f"```python\n{name}{_signature(member)}\n```\n\n{text}"
+    if inspect.isclass(member) and issubclass(member, enum.Enum):
+        return f"One of {', '.join(f'`{one.value}`' for one in member)}."
+    if inspect.isclass(member) and _is_plain(member):
+        return _text(member)
+    return f"```python\n{name}{_signature(member)}\n```\n\n{_text(member)}"
+
+
+def _text(member: Any) -> str:
+    """A docstring as Markdown."""
+    return (inspect.getdoc(member) or "").replace("``", "`").replace("<", "&lt;")
 
 
 def _signature(function: Callable[..., Any]) -> str:
@@ -85,7 +99,7 @@ def _signature(function: Callable[..., Any]) -> str:
     parts, star = [], False
     signature = inspect.signature(function)
     for one in signature.parameters.values():
-        if one.name == "self":
+        if one.name in ("self", "cls"):
             continue
         if one.kind is one.KEYWORD_ONLY and not star:
             parts.append("*")

@@ -81,7 +81,7 @@ def test_the_environment_of_its_page_trains(short: None, monkeypatch: pytest.Mon
     config = worldflux.compose("env=point", config_dir="my_conf")
     assert (config.env.id, config.env.time_limit) == ("Point-v0", 20)
     words = next(line for line in lines(DOCS / "own_environment.md") if "env.id=" in line)
-    run = worldflux.train(*words.split()[2:], *TINY)
+    run = worldflux.train(*words.split()[2:])
     assert run.manifest["env"]["id"] == "Point-v0"
 
 
@@ -102,7 +102,7 @@ def lines(page: Path) -> Iterator[str]:
     """The commands of a page."""
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
-            yield line.partition("  #")[0].strip()
+            yield line.partition(" #")[0].strip()
 
 
 def called(program: str) -> list[str]:
@@ -149,7 +149,7 @@ def test_every_verb_is_called_as_it_is_parsed() -> None:
             words = shlex.split(command)
             if words[:1] == ["worldflux"]:
                 module, _ = VERBS[words[1]]
-                importlib.import_module(module).parser().parse_known_args(words[2:])
+                importlib.import_module(module).parser().read(words[2:])
                 seen.add(words[1])
     assert seen == set(VERBS)
 
