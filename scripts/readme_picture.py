@@ -33,8 +33,10 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "cartpole.gif"
 TRACK, POLE = 2.4, 1.0  # half the track, the pole's length (Gymnasium's CartPole, in metres)
 
 
-def curve(axes: Axes, episodes: np.ndarray, evaluations: np.ndarray, upto: float) -> None:
-    """The part of a learning curve up to a number of environment steps."""
+def curve(axes: Axes, episodes: np.ndarray, evaluations: np.ndarray, share: float) -> None:
+    """The first part of a learning curve, 0 to 1."""
+    end = max(episodes[-1, 0], evaluations[-1, 0])
+    upto = end * min(1.0, share)
     x, y = episodes.T
     shown = x <= upto
     axes.plot(x[shown], y[shown], ".", color=TRAIN, alpha=0.25, markersize=3, markeredgewidth=0)
@@ -43,7 +45,7 @@ def curve(axes: Axes, episodes: np.ndarray, evaluations: np.ndarray, upto: float
     x, y, low, high = evaluations[evaluations[:, 0] <= upto].T
     axes.fill_between(x, low, high, color=EVAL, alpha=0.15, linewidth=0)
     axes.plot(x, y, "o-", color=EVAL, linewidth=1.8, markersize=4, label="evaluation")
-    axes.set_xlim(0, episodes[-1, 0] * 1.03)
+    axes.set_xlim(0, 1.03 * end)
     axes.set_ylim(0, 520)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return")
@@ -84,8 +86,8 @@ def film(
         window, k = divmod(t, imagination.horizon)
         figure = Figure((7.2, 2.9), dpi=100, layout="constrained")
         grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
-        upto = episodes[-1, 0] * min(1.0, (t + every) / (0.7 * steps))
-        curve(figure.add_subplot(grid[:, 0]), episodes, evaluations, upto)
+        share = (t + every) / (0.7 * steps)  # the curve is whole before the episode is over
+        curve(figure.add_subplot(grid[:, 0]), episodes, evaluations, share)
         cart(figure.add_subplot(grid[0, 1]), episode.obs["obs"][t], KNOWN, f"reality, step {t}")
         guess = imagination.predicted["obs"][window, k]
         title = f"imagined, {k} steps ahead" if k else "the model sees the true state"
