@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import random
 import shutil
@@ -41,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", type=int, nargs="+", metavar="N", help="these trials alone")
     made.add_argument("--jobs", type=int, default=1, help="trials at a time")
     made.add_argument("--verbose", action="store_true", help="print every trial")
+    made.add_argument(
+        "--results", type=Path, metavar="FILE",
+        help="append every verdict to this file as it comes (JSON lines), and print the table of all that it holds",
+    )  # fmt: skip
     return made
 
 
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed |= _crash(options) != 0
         else:
             rows[name] = _part(PARTS[name], options, root / name)
-    print(table(rows))
+    print(table(rows if options.results is None else recorded(options.results)))
     failed |= any(row[kind] for row in rows.values() for kind in BAD)
     if failed:
         print(f"kept for a look: {root}", file=sys.stderr)
@@ -72,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _part(part: Part, options: argparse.Namespace, root: Path) -> Counter[str]:
-    count = options.count or (part.short if options.short else part.long)
+    count = options.count
+    if count is None:
+        count = part.short if options.short else part.long
+    if not count:
+        return Counter()
     numbers = range(options.first, options.first + count)
     base = root.parent / "base"  # of all parts
     base.mkdir(exist_ok=True)
@@ -84,12 +93,28 @@ def _part(part: Part, options: argparse.Namespace, root: Path) -> Counter[str]:
     drawn = _drawn(part, options, options.only or numbers, base)
     for trial, verdict in until_interrupted(run_all(drawn, root, options.jobs, part.seconds)):
         tally[verdict.kind] += 1
+        if options.results is not None:
+            with options.results.open("a") as file:
+                row = [part.name, options.seed, trial.number, verdict.kind, trial.name]
+                file.write(json.dumps([*row, verdict.detail]) + "\n")
         if verdict.kind in BAD or options.verbose or options.only:
             print(f"{part.name} {trial.number} {verdict.kind}: {trial.name}: {verdict.detail}")
         if verdict.kind in BAD:
             again = f"--part {part.name} --seed {options.seed} --only {trial.number}"
             print(f"    python scripts/campaign.py {again}", flush=True)
     return tally
+
+
+def recorded(path: Path) -> dict[str, Counter[str]]:
+    """The rows of the table of a file of results: the last verdict on each trial."""
+    last: dict[tuple[str, int, int], str] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, seed, number, kind, *_ = json.loads(line)
+        last[name, seed, number] = kind
+    return {
+        name: Counter(kind for (part, *_), kind in last.items() if part == name)
+        for name in dict.fromkeys(part for part, *_ in last)
+    }
 
 
 def until_interrupted(verdicts: Iterator[tuple[Trial, Verdict]]) -> Iterator[tuple[Trial, Verdict]]:
