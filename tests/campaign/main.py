@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from tests.campaign import bombs, damages, environments, hostile, projects, words
+from tests.campaign.runs import FAMILIES
 from tests.campaign.trials import BAD, VERDICTS, Part, Trial, Verdict, run_all
 from tests.training import crash
 
@@ -165,8 +166,14 @@ def _import_everything() -> None:
     more += ("runner.trained", "envs.gym_suite", "data.gym_source", "sweep.run")
     for module in (*(module for module, _ in VERBS.values()), *(f"worldflux.{m}" for m in more)):
         importlib.import_module(module)
-    importlib.import_module("torch.utils.tensorboard")
-    importlib.import_module("matplotlib.pyplot")
+    more = ("torch.utils.tensorboard", "matplotlib.pyplot", "worldflux.training.tensorboard")
+    for module in (*more, "worldflux.dashboard.live", "worldflux.models.official"):
+        importlib.import_module(module)
+    from worldflux.config.composition import composed
+    from worldflux.models.factory import count_parameters
+
+    for family in FAMILIES:  # Hydra's plugins, and half of torch for tensors without memory
+        count_parameters(composed([f"model={family}"]).model)
 
 
 if __name__ == "__main__":

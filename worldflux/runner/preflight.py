@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,7 +138,11 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
     except ConfigurationError as error:
         raise error.within("model") from None
     check_size(model)
-    if config.init_from is not None and config.resume in (None, "auto"):
+    if config.resume not in (None, "auto"):
+        from worldflux.training.initial import check_continues
+
+        check_continues(Path(config.resume), model)
+    elif config.init_from is not None:
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)
