@@ -257,6 +257,10 @@ class ResumableEpisodes(Wrapper):
         self._episodes, actions = places[self._index]
         self._resume = list(actions)
 
+    def begin_anew(self, seed: int) -> None:
+        """The next reset is the first one, with this seed."""
+        self._seed, self._episodes, self._resume = seed, 0, None
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         with foreign_code():
             return self._reset(options)
