@@ -170,7 +170,10 @@ def _no_such_option(error: MissingConfigException) -> ConfigurationError:
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
         text = f"={option} is not installed: pip install 'worldflux[{option}]'"
         return ConfigurationError(text, key=group)
-    options = sorted(name for name in error.options or [] if name != "ci/")
+    known = error.options
+    if not known:  # of a list of options Hydra does not say
+        known = [path.stem for path in (conf_dir() / group).glob("*.yaml")]
+    options = sorted(name for name in known if name != "ci/")
     text = f"={option} does not exist; options: {', '.join(options)}."
     key = f"+{group}" if group == EXPERIMENT else group
     return ConfigurationError(text, key=key, hint=near_miss(option, options))

@@ -14,6 +14,7 @@ from worldflux.config.run import RunConfig
 from worldflux.dashboard.server import check_host, check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 from worldflux.runner.parts import Fitted, Parts
+from worldflux.training.loggers import check_loggers
 
 if TYPE_CHECKING:
     from worldflux.config.model import WorldModelConfig
@@ -79,6 +80,7 @@ def check_run(config: RunConfig, parts: Parts) -> None:
 
 def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
+    check_loggers(config.logger.names(), config.logger.to_dict())
     if config.visualization.enabled and config.data.on_env_failure != "degrade":
         check_installed()
         check_host(config.visualization.host)
