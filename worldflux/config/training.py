@@ -213,10 +213,10 @@ class TrainingConfig(CheckedConfig):
     )
     eval_envs: int | None = option(
         None,
-        at_least=1,
+        at_least=0,
         resumable=True,
         unit="environments",
-        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made.",
+        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made; 0: none, it plays in those of the training, whose episodes go on after it.",
     )
     eval_time_limit: int | None = option(
         None,

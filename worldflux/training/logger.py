@@ -114,6 +114,16 @@ class MetricLogger:
                 "loggers": {name: one.position() for name, one in self._loggers.items()},
             }
 
+    def saved(self) -> None:
+        """What was logged up to the last `position` is part of a checkpoint now."""
+        for listener in self._loggers.values():
+            listener.saved()
+
+    @property
+    def degraded_modes(self) -> list[str]:
+        """Of the loggers."""
+        return [mode for one in self._loggers.values() for mode in one.degraded_modes]
+
     def close(self) -> None:
         with disk_errors("metrics", self.path), ExitStack() as stack:
             for close in (self._file.close, *(one.close for one in self._loggers.values())):
