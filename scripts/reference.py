@@ -104,7 +104,9 @@ def _signature(function: Callable[..., Any]) -> str:
         if one.kind is one.KEYWORD_ONLY and not star:
             parts.append("*")
         star = star or one.kind in (one.KEYWORD_ONLY, one.VAR_POSITIONAL)
-        text = {one.VAR_POSITIONAL: "*", one.VAR_KEYWORD: "**"}.get(one.kind, "") + one.name
+        text = (
+            "*" * (one.kind is one.VAR_POSITIONAL) + "**" * (one.kind is one.VAR_KEYWORD) + one.name
+        )
         text += f": {one.annotation}" if one.annotation is not one.empty else ""
         if one.default is not one.empty:
             plain = isinstance(one.default, str | int | float | bool | tuple | None)

@@ -78,9 +78,9 @@ def lowest(folder: Path, keep: list[str]) -> Path:
     kept, pins = folder / "keep.txt", folder / "lowest.txt"
     kept.write_text("\n".join(keep))
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    command = ("uv", "pip", "compile", "pyproject.toml", "--resolution", "lowest-direct")
-    options = ("--python-version", python, "--override", kept, "--no-annotate", "-o", pins)
-    run(sys.executable, "-m", *command, *options)
+    compiled = f"uv pip compile pyproject.toml --resolution lowest-direct --python-version {python}"
+    options = ("--override", kept, "--no-annotate", "-o", pins)
+    run(sys.executable, "-m", *compiled.split(), *options)
     return pins
 
 
@@ -94,9 +94,9 @@ def try_wheel(wheel: Path, folder: Path, words: list[str]) -> None:
     if version() not in printed:
         raise SystemExit(f"release: worldflux --version prints {printed!r}")
     for family in FAMILIES:
-        train = (programs / "worldflux-run", f"model={family}", *SHORT)
-        run(*train, f"hydra.run.dir={family}", cwd=folder)
-        run(train[0], f"resume={family}", "training.total_steps=3", cwd=folder)
+        train = programs / "worldflux-run"
+        run(train, f"model={family}", *SHORT, f"hydra.run.dir={family}", cwd=folder)
+        run(train, f"resume={family}", "training.total_steps=3", cwd=folder)
         run(programs / "worldflux", "eval", family, "--episodes", "1", cwd=folder)
         run(programs / "worldflux", "report", family, cwd=folder)
 
