@@ -24,7 +24,7 @@ from worldflux.config.training import TrainingConfig
 from worldflux.errors import ConfigurationError, UnknownParameterError
 from worldflux.models.tdmpc2.config import TDMPC2Config
 
-WHOLE_GROUPS = {"logger", "gameplay", "visualization"}
+WHOLE_GROUPS = {"logger", "run", "gameplay", "visualization"}
 MACHINE = {"device", "env_mode", "keep_memory", "log_interval", "output_dir"}
 MACHINE |= {"save_interval", "save_seconds"}
 RESUMABLE = {"total_steps", "env_steps", "compile_model", "mixed_precision"}

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from worldflux.config.data import DataConfig
 from worldflux.config.env import EnvConfig
-from worldflux.envs import waiting
+from worldflux.data.gym_source import GymSource
+from worldflux.data.sources import Sequences
+from worldflux.envs import vector, waiting
 from worldflux.envs.make import make_envs
 from worldflux.envs.vector import VectorEnv
 from worldflux.errors import ConfigurationError, TrainingError
@@ -106,6 +109,62 @@ def test_a_simulator_that_allows_few_is_evaluated_in_few(
     finally:
         training.close()
     assert multiprocessing.active_children() == []
+
+
+def gym_source(envs: VectorEnv) -> GymSource:
+    sequences = Sequences(
+        obs_spaces=envs.obs_spaces,
+        action_spaces=envs.action_spaces,
+        entry_spaces={},
+        batch_size=1,
+        sequence_length=4,
+        replay_context=0,
+        seed=0,
+    )
+    return GymSource(envs, DataConfig(prefill_steps=7, train_ratio=1), sequences)
+
+
+@pytest.mark.parametrize(("mode", "copies"), [("sync", None), ("async", 0)])
+def test_a_simulator_with_room_for_one_is_evaluated_in_that_one(
+    mode: str, copies: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The training's own episode goes on after it, as if nothing had been."""
+    room = {"room": str(tmp_path), "most": 1}
+    expected = []
+    for evaluated in (False, True):
+        envs = make_envs(config(**room), mode=mode, seed=3)
+        source = gym_source(envs)
+        source.collector.collect(None, 7)
+        if evaluated:
+            evaluator = GreedyEvaluator(config(**room), 4, mode, copies=copies, borrow=source.lent)
+            for _ in range(2):
+                result = evaluator(Still(), 0)
+                assert result is not None and result.returns == [5.0] * 4
+        rest = source.collector.collect(None, 9)
+        rows = [source.replay.sample(1)["reward"], envs.last["obs"], envs.env_steps]
+        expected.append(([(e.return_, e.length, e.env_steps) for e in rest], rows))
+        source.close()
+    np.testing.assert_equal(expected[0], expected[1])
+    assert caplog.text.count("plays in the environments of the training") == (copies is None)
+    assert source.degraded_modes == []
+
+
+def test_of_an_episode_beyond_all_bounds_no_actions_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vector, "MOST_ACTIONS", 100)
+    envs = make_envs(config(endless=True), num_envs=2)
+    envs.reset()
+    for _ in range(100):
+        envs.step(np.zeros((2, 2), np.float32))
+    whole = envs.state_dict()
+    assert whole["actions"]["1"].shape == (100, 2)
+    assert envs.load_state_dict(whole).all()
+    envs.step(np.zeros((2, 2), np.float32))
+    beyond = envs.state_dict()
+    assert beyond["actions"]["1"].shape == (0, 2)
+    assert not envs.load_state_dict(beyond).any()
+    envs.close()
 
 
 def test_a_number_that_was_set_is_kept(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_model_that_no_memory_holds_is_one_line(tmp_path: Path) -> None:
     model = create_world_model("tdmpc2:ci", obs_shape=(3,), action_dim=1)
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    width = 2**20  # of terabytes
+    width = 2**20  # terabytes
     path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_dim": width}))
     with pytest.raises(ConfigurationError, match="needs more memory than this machine has"):
         type(model).from_pretrained(tmp_path)

@@ -71,6 +71,16 @@ def test_a_job_is_one_run_that_the_other_commands_take(
     assert "training.seed=3 has no checkpoint yet" in capfd.readouterr().err
 
 
+def test_a_sweeps_name_is_the_group_of_its_runs(
+    started: list[Any],
+    folder: Path,
+) -> None:
+    assert main(["-m", "sweep=s", "training.seed=0,1"]) == 0
+    assert main(["-m", "hydra.sweep.dir=else/where", "training.seed=0"]) == 0
+    assert main(["-m", "sweep=t", "run.group=mine", "training.seed=0"]) == 0
+    assert [config.run.group for config, _ in started] == ["s", "s", "where", "mine"]
+
+
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(
     started: list[Any], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,8 +35,9 @@ from safetensors.numpy import load_file
 
 from worldflux.config.data import DataConfig
 from worldflux.config.env import EnvConfig
+from worldflux.config.loggers import LoggerConfig
 from worldflux.config.run import RunConfig
-from worldflux.config.training import LoggerConfig, TrainingConfig
+from worldflux.config.training import TrainingConfig
 from worldflux.envs.vector import VectorEnv
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.models.dreamerv3.config import DreamerV3Config
@@ -333,7 +334,7 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
     state = read_state(checkpoint)["state"]
     for key in ("elapsed", "started"):
         del state["trainer"][key]
-    for key in ("metrics_bytes", "metrics_sha256"):  # of clock times
+    for key in ("metrics_bytes", "metrics_sha256", "loggers"):  # of clock times
         del state[key]
     for key in (
         "replay",

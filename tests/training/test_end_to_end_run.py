@@ -16,8 +16,9 @@ from tests.training.test_resume_exact import assert_equal, content
 from worldflux.cli import evaluate as eval_command
 from worldflux.config.data import DataConfig
 from worldflux.config.env import EnvConfig
+from worldflux.config.loggers import LoggerConfig
 from worldflux.config.run import RunConfig
-from worldflux.config.training import LoggerConfig, TrainingConfig
+from worldflux.config.training import TrainingConfig
 from worldflux.models.dreamerv3.agent import DreamerV3Agent
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.run_folder.manifest import read_manifest

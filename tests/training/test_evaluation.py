@@ -1,5 +1,7 @@
 """Greedy evaluation: which episodes count, and how sure the mean is."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,9 @@ class LengthEnvs:
 
 def play(lengths: list[int], episodes: int, **options):
     envs = LengthEnvs(lengths)
-    result = evaluate(TinyAgent(), lambda n, seed: envs, episodes=episodes, seed=0, **options)
+    result = evaluate(
+        TinyAgent(), lambda n, seed: closing(envs), episodes=episodes, seed=0, **options
+    )
     assert envs.closed
     return result, envs
 
@@ -86,7 +90,7 @@ def test_it_leaves_every_random_stream_as_it_was_and_depends_on_its_seed_only():
     agent = TinyAgent()
     before, own = rng_state(), agent.generator.get_state()
     envs = LengthEnvs([4, 6])
-    evaluate(agent, lambda n, seed: envs, episodes=2, seed=3, explore=True)
+    evaluate(agent, lambda n, seed: closing(envs), episodes=2, seed=3, explore=True)
     after = rng_state()
     assert torch.equal(before["torch"], after["torch"])
     assert np.array_equal(before["numpy"]["keys"], after["numpy"]["keys"])

@@ -1,5 +1,6 @@
 """metrics.jsonl and TensorBoard, read back by their own readers."""
 
+import csv
 import io
 import json
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from worldflux.config.training import LoggerConfig
+from worldflux.config.loggers import LoggerConfig
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.logger import MetricLogger
 from worldflux.training.loggers import LOGGERS, Destination, make_loggers
@@ -146,6 +147,30 @@ def test_tensorboard_that_a_resume_switches_on_has_the_whole_run(tmp_path):
     assert shown.wall_time == read_metrics(tmp_path)[0]["timestamp"]
 
 
+def test_csv_has_a_row_for_each_number_that_metrics_jsonl_has(tmp_path):
+    logger = MetricLogger(Destination(tmp_path), ["csv"])
+    logger.scalars({"a": 1.5, "bad": float("nan")}, step=1, env_steps=10)
+    position = logger.position()
+    logger.scalars({"a": 2.0}, step=2, env_steps=20)
+    logger.close()
+    logger = resumed(tmp_path, position, 10)  # without it: the table stays as it was
+    logger.scalars({"a": 3.0}, step=2, env_steps=21)
+    position = logger.position()
+    logger.close()
+    MetricLogger(
+        Destination(tmp_path, purge_from=22), ["csv"], resume_at=position["metrics_bytes"]
+    ).close()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    times = [record["timestamp"] for record in read_metrics(tmp_path)]
+    assert [float(row.pop("timestamp")) for row in rows] == [times[0], times[0], times[1]]
+    assert [tuple(row.values()) for row in rows] == [
+        ("10", "1", "a", "1.5"),
+        ("10", "1", "bad", ""),
+        ("21", "2", "a", "3.0"),
+    ]
+
+
 def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
     logger = MetricLogger(Destination(tmp_path / "new"), ())
     logger.scalars({"a": 1.0}, step=1, env_steps=1)
@@ -155,8 +180,7 @@ def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
 
 
 def test_every_field_of_the_group_is_a_row_of_the_table(tmp_path):
-    assert list(LoggerConfig().to_dict()) == list(LOGGERS)
-    assert LoggerConfig().names() == ["tensorboard"]
-    assert LoggerConfig(tensorboard=False).names() == []
+    assert LoggerConfig(**dict.fromkeys(LOGGERS, True)).names() == list(LOGGERS)
+    assert LoggerConfig().names() == []
     (made,) = make_loggers(["tensorboard"], Destination(tmp_path)).values()
     made.close()

@@ -15,12 +15,13 @@ from worldflux.config.base import CheckedConfig
 from worldflux.config.data import DataConfig
 from worldflux.config.env import EnvConfig
 from worldflux.config.fields import field_types, near_miss
+from worldflux.config.loggers import LoggerConfig, RunLabels
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.options import option, rules
 from worldflux.config.page import Gameplay, Visualization
 from worldflux.config.slurm import GROUP as LAUNCHER
 from worldflux.config.slurm import SlurmConfig
-from worldflux.config.training import LoggerConfig, TrainingConfig
+from worldflux.config.training import TrainingConfig
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import DEFAULT, families
 
@@ -50,6 +51,9 @@ class RunConfig:
     )
     logger: LoggerConfig = option(
         folders=("logger",), machine=True, help="Where metrics go besides metrics.jsonl."
+    )
+    run: RunLabels = option(
+        factory=RunLabels, folders=(), machine=True, help="Name, group, tags and notes of the run."
     )
     gameplay: Gameplay = option(
         factory=Gameplay,

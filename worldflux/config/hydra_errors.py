@@ -7,7 +7,6 @@ text is read, and a comment says so.
 from __future__ import annotations
 
 import errno
-import io
 import re
 from typing import Any, get_args, get_type_hints
 
@@ -58,6 +57,11 @@ DISK = (
     errno.EPERM,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.ELOOP,
+    errno.EFBIG,
+    errno.EIO,
     errno.ENAMETOOLONG,
 )
 LONGEST = 200  # letters of a path that a message shows
@@ -78,10 +82,9 @@ def translated(error: BaseException) -> WorldFluxError | None:
     if not isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         if isinstance(error, FileNotFoundError):
             return ConfigurationError(_flat(str(error)))
-        if isinstance(error, UnicodeDecodeError):
-            return _not_utf8(error)
         if isinstance(error, OSError) and error.errno in DISK:
-            where = str(error.filename or "the run folder")
+            # Of two files, the second is the one that was to be written.
+            where = str(error.filename2 or error.filename or "the run folder")
             where = where if len(where) <= LONGEST else f"{where[:LONGEST]}…"
             return ConfigurationError(f"cannot write {where}: {error.strerror}")
         return None
@@ -133,18 +136,6 @@ def _file_of(error: BaseException) -> str:
     return match.group(1) if match else ""
 
 
-def _not_utf8(error: UnicodeDecodeError) -> ConfigurationError | None:
-    """The file of text that was being read, by the frames that the error came through; None: none."""
-    frame, name = error.__traceback__, None
-    while frame is not None:
-        files = [v for v in frame.tb_frame.f_locals.values() if isinstance(v, io.TextIOWrapper)]
-        name = files[-1].name if files else name
-        frame = frame.tb_next
-    if name is None:
-        return None
-    return ConfigurationError(f"{name} is not UTF-8 ({error.reason}): save it as UTF-8")
-
-
 def _broken_yaml(error: yaml.YAMLError) -> ConfigurationError:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None:
@@ -179,7 +170,10 @@ def _no_such_option(error: MissingConfigException) -> ConfigurationError:
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
         text = f"={option} is not installed: pip install 'worldflux[{option}]'"
         return ConfigurationError(text, key=group)
-    options = sorted(name for name in error.options or [] if name != "ci/")
+    known = error.options
+    if not known:  # of a list of options Hydra does not say
+        known = [path.stem for path in (conf_dir() / group).glob("*.yaml")]
+    options = sorted(name for name in known if name != "ci/")
     text = f"={option} does not exist; options: {', '.join(options)}."
     key = f"+{group}" if group == EXPERIMENT else group
     return ConfigurationError(text, key=key, hint=near_miss(option, options))

@@ -148,7 +148,8 @@ def with_free_keys(overrides: Sequence[Override]) -> list[str]:
 
 
 def _check_option(key: str, value: Any) -> None:
-    several = isinstance(value, list) and key in (*CHOICES, EXPERIMENT) and key != EXPERIMENT
+    # Of recipes and loggers there may be several.
+    several = isinstance(value, list) and key in CHOICES and key != "logger"
     for one in _items(value):
         if not isinstance(one, str) or several:
             wrong = value if isinstance(value, list) else one

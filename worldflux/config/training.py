@@ -1,4 +1,4 @@
-"""How a model is trained and logged: the `training` and `logger` groups, and the Python API."""
+"""How a model is trained: the `training` group, and the Python API."""
 
 from __future__ import annotations
 
@@ -213,10 +213,10 @@ class TrainingConfig(CheckedConfig):
     )
     eval_envs: int | None = option(
         None,
-        at_least=1,
+        at_least=0,
         resumable=True,
         unit="environments",
-        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made.",
+        help="Environments that evaluation opens at once (of each task); null: one per episode, at most 10, and fewer where no more can be made; 0: none, it plays in those of the training, whose episodes go on after it.",
     )
     eval_time_limit: int | None = option(
         None,
@@ -323,18 +323,3 @@ class TrainingConfig(CheckedConfig):
             if self.device in ("cpu", "mps"):
                 text = f"float16 needs CUDA, but device is {self.device}"
                 raise self.refuse("mixed_precision_dtype", text, "use bfloat16")
-
-
-@dataclass
-class LoggerConfig(CheckedConfig):
-    """Where metrics go besides `metrics.jsonl`, which is always written: one field for each row of
-    worldflux/training/loggers.py."""
-
-    tensorboard: bool = option(
-        True,
-        help="Writes TensorBoard event files beside metrics.jsonl; costs a little time for each record.",
-    )
-
-    def names(self) -> list[str]:
-        """The loggers that are switched on."""
-        return [name for name, on in self.to_dict().items() if on]

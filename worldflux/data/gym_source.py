@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -206,7 +207,10 @@ class GymSource(Source):
         if ENV_UNAVAILABLE in self.degraded_modes:
             self.collector.env_steps = int(state["collector"]["env_steps"])
             return
-        restored = self.collector.load_state_dict(state["collector"])
+        self._come_back(state["collector"])
+
+    def _come_back(self, collector: Mapping[str, Any]) -> None:
+        restored = self.collector.load_state_dict(collector)
         if restored.all():
             return
         if ENV_RESET not in self.degraded_modes:
@@ -216,6 +220,22 @@ class GymSource(Source):
             int((~restored).sum()),
             len(restored),
         )
+
+    def lent(self, seed: int) -> AbstractContextManager[VectorEnv] | None:
+        return None if ENV_UNAVAILABLE in self.degraded_modes else self._lent(seed)
+
+    @contextmanager
+    def _lent(self, seed: int) -> Iterator[VectorEnv]:
+        before = self.collector.state_dict()
+        try:
+            self.collector.envs.begin_anew(seed)
+            yield self.collector.envs
+        except KeyboardInterrupt:  # one of them may hang
+            raise
+        except BaseException:
+            self._come_back(before)
+            raise
+        self._come_back(before)
 
     def save(self, folder: Path) -> None:
         self._saved = self.replay.save(folder)

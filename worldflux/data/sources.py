@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,6 +98,11 @@ class Source(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`; what did not come back as it was is named in degraded_modes."""
         ...
+
+    def lent(self, seed: int) -> AbstractContextManager[VectorEnv] | None:
+        """The environments it collects from, to play other episodes in, those of `seed`; its own go
+        on after that. None: it has none."""
+        return None
 
     def save(self, folder: Path) -> None:
         """Writes the recorded steps. Call it before `state_dict`, which names this save."""

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
@@ -17,9 +17,11 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, NoAnswer, dependency_error, time_limit
 from worldflux.envs.notes import Notes
+from worldflux.envs.process_state import process_state
 from worldflux.envs.waiting import Waiting
 from worldflux.errors import TrainingError, WorldFluxError
 
+MOST_ACTIONS = 1_000_000  # of one episode, beyond which it cannot be resumed in its middle
 CLOSE_SECONDS = 30.0  # more than one environment takes to give up, see ResumableEpisodes.close
 
 log = logging.getLogger(__name__)
@@ -74,11 +76,23 @@ class VectorEnv:
         self._seed = seed
         self._clip = clip_reward
         self._episodes = np.zeros(self.num_envs, np.int64)
-        self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+        self._actions = [_Actions(self.action_dim) for _ in range(self.num_envs)]
         self._failed = False
         if isinstance(envs, AsyncVectorEnv):
             # Workers ignore SIGTERM, with which Python would end them at exit and wait forever.
             atexit.register(_kill_at_exit, weakref.ref(envs))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def begin_anew(self, seed: int) -> None:
+        """From the next `reset` on its episodes are those of environments just made with `seed`."""
+        self._seed, self.env_steps, self.last = seed, 0, {}
+        self._episodes[:] = 0
+        self._guard(self._envs.call, "begin_anew", seed)
 
     def reset(self) -> dict[str, np.ndarray]:
         """Begins a new episode in every environment. Returns their first rows."""
@@ -99,7 +113,7 @@ class VectorEnv:
             )
         is_first = self.last["is_last"]
         for index in np.flatnonzero(~is_first):
-            self._actions[index].append(action[index].astype(np.float32))
+            self._actions[index].append(action[index])
         obs, reward, terminated, truncated, _ = self._guard(self._envs.step, action)
         self._begin(is_first)
         self.env_steps += self.num_envs - int(is_first.sum())
@@ -136,7 +150,8 @@ class VectorEnv:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to bring every environment back to this moment.
 
-        The size grows with the length of the running episodes: one flat action for each step.
+        The size grows with the length of the running episodes: one flat action for each step; of one
+        that is longer than MOST_ACTIONS there are none, and it cannot go on.
         """
         return {
             "seed": self._seed,
@@ -144,10 +159,8 @@ class VectorEnv:
             "episodes": self._episodes.copy(),
             "raw_reward": self.raw_reward.copy(),
             "row": {key: value.copy() for key, value in self.last.items()},
-            "actions": {
-                str(index): np.array(taken, np.float32).reshape(len(taken), self.action_dim)
-                for index, taken in enumerate(self._actions)
-            },
+            "actions": {str(index): taken.array() for index, taken in enumerate(self._actions)},
+            "too_long": np.array([taken.too_long for taken in self._actions]),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
@@ -157,10 +170,11 @@ class VectorEnv:
         and flags. Where it did not, its episode cannot go on: call `reset_where(~restored)`.
         """
         row = {key: np.asarray(value).copy() for key, value in state["row"].items()}
-        actions = [np.asarray(state["actions"][str(i)]).copy() for i in range(self.num_envs)]
+        actions = [np.asarray(state["actions"][str(i)], np.float32) for i in range(self.num_envs)]
+        too_long = np.asarray(state.get("too_long", [False] * self.num_envs), bool)
         self._seed, self.env_steps = int(state["seed"]), int(state["env_steps"])
         self._episodes = np.asarray(state["episodes"], np.int64).copy()
-        self._actions = [list(taken) for taken in actions]
+        self._actions = [_Actions(self.action_dim, taken) for taken in actions]
         places = [(int(n), taken) for n, taken in zip(self._episodes, actions, strict=True)]
         self._guard(self._envs.call, "resume_at", self._seed, places)
         self._guard(self._envs.reset)
@@ -170,9 +184,8 @@ class VectorEnv:
         )
         now = self._row(obs, reward, row["is_first"], terminated | truncated, terminated)
         self.last, self.raw_reward = row, np.asarray(state["raw_reward"], np.float32).copy()
-        return np.logical_and.reduce(
-            [_same(now[key], row[key]).reshape(self.num_envs, -1).all(axis=1) for key in row]
-        )
+        same = [_same(now[key], row[key]).reshape(self.num_envs, -1).all(axis=1) for key in row]
+        return np.logical_and.reduce([~too_long, *same])
 
     def close(self) -> None:
         """Ends the environments and their processes, which may fail: that is a warning. May be
@@ -185,12 +198,13 @@ class VectorEnv:
                 log.warning("environment %s: close() takes too long; ending its process", self.name)
             _kill(self._envs)
         else:
-            self._envs.close()
+            with process_state:
+                self._envs.close()
 
     def _begin(self, mask: np.ndarray) -> None:
         for index in np.flatnonzero(mask):
             self._episodes[index] += 1
-            self._actions[index] = []
+            self._actions[index] = _Actions(self.action_dim)
 
     def _row(
         self,
@@ -209,7 +223,7 @@ class VectorEnv:
     def _guard(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Turns whatever an environment raises into one line that names it and the step."""
         try:
-            with self._waiting, self._limit():
+            with self._waiting, process_state, self._limit():
                 return call(*args, **kwargs)
         except DependencyNotInstalled as error:
             raise dependency_error(self.name, error) from error
@@ -241,6 +255,31 @@ class VectorEnv:
         return TrainingError(
             f"environment {self.name} failed after {self.env_steps} environment steps: {reason}"
         )
+
+
+class _Actions:
+    """The flat actions `[n, A]` float32 of one episode so far, up to MOST_ACTIONS of them."""
+
+    def __init__(self, width: int, taken: np.ndarray | None = None) -> None:
+        self.too_long = False
+        self._rows = np.empty((0, width), np.float32) if taken is None else taken.copy()
+        self._count = len(self._rows)
+
+    def append(self, action: np.ndarray) -> None:
+        if self.too_long:
+            return
+        if self._count == MOST_ACTIONS:
+            self.too_long, self._count, self._rows = True, 0, self._rows[:0].copy()
+            return
+        if self._count == len(self._rows):
+            more = np.empty((max(64, 2 * self._count), self._rows.shape[1]), np.float32)
+            more[: self._count] = self._rows
+            self._rows = more
+        self._rows[self._count] = action
+        self._count += 1
+
+    def array(self) -> np.ndarray:
+        return self._rows[: self._count].copy()
 
 
 def _end(envs: AsyncVectorEnv) -> bool:

@@ -209,7 +209,8 @@ class EncodedStep(Wrapper):
         return encoded, float(reward), bool(terminated), bool(truncated), {}
 
     def _encode(self, obs: Any, *, first: bool) -> dict[str, np.ndarray]:
-        encoded = self.encode(obs)
+        with np.errstate(all="ignore"):  # an environment may raise for them: it is checked already
+            encoded = self.encode(obs)
         return self._stack(encoded, first=first) if self._stack else encoded
 
 
@@ -256,6 +257,10 @@ class ResumableEpisodes(Wrapper):
         self._seed = seed
         self._episodes, actions = places[self._index]
         self._resume = list(actions)
+
+    def begin_anew(self, seed: int) -> None:
+        """The next reset is the first one, with this seed."""
+        self._seed, self._episodes, self._resume = seed, 0, None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         with foreign_code():

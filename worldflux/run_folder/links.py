@@ -8,10 +8,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from worldflux.errors import CheckpointError
-from worldflux.run_folder.names import FOLDERS, LOCK, LOG, MANIFEST, METRICS, PREVIOUS, TENSORBOARD
+from worldflux.run_folder.names import (
+    CSV,
+    FOLDERS,
+    LOCK,
+    LOG,
+    MANIFEST,
+    METRICS,
+    PREVIOUS,
+    TENSORBOARD,
+)
 
 # Entries of a run folder that a run, or a command about it, opens.
-ENTRIES = (LOCK, LOG, METRICS, MANIFEST, TENSORBOARD, ".tmp-*", ".old-*")
+ENTRIES = (LOCK, LOG, METRICS, CSV, MANIFEST, TENSORBOARD, ".tmp-*", ".old-*")
 # Ranks beside the first have a replay of their own, with a number behind its name.
 BELOW = tuple(f"{name}*" for name in sorted(FOLDERS - {PREVIOUS}))
 

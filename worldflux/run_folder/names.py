@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MANIFEST = "run_manifest.json"
 METRICS = "metrics.jsonl"
+CSV = "metrics.csv"
 LOCK = "run.lock"
 CHECKPOINTS, REPLAY = "checkpoints", "replay"
 REPORT, VIDEOS, PICTURES = "report", "videos", "pictures"
@@ -19,5 +20,17 @@ LATEST, BEST = "latest", "best"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 TENSORBOARD = "events.out.tfevents.*"
-OF_TRAINER = (MANIFEST, METRICS, CHECKPOINTS, REPLAY, TENSORBOARD, PICTURES, VIDEOS, REPORT)
+WANDB = "wandb"  # Weights & Biases' own files
+OF_TRAINER = (
+    MANIFEST,
+    METRICS,
+    CSV,
+    CHECKPOINTS,
+    REPLAY,
+    TENSORBOARD,
+    PICTURES,
+    VIDEOS,
+    REPORT,
+    WANDB,
+)
 FOLDERS = frozenset({CHECKPOINTS, REPLAY, PREVIOUS, HYDRA, REPORT, VIDEOS, PICTURES})

@@ -11,6 +11,7 @@ from worldflux.errors import ConfigurationError
 from worldflux.run_folder.disk import disk_errors, shown
 from worldflux.run_folder.names import (
     CHECKPOINTS,
+    CSV,
     HYDRA,
     LOG,
     MANIFEST,
@@ -39,7 +40,7 @@ def check_free(folder: Path) -> None:
     """ConfigurationError: a run would write into files or folders that are none of a run."""
     if holds_run(folder):
         return
-    for name in (CHECKPOINTS, REPLAY, REPORT, VIDEOS, PICTURES, METRICS):
+    for name in (CHECKPOINTS, REPLAY, REPORT, VIDEOS, PICTURES, METRICS, CSV):
         path = folder / name
         full = any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size
         if full or path.is_symlink():

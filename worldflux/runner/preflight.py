@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from worldflux.config.run import RunConfig
 from worldflux.dashboard.server import check_host, check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 from worldflux.runner.parts import Fitted, Parts
+from worldflux.training.loggers import check_loggers
 
 if TYPE_CHECKING:
     from worldflux.config.model import WorldModelConfig
@@ -78,6 +80,7 @@ def check_run(config: RunConfig, parts: Parts) -> None:
 
 def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
+    check_loggers(config.logger.names(), config.logger.to_dict())
     if config.visualization.enabled and config.data.on_env_failure != "degrade":
         check_installed()
         check_host(config.visualization.host)
@@ -142,7 +145,11 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
     except ConfigurationError as error:
         raise error.within("model") from None
     check_size(model)
-    if config.init_from is not None and config.resume in (None, "auto"):
+    if config.resume not in (None, "auto"):
+        from worldflux.training.initial import check_continues
+
+        check_continues(Path(config.resume), model)
+    elif config.init_from is not None:
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)

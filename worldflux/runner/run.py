@@ -97,6 +97,7 @@ def _run(
     fitted = parts.fitted
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
+        set_seed(training.seed)  # environments may have seeded the streams, each in its own way
     envs, model_config = fitted or (None, parts.model or config.model)
     if envs is not None and ranks.first:
         _describe(envs)
@@ -113,8 +114,8 @@ def _run(
         if weights is not None:
             weights.load_into(agent.model)
             facts |= weights.facts(model_config)
-        evaluator = _evaluator(config, model_config, envs) if ranks.first else None
         source = parts.source(config, envs, agent, model_config, ranks)
+        evaluator = _evaluator(config, model_config, envs, source) if ranks.first else None
         live.watch(source)
         trainer = Trainer(
             agent,
@@ -171,7 +172,7 @@ def _fitted(config: RunConfig, ranks: Ranks, render: bool) -> Fitted | None:
 
 
 def _evaluator(
-    config: RunConfig, model: WorldModelConfig, envs: VectorEnv | None
+    config: RunConfig, model: WorldModelConfig, envs: VectorEnv | None, source: Source
 ) -> Evaluator | None:
     """Greedy evaluation in the run's environment; None where there is none that fits the model."""
     if config.env.suite == "none":
@@ -186,9 +187,8 @@ def _evaluator(
         except WorldFluxError as error:
             log.warning("nothing will be evaluated: %s", error)
             return None
-    if config.data.on_env_failure == "degrade":
-        return ToleratingEvaluator(evaluator_of(config))
-    return evaluator_of(config)
+    evaluator = replace(evaluator_of(config), borrow=source.lent)
+    return ToleratingEvaluator(evaluator) if config.data.on_env_failure == "degrade" else evaluator
 
 
 class ToleratingEvaluator:

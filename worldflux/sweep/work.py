@@ -83,6 +83,8 @@ def _start(cfg: DictConfig, folder: Path) -> None:
     config = schema.run_config(cfg)
     if HydraConfig.get().job.chdir:
         config = anchored(config, Path(HydraConfig.get().runtime.cwd))
+    if config.run.group is None:
+        config = replace(config, run=replace(config.run, group=folder.parent.name))
     if has_checkpoint(folder):
         config = _continued(config, folder)
     if config.training.nproc > 1:

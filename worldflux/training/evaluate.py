@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
@@ -26,6 +26,10 @@ from worldflux.training.logger import MetricLogger
 from worldflux.training.seed import isolated_rng
 
 MAX_ENVS = 10
+BORROWED = (
+    "evaluation: not even one more copy can be made (%s); it plays in the environments of the"
+    " training, whose episodes go on after it (training.eval_envs=0 does so from the start)"
+)
 PATIENCE = 60.0  # seconds without an ended episode, before a line says so
 
 log = logging.getLogger("worldflux.training")
@@ -82,7 +86,7 @@ def quotas(episodes: int, num_envs: int) -> np.ndarray:
 
 def evaluate(
     agent: Policy,
-    make_envs: Callable[[int, int], VectorEnv],
+    make_envs: Callable[[int, int], AbstractContextManager[VectorEnv]],
     *,
     episodes: int,
     seed: int,
@@ -96,13 +100,13 @@ def evaluate(
     Every environment contributes its first episodes, a number fixed beforehand: taking whichever
     end first would favour short ones. The global random streams are left as they were.
 
-    make_envs: `(num_envs, seed)` to a vector environment of so many or fewer, which is closed at
-    the end. time_limit: agent steps after which an episode is cut.
+    make_envs: `(num_envs, seed)` to a vector environment, of so many where that can be, which is left
+    at the end. time_limit: agent steps after which an episode is cut.
     record: keep the frames of environment 0's first episode. should_stop: called at every step; when
     it returns True the evaluation ends without a result (None).
     """
     generator = getattr(agent, "generator", None)
-    with closing(make_envs(min(episodes, MAX_ENVS), seed)) as envs, isolated_rng(seed, generator):
+    with make_envs(min(episodes, MAX_ENVS), seed) as envs, isolated_rng(seed, generator):
         task_numbers: list[int] = envs.task_numbers or [0] * envs.num_envs
         played = sorted(set(task_numbers))
         copies = envs.num_envs // len(played)
@@ -149,7 +153,8 @@ class GreedyEvaluator:
     env: the environment, as a run's ``env`` group. episodes: of each task, where there are several.
     mode: ``sync`` or ``async`` environments. layout: see `make_envs`. copies: environments at once, of
     each task; None: one per episode, at most 10, and as many as can be made. time_limit: agent steps
-    after which an episode is cut.
+    after which an episode is cut. borrow: `(seed)` to the environments of the training, lent for one
+    evaluation; played in where copies is 0, and where it is None and not even one more can be made.
     """
 
     env: EnvConfig
@@ -158,6 +163,7 @@ class GreedyEvaluator:
     layout: TaskLayout | None = None
     copies: int | None = None
     time_limit: int | None = None
+    borrow: Callable[[int], AbstractContextManager[VectorEnv] | None] = lambda seed: None
     _room: int | None = field(default=None, init=False, repr=False)
 
     def __call__(
@@ -168,13 +174,16 @@ class GreedyEvaluator:
         *,
         record: bool = False,
     ) -> Evaluation | None:
-        def fresh(num_envs: int, env_seed: int) -> VectorEnv:
+        def opened(num_envs: int, env_seed: int) -> AbstractContextManager[VectorEnv]:
+            none = self.copies == 0 or self._room == 0
+            if none and not record and (lent := self.borrow(env_seed)) is not None:
+                return lent
             count = self.copies or max(1, num_envs // max(1, len(self.env.tasks)))
             return self._make(min(count, self.episodes), env_seed, record)
 
         return evaluate(
             agent,
-            fresh,
+            opened,
             episodes=self.episodes,
             seed=seed,
             record=record,
@@ -182,9 +191,9 @@ class GreedyEvaluator:
             time_limit=self.time_limit,
         )
 
-    def _make(self, count: int, seed: int, render: bool) -> VectorEnv:
+    def _make(self, count: int, seed: int, render: bool) -> AbstractContextManager[VectorEnv]:
         """So many environments; fewer from now on where no more can be made, as of a simulator that
-        allows two."""
+        allows two, and those of the training where it allows one."""
         kwargs: dict[str, Any] = {"mode": self.mode, "seed": seed, "layout": self.layout}
         count = min(count, self._room or count)
         while True:
@@ -196,6 +205,11 @@ class GreedyEvaluator:
                     self._room = envs.num_envs
                 return envs
             except EnvironmentUnavailableError as error:
+                if count == 1 and self.copies is None and not render:
+                    if (lent := self.borrow(seed)) is not None:
+                        log.warning(BORROWED, error)
+                        self._room = 0
+                        return lent
                 if count == 1 or self.copies is not None:
                     raise TrainingError(f"evaluation: {error}") from error
                 text = "evaluation: %d copies cannot be made (%s); training.eval_envs=%d is tried"
