@@ -23,6 +23,36 @@ class LoggerConfig(CheckedConfig):
         help="Writes metrics.csv beside metrics.jsonl: a row for each number, for pandas and spreadsheets.",
     )
 
+    wandb: bool = option(
+        False,
+        help="Sends the run to Weights & Biases (with WANDB_MODE=offline to wandb/ in the run folder), at each checkpoint what was logged before it.",
+    )
+    wandb_project: str | None = option(
+        None,
+        check=plain_text,
+        help="Project at Weights & Biases; null: WANDB_PROJECT, else worldflux.",
+    )
+    wandb_entity: str | None = option(
+        None,
+        check=plain_text,
+        help="Team or user at Weights & Biases; null: the default of who is logged in.",
+    )
+
+    mlflow: bool = option(
+        False,
+        help="Sends the run to MLflow, at each checkpoint what was logged before it.",
+    )
+    mlflow_uri: str | None = option(
+        None,
+        check=plain_text,
+        help="MLflow's tracking server, database or folder; null: MLFLOW_TRACKING_URI, else the folder mlruns in training.output_dir. It stands in the manifest: a password belongs into the environment.",
+    )
+    mlflow_experiment: str | None = option(
+        None,
+        check=plain_text,
+        help="Experiment at MLflow; null: MLFLOW_EXPERIMENT_NAME, else worldflux.",
+    )
+
     def names(self) -> list[str]:
         """The loggers that are switched on."""
         switches = [name for name, hint in field_types(type(self)).items() if hint is bool]

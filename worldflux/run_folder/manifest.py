@@ -25,7 +25,12 @@ from worldflux.run_folder.trust import SIGNATURE, signature
 
 SCHEMA = "worldflux.training.run_manifest.v1"
 # Degraded modes of what is only looked at: the training is the same without it.
-ONLY_SHOWN = ("dashboard_port_taken", "dashboard_unavailable", "gameplay_unavailable")
+ONLY_SHOWN = (
+    "dashboard_port_taken",
+    "dashboard_unavailable",
+    "gameplay_unavailable",
+    "tracker_unavailable",
+)
 # The model got a part on the way, with fresh weights: a training all the same.
 MODEL_EXTENDED = "model_extended"
 # What a run is made from: a checksum binds it, and each checkpoint has a copy.

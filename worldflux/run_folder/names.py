@@ -20,5 +20,17 @@ LATEST, BEST = "latest", "best"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 TENSORBOARD = "events.out.tfevents.*"
-OF_TRAINER = (MANIFEST, METRICS, CSV, CHECKPOINTS, REPLAY, TENSORBOARD, PICTURES, VIDEOS, REPORT)
+WANDB = "wandb"  # Weights & Biases' own files
+OF_TRAINER = (
+    MANIFEST,
+    METRICS,
+    CSV,
+    CHECKPOINTS,
+    REPLAY,
+    TENSORBOARD,
+    PICTURES,
+    VIDEOS,
+    REPORT,
+    WANDB,
+)
 FOLDERS = frozenset({CHECKPOINTS, REPLAY, PREVIOUS, HYDRA, REPORT, VIDEOS, PICTURES})

@@ -21,8 +21,10 @@ from worldflux.errors import ConfigurationError
 
 SIGNATURE = "signature"
 KEY_BYTES = 32
-# Of the configuration: what imports a module, and what opens a port.
+# Of the configuration: what imports a module, and what opens a port; and of the loggers whatever is
+# not about a file in the run folder.
 SIGNED = ("env", "visualization")
+LOCAL = ("tensorboard", "csv")
 
 
 def signature(manifest: Mapping[str, Any]) -> str | None:
@@ -77,11 +79,20 @@ def check_modules(
         )
 
 
+def sent_away(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of loggers that send a run elsewhere, and where to."""
+    logger = config.get("logger")
+    settings = logger.items() if isinstance(logger, Mapping) else ()
+    return {name: value for name, value in settings if name not in LOCAL and value}
+
+
 def _content(manifest: Mapping[str, Any]) -> bytes | None:
     config = manifest.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("env"), Mapping):
         return None
     signed = {name: config.get(name) for name in SIGNED}
+    if away := sent_away(config):
+        signed["logger"] = away
     return json.dumps(signed, sort_keys=True).encode()
 
 

@@ -32,7 +32,7 @@ from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import manifest_or_copy, plain, warn_once
 from worldflux.run_folder.names import HYDRA, MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
-from worldflux.run_folder.trust import check_modules, is_signed, modules_of
+from worldflux.run_folder.trust import check_modules, is_signed, modules_of, sent_away
 
 AUTO = "auto"  # resume=auto
 
@@ -180,6 +180,10 @@ def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
         text = "worldflux-run: %s is not signed as a run of yours: its page on %s is left out"
         print(text % (folder, page.get("host")), file=sys.stderr)
         content["visualization"] = None
+    if (away := sent_away(content)) and not is_signed(manifest):
+        text = "worldflux-run: %s is not signed as a run of yours: its logger.%s is left out"
+        print(text % (folder, ", logger.".join(away)), file=sys.stderr)
+        content["logger"] = {k: v for k, v in content["logger"].items() if k not in away}
     schema = _schema(content["model"]["model_type"])
     values: dict[str, Any] = {}
     for group in schema:

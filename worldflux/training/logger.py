@@ -55,7 +55,11 @@ class MetricLogger:
                 self._digest = hashlib.file_digest(written, "sha256")
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 self._write("\n")  # damaged: it costs this line and not the next one
-        self._loggers = make_loggers(loggers, destination, positions)
+        try:
+            self._loggers = make_loggers(loggers, destination, positions)
+        except BaseException:
+            self._file.close()
+            raise
         self.listeners: list[Listener] = list(self._loggers.values())
 
     def scalars(
@@ -113,6 +117,16 @@ class MetricLogger:
                 "metrics_sha256": self.checksum(),
                 "loggers": {name: one.position() for name, one in self._loggers.items()},
             }
+
+    def saved(self) -> None:
+        """What was logged up to the last `position` is part of a checkpoint now."""
+        for listener in self._loggers.values():
+            listener.saved()
+
+    @property
+    def degraded_modes(self) -> list[str]:
+        """Of the loggers."""
+        return [mode for one in self._loggers.values() for mode in one.degraded_modes]
 
     def close(self) -> None:
         with disk_errors("metrics", self.path), ExitStack() as stack:

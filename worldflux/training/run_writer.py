@@ -14,11 +14,12 @@ from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, DiskError
 from worldflux.run_folder.checkpoint import Checkpoint, CheckpointStore, check_files
 from worldflux.run_folder.disk import disk_errors
-from worldflux.run_folder.manifest import write_manifest
+from worldflux.run_folder.manifest import read_manifest, write_manifest
 from worldflux.run_folder.metrics import has_damage
 from worldflux.run_folder.names import CHECKPOINTS, METRICS, REPLAY
 from worldflux.run_folder.previous import HELD, set_aside
 from worldflux.run_folder.state import Claim
+from worldflux.run_folder.trust import is_signed
 from worldflux.training.logger import MetricLogger
 from worldflux.training.loggers import Destination
 from worldflux.training.parallel import part_of_rank, replay_name
@@ -36,7 +37,7 @@ class RunWriter:
     path: the folder. loggers: names of those that get the metrics too. keep: resumable checkpoints kept.
     claim: of the folder, checked before each write where it is set. saved_at: when the newest
     checkpoint was written, by the monotonic clock, which took save_seconds. ranks: the processes
-    that train the run.
+    that train the run. config: the run's, for loggers.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class RunWriter:
         loggers: Iterable[str] = ("tensorboard",),
         keep: int | None = 2,
         ranks: Ranks = ALONE,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
+        self.config = config or {}
         self.ranks = ranks
         self.replay = path / replay_name(REPLAY, ranks)
         self.store = CheckpointStore(path / CHECKPOINTS, keep)
@@ -77,14 +80,14 @@ class RunWriter:
         if self.ranks.first:
             if moved := set_aside(self.path):
                 log.warning(HELD, self.path, moved)
-            self._open(Destination(self.path, x_axis))
+            self._open(self._destination(x_axis))
 
     def extend(self, x_axis: str) -> None:
         """Goes on with the run of this process."""
         if self.ranks.first:
             metrics = self.path / METRICS
             end = metrics.stat().st_size if metrics.exists() else 0
-            self._open(Destination(self.path, x_axis), resume_at=end)
+            self._open(self._destination(x_axis), resume_at=end)
 
     def resume(self, x_axis: str, step: int, x: int, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint of this folder; what is newer than it is cut off."""
@@ -99,7 +102,8 @@ class RunWriter:
             self._check_best(self.store.folder / self.store.name(best))
         metrics, end = self.path / METRICS, state["metrics_bytes"]
         damaged = not metrics.is_file() or metrics.stat().st_size < end or has_damage(self.path)
-        destination = Destination(self.path, x_axis, purge_from=x + 1)
+        ours = self._is_ours()
+        destination = self._destination(x_axis, purge_from=x + 1, trusted=ours)
         self._open(destination, resume_at=end, positions=state.get("loggers"))
         if damaged or state.get("metrics_sha256") not in (None, self.logger.checksum()):
             self.degraded_modes.append(DAMAGED_METRICS)
@@ -111,6 +115,15 @@ class RunWriter:
         except CheckpointError as error:
             log.warning("the best checkpoint cannot be used: %s", error)
             self.degraded_modes.append(DAMAGED_BEST)
+
+    def _is_ours(self) -> bool:
+        try:
+            return is_signed(read_manifest(self.path))
+        except CheckpointError:
+            return False
+
+    def _destination(self, x_axis: str, **resumed: Any) -> Destination:
+        return Destination(self.path, x_axis, config=self.config, **resumed)
 
     def _open(self, destination: Destination, **resumed: Any) -> None:
         self._logger = MetricLogger(destination, self.loggers, **resumed)
@@ -133,6 +146,10 @@ class RunWriter:
         newest = self.ranks.share_object(newest)
         parts = [part_of_rank(state, self.ranks) for state in newest]
         source.keep_saves(self.replay, [part["source"] for part in parts])
+        if self._logger is not None:
+            self._logger.saved()
+            new = set(self._logger.degraded_modes) - set(self.degraded_modes)
+            self.degraded_modes += sorted(new)
         self.saved_step = step
         self.saved_at = time.monotonic()
         self.save_seconds = self.saved_at - begun
@@ -155,10 +172,12 @@ class RunWriter:
         """Writes the last manifest and closes. error: what ends the run; it matters more than a
         second one from here, and a disk that refuses is reported once."""
         try:
-            self.write_manifest(content)
-            if self._logger is not None:
-                self._logger.close()
-                self._logger = None
+            try:
+                self.write_manifest(content)
+            finally:
+                logger, self._logger = self._logger, None
+                if logger is not None:
+                    logger.close()
         except CheckpointError as second:
             if error is None:
                 raise

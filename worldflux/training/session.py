@@ -81,7 +81,9 @@ class TrainingSession:
         half = self.config.mixed_precision and self.config.mixed_precision_dtype == "float16"
         self.books = Bookkeeping(check_gradients=not half)
         folder = Path(run_dir or self.config.output_dir)
-        self.folder = RunWriter(folder, loggers=loggers, ranks=ranks)
+        self.folder = RunWriter(
+            folder, loggers=loggers, ranks=ranks, config=self.facts.get("config")
+        )
         self.checkpointing = Checkpointing(
             self.agent, self.books, self.folder, self.device, self.facts
         )

@@ -27,7 +27,6 @@ from worldflux.models.official import Imported, add_settings, faults, file_setti
 
 IMPORT_HELP = "a run's log folder (with config.yaml), its ckpt folder or one save in it"
 SLOW_COUNT = "slowval_count/value"
-NAME_BYTES = 4096  # of the file that names the newest save
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def find_save(path: Path) -> Path:
     if (path / "ckpt").is_dir():
         path = path / "ckpt"
     if (path / "latest").is_file():
-        path = path / _named(path / "latest")
+        path = path / _latest(path / "latest")
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}")
     if not any(path.glob("agent*.pkl")):
@@ -66,14 +65,14 @@ def find_save(path: Path) -> Path:
     return path
 
 
-def _named(pointer: Path) -> str:
-    """The save in the same folder that a file names."""
+def _latest(file: Path) -> str:
+    """The name of the newest save. CheckpointError: it leads out of its folder, or is none."""
     try:
-        name = read_text(pointer, NAME_BYTES).strip()
+        name = read_text(file, 4096).strip()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{pointer} names no save: {error}") from error
-    if Path(name).name != name:
-        raise CheckpointError(f"{pointer} names no save: {name!r} is no folder beside it")
+        raise CheckpointError(f"{file}: {error}") from error
+    if name in ("", ".", "..") or "/" in name:
+        raise CheckpointError(f"{file} names no save beside it: {name[:60]!r}")
     return name
 
 

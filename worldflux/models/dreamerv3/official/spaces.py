@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,7 +32,7 @@ def recorded_arrays(chunks: Iterable[Path]) -> dict[str, np.ndarray]:
     for path in chunks:
         try:
             return read_arrays(path)
-        except (OSError, ValueError, EOFError, BadZipFile):
+        except (OSError, ValueError):
             continue
     return {}
 
