@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from worldflux.config.composition import composed
 from worldflux.config.overrides import command, key_of, override, search_path, spelled, value_of
+from worldflux.config.run import register
 from worldflux.errors import ConfigurationError
 from worldflux.runner.resume import Request
 
@@ -112,6 +113,7 @@ def test_keys_and_folders() -> None:
 def test_a_key_of_a_free_mapping_is_set_in_every_spelling(plus: str, word: str) -> None:
     name, value = ("a", {"b": [1, "c"]}) if "[" in word else ("a", 1)
     base = ["env=gym", "env.id=Any-v0"]
+    register()
     request = Request.of([*base, plus + word])
     assert request.source.check(request.overrides).env.kwargs == {name: value}
     assert composed([*base, plus + word]).env.kwargs == {name: value}
