@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from tests.campaign import bombs, damages, environments, hostile, projects, words
+from tests.campaign.runs import FAMILIES
 from tests.campaign.trials import BAD, VERDICTS, Part, Trial, Verdict, run_all
 from tests.training import crash
 
@@ -41,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", type=int, nargs="+", metavar="N", help="these trials alone")
     made.add_argument("--jobs", type=int, default=1, help="trials at a time")
     made.add_argument("--verbose", action="store_true", help="print every trial")
+    made.add_argument(
+        "--results", type=Path, metavar="FILE",
+        help="append every verdict to this file as it comes (JSON lines), and print the table of all that it holds",
+    )  # fmt: skip
     return made
 
 
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed |= _crash(options) != 0
         else:
             rows[name] = _part(PARTS[name], options, root / name)
-    print(table(rows))
+    print(table(rows if options.results is None else recorded(options.results)))
     failed |= any(row[kind] for row in rows.values() for kind in BAD)
     if failed:
         print(f"kept for a look: {root}", file=sys.stderr)
@@ -72,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _part(part: Part, options: argparse.Namespace, root: Path) -> Counter[str]:
-    count = options.count or (part.short if options.short else part.long)
+    count = options.count
+    if count is None:
+        count = part.short if options.short else part.long
+    if not count:
+        return Counter()
     numbers = range(options.first, options.first + count)
     base = root.parent / "base"  # of all parts
     base.mkdir(exist_ok=True)
@@ -84,12 +94,28 @@ def _part(part: Part, options: argparse.Namespace, root: Path) -> Counter[str]:
     drawn = _drawn(part, options, options.only or numbers, base)
     for trial, verdict in until_interrupted(run_all(drawn, root, options.jobs, part.seconds)):
         tally[verdict.kind] += 1
+        if options.results is not None:
+            with options.results.open("a") as file:
+                row = [part.name, options.seed, trial.number, verdict.kind, trial.name]
+                file.write(json.dumps([*row, verdict.detail]) + "\n")
         if verdict.kind in BAD or options.verbose or options.only:
             print(f"{part.name} {trial.number} {verdict.kind}: {trial.name}: {verdict.detail}")
         if verdict.kind in BAD:
             again = f"--part {part.name} --seed {options.seed} --only {trial.number}"
             print(f"    python scripts/campaign.py {again}", flush=True)
     return tally
+
+
+def recorded(path: Path) -> dict[str, Counter[str]]:
+    """The rows of the table of a file of results: the last verdict on each trial."""
+    last: dict[tuple[str, int, int], str] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, seed, number, kind, *_ = json.loads(line)
+        last[name, seed, number] = kind
+    return {
+        name: Counter(kind for (part, *_), kind in last.items() if part == name)
+        for name in dict.fromkeys(part for part, *_ in last)
+    }
 
 
 def until_interrupted(verdicts: Iterator[tuple[Trial, Verdict]]) -> Iterator[tuple[Trial, Verdict]]:
@@ -140,8 +166,14 @@ def _import_everything() -> None:
     more += ("runner.trained", "envs.gym_suite", "data.gym_source", "sweep.run")
     for module in (*(module for module, _ in VERBS.values()), *(f"worldflux.{m}" for m in more)):
         importlib.import_module(module)
-    importlib.import_module("torch.utils.tensorboard")
-    importlib.import_module("matplotlib.pyplot")
+    more = ("torch.utils.tensorboard", "matplotlib.pyplot", "worldflux.training.tensorboard")
+    for module in (*more, "worldflux.dashboard.live", "worldflux.models.official"):
+        importlib.import_module(module)
+    from worldflux.config.composition import composed
+    from worldflux.models.factory import count_parameters
+
+    for family in FAMILIES:  # Hydra's plugins, and half of torch for tensors without memory
+        count_parameters(composed([f"model={family}"]).model)
 
 
 if __name__ == "__main__":

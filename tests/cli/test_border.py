@@ -268,3 +268,19 @@ def test_a_recipe_that_an_editor_of_windows_wrote(
     assert main(["--config-dir", "mine", "+experiment=own"]) == 0
     assert jobs[0][0].training.seed == 77
     assert main(["--config-dir", "mine", "+experiment=own", "--cfg", "job"]) == 0
+
+
+def test_a_file_that_repeats_itself_without_end_is_named(
+    refused: Callable[..., str], folder: Path, recipe: Callable[..., None]
+) -> None:
+    recipe("")
+    laugh = "a0: &a0 [x, x]\n" + "".join(
+        f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]\n" for i in range(1, 4)
+    )
+    for file, words in (
+        (folder / "mine" / "experiment" / "own.yaml", ["+experiment=own"]),
+        (folder / "mine" / "laugh.yaml", ["--config-name", "laugh"]),
+    ):
+        file.write_text(laugh)
+        line = refused("--config-dir", "mine", *words)
+        assert line.startswith(f"{file}: it has more than 16 aliases")

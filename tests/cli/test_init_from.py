@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +124,22 @@ def test_a_damaged_file_is_told(run: tuple, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(ConfigurationError, match="no checkpoint yet"):
         InitialWeights.find(str(copy))
+
+
+def test_a_run_whose_manifest_names_another_model_is_told_before_memory_is_taken(
+    run: tuple, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = run
+    copy = tmp_path / "copy"
+    shutil.copytree(first, copy)
+    document = read_manifest(copy)
+    for section in (document["model_config"], document["config"]["model"]):
+        section["hidden_dim"] *= 8
+    (copy / "run_manifest.json").write_text(json.dumps(document))
+
+    def made(*args: object) -> None:
+        raise AssertionError("memory is taken")
+
+    monkeypatch.setattr("worldflux.runner.run.make_model", made)
+    line = refused(f"resume={copy}", "training.total_steps=3")
+    assert "does not fit its model: " in line and " there and " in line

@@ -26,6 +26,7 @@ from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.official.checkpoint import expected_shapes, import_checkpoint
 from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
+from worldflux.models.dreamerv3.official.spaces import recorded_arrays
 from worldflux.models.dreamerv3.official.weights import official_names
 from worldflux.models.dreamerv3.world_model import DreamerV3
 from worldflux.training.evaluate import evaluate
@@ -481,3 +482,23 @@ def test_the_imported_folder_describes_itself(recorded: Path, tmp_path: Path) ->
     assert config["model_name"] == "dmc_cartpole_balance"
     assert (config["deter_dim"], config["hidden_dim"], config["reward_num_bins"]) == (32, 16, 41)
     assert config["discount_horizon"] == 333 and config["return_norm_rate"] == 0.01
+
+
+def test_files_that_never_end_or_lead_away_are_told(logdir: Path, tmp_path: Path) -> None:
+    pickled, latest = save_of(logdir) / "agent.pkl", logdir / "ckpt" / "latest"
+    pickled.unlink()
+    os.mkfifo(pickled.with_name("agent-0000.pkl"))
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        import_checkpoint(logdir, tmp_path / "m")
+    for content in ("../../elsewhere", "/", "..", "", "x" * 5000):
+        latest.write_text(content)
+        with pytest.raises(CheckpointError, match="latest"):
+            import_checkpoint(logdir, tmp_path / "m")
+
+
+def test_recorded_steps_that_are_no_archive_are_passed_over(logdir: Path) -> None:
+    chunks = sorted((logdir / "replay").glob("*.npz"))
+    assert recorded_arrays(chunks)
+    for chunk in chunks:
+        chunk.write_bytes(b"PK\x03\x04" + bytes(60))
+    assert recorded_arrays(chunks) == {}

@@ -73,3 +73,21 @@ def test_a_compressed_file_of_weights_is_none(tmp_path: Path) -> None:
         archive.writestr("archive/data/0", bytes(10**6))
     with pytest.raises(ValueError, match="larger than the file"):
         check_stored(tmp_path / "bomb.pt")
+
+
+def test_an_archive_that_cannot_be_opened_is_damaged(tmp_path: Path) -> None:
+    """Whatever the modules of archives raise."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=np.arange(1000))
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    damages = {
+        "no zip": b"PK" + bytes(40),
+        "encrypted": whole[: entry + 8] + b"\x01" + whole[entry + 9 :],
+        "unknown compression": whole[: entry + 10] + b"\x63" + whole[entry + 11 :],
+        "bits": whole[:60] + bytes(40) + whole[100:],
+    }
+    for content in damages.values():
+        path.write_bytes(content)
+        with pytest.raises(ValueError):
+            read_arrays(path)

@@ -65,6 +65,14 @@ def test_a_single_run(
     assert report.main([str(run_dir)]) == 0
     assert re.search(r"completed, 2 of 2 updates.*\nevaluation return", capfd.readouterr().out)
     assert report.main([str(run_dir), "--by", "model"]) == 2
+    picture = run_dir / "report" / "learning_curve.png"
+    picture.unlink()
+    picture.mkdir()
+    capfd.readouterr()
+    assert report.main([str(run_dir)]) == 2
+    err = capfd.readouterr().err
+    assert f"cannot write {picture}: Is a directory" in err and err.count("\n") == 1
+    assert list(picture.parent.iterdir()) == [picture]
 
 
 REFUSED = {

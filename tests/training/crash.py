@@ -334,7 +334,7 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
     state = read_state(checkpoint)["state"]
     for key in ("elapsed", "started"):
         del state["trainer"][key]
-    for key in ("metrics_bytes", "metrics_sha256"):  # of clock times
+    for key in ("metrics_bytes", "metrics_sha256", "loggers"):  # of clock times
         del state[key]
     for key in (
         "replay",

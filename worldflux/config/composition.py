@@ -12,16 +12,19 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
-from hydra.plugins.config_source import ConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from worldflux.config import run as schema
+from worldflux.config.files import check_yaml
 from worldflux.config.groups import unknown_key
 from worldflux.config.hydra_errors import translated
 from worldflux.config.overrides import check_single, parse_overrides, search_path
@@ -38,6 +41,26 @@ ConfigSource._get_header_dict = staticmethod(  # type: ignore[assignment]
 )
 PARTS = ("run", "sweep", "job", "runtime", "overrides")  # typed ones of the `hydra` section
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's, for files that are text and do not stand for more than any memory."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            if path.exists():
+                check_yaml(path)
+        except UnicodeDecodeError as error:
+            text = f"{path} is not UTF-8 ({error.reason}): save it as UTF-8"
+            raise ConfigurationError(text) from error
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+        return super().load_config(config_path)
+
+
+# Hydra registers its own later, by the same name, and keeps the one that is there.
+SourcesRegistry.instance().register(FileConfigSource)
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ class Composition:
             words = [*self.flags, *overrides]
             try:
                 return compose(self.name, overrides=words, return_hydra_config=True)
-            except (OmegaConfBaseException, WorldFluxError):
+            except (OmegaConfBaseException, UnicodeDecodeError, WorldFluxError):
                 raise
             except (ValueError, TypeError, IndexError) as error:  # of Hydra's own, as for a.b.x=1
                 text = " ".join(str(error).split())

@@ -7,7 +7,9 @@ import math
 import os
 import re
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,21 @@ _HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# What the modules of archives and of arrays raise for bytes that are none, an encrypted entry or an
+# unknown compression, beside OSError and ValueError.
+DAMAGED_ARCHIVE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+)
 LIMIT = 2**26  # bytes of a text file: 64 MiB
 DEPTH = 64  # of lists and mappings in each other
 ALIASES = 16  # of a YAML file; each may stand for everything before it
@@ -56,20 +73,23 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
 
 
 def read_arrays(path: Path, limit: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. OSError; ValueError or BadZipFile: it is damaged, an entry has
-    another size than its array, or all need more than `limit` bytes (by default the machine's
-    memory). Memory is taken only for what is right."""
+    """The arrays of an .npz file. OSError; ValueError: it is damaged, an entry has another size than
+    its array, or all need more than `limit` bytes (by default the machine's memory). Memory is taken
+    only for what is right."""
     limit = memory() if limit is None else limit
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        needed = 0
-        for entry in archive.infolist():
-            with archive.open(entry) as content:
-                needed += _array_bytes(content, entry)
-        if needed > limit:
-            raise ValueError(f"its arrays need {needed:,} bytes, and {limit:,} are what may be")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            needed = 0
+            for entry in archive.infolist():
+                with archive.open(entry) as content:
+                    needed += _array_bytes(content, entry)
+            if needed > limit:
+                raise ValueError(f"its arrays need {needed:,} bytes, and {limit:,} are what may be")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+    except DAMAGED_ARCHIVE as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _array_bytes(content: IO[bytes], entry: zipfile.ZipInfo) -> int:

@@ -7,7 +7,6 @@ text is read, and a comment says so.
 from __future__ import annotations
 
 import errno
-import io
 import re
 from typing import Any, get_args, get_type_hints
 
@@ -58,6 +57,11 @@ DISK = (
     errno.EPERM,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTEMPTY,
+    errno.ELOOP,
+    errno.EFBIG,
+    errno.EIO,
     errno.ENAMETOOLONG,
 )
 LONGEST = 200  # letters of a path that a message shows
@@ -78,10 +82,9 @@ def translated(error: BaseException) -> WorldFluxError | None:
     if not isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         if isinstance(error, FileNotFoundError):
             return ConfigurationError(_flat(str(error)))
-        if isinstance(error, UnicodeDecodeError):
-            return _not_utf8(error)
         if isinstance(error, OSError) and error.errno in DISK:
-            where = str(error.filename or "the run folder")
+            # Of two files, the second is the one that was to be written.
+            where = str(error.filename2 or error.filename or "the run folder")
             where = where if len(where) <= LONGEST else f"{where[:LONGEST]}…"
             return ConfigurationError(f"cannot write {where}: {error.strerror}")
         return None
@@ -131,18 +134,6 @@ def _file_of(error: BaseException) -> str:
     """The option whose file does not fit the schema; Hydra says it in its text only."""
     match = re.match(r"In '([^']+)': \w+ raised while composing config", str(error))
     return match.group(1) if match else ""
-
-
-def _not_utf8(error: UnicodeDecodeError) -> ConfigurationError | None:
-    """The file of text that was being read, by the frames that the error came through; None: none."""
-    frame, name = error.__traceback__, None
-    while frame is not None:
-        files = [v for v in frame.tb_frame.f_locals.values() if isinstance(v, io.TextIOWrapper)]
-        name = files[-1].name if files else name
-        frame = frame.tb_next
-    if name is None:
-        return None
-    return ConfigurationError(f"{name} is not UTF-8 ({error.reason}): save it as UTF-8")
 
 
 def _broken_yaml(error: yaml.YAMLError) -> ConfigurationError:

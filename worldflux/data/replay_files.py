@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +188,7 @@ def _read(folder: Path, file: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         for key, array in arrays.items():
             stored = stored_arrays[key]
             array[:, : stored.shape[1]] = stored
-    except (OSError, LookupError, TypeError, ValueError, MemoryError, zipfile.BadZipFile) as error:
+    except (OSError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise BufferError(f"replay file {path} is missing or damaged: {error}") from error
 
 

@@ -115,9 +115,10 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: BaseException) -> Wor
         return ConfigurationError(text, key="env.id", hint=looked_for(module, name))
     if isinstance(error, ModuleNotFoundError) and (extra := _extra(env_id)):
         return missing(env_id, str(error.name), extra)
-    if isinstance(error, TypeError) and kwargs:
+    if isinstance(error, TypeError) and kwargs and "argument" in str(error):
         return ConfigurationError(f"={kwargs}: {_one_line(error)}", key="env.kwargs")
-    text = f"={env_id} cannot be made: {described(error)}"
+    reason = described(error) if str(error) else EnvironmentFailed.of(error)
+    text = f"={env_id} cannot be made: {reason}"
     return EnvironmentUnavailableError(text, key="env.id")
 
 

@@ -24,6 +24,7 @@ from worldflux.envs.failures import described, make_error
 from worldflux.envs.gate import Gate
 from worldflux.envs.notes import notes_of
 from worldflux.envs.own_wrappers import wrapped
+from worldflux.envs.process_state import process_state
 from worldflux.envs.spaces import ImageFormat, is_picture
 from worldflux.envs.suites import GymEnv, suite
 from worldflux.envs.tasks import OneOfTasks, TaskLayout, task_configs, task_of
@@ -128,7 +129,8 @@ def _lay_out(
 def one_line_errors(config: EnvConfig) -> Iterator[None]:
     """Whatever making an environment raises, as the errors of `make_envs`."""
     try:
-        yield
+        with process_state:
+            yield
     except (KeyboardInterrupt, WorldFluxError):
         raise
     except (EOFError, ConnectionError) as error:
@@ -152,7 +154,10 @@ def _vectorize(
         warnings.filterwarnings("ignore", module=r"gymnasium\.vector\.async_vector_env")
         before = set(multiprocessing.active_children())
         try:
-            return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+            # No daemons: they may have processes of their own.
+            return AsyncVectorEnv(
+                makers, copy=False, daemon=False, autoreset_mode=AutoresetMode.NEXT_STEP
+            )
         except BaseException:  # one of them failed: the others would stay
             for process in set(multiprocessing.active_children()) - before:
                 process.kill()

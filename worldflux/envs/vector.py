@@ -17,6 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from worldflux.config.spaces import Space, Task, flat_action_dim
 from worldflux.envs.failures import EnvironmentFailed, NoAnswer, dependency_error, time_limit
 from worldflux.envs.notes import Notes
+from worldflux.envs.process_state import process_state
 from worldflux.envs.waiting import Waiting
 from worldflux.errors import TrainingError, WorldFluxError
 
@@ -197,7 +198,8 @@ class VectorEnv:
                 log.warning("environment %s: close() takes too long; ending its process", self.name)
             _kill(self._envs)
         else:
-            self._envs.close()
+            with process_state:
+                self._envs.close()
 
     def _begin(self, mask: np.ndarray) -> None:
         for index in np.flatnonzero(mask):
@@ -221,7 +223,7 @@ class VectorEnv:
     def _guard(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Turns whatever an environment raises into one line that names it and the step."""
         try:
-            with self._waiting, self._limit():
+            with self._waiting, process_state, self._limit():
                 return call(*args, **kwargs)
         except DependencyNotInstalled as error:
             raise dependency_error(self.name, error) from error

@@ -209,7 +209,8 @@ class EncodedStep(Wrapper):
         return encoded, float(reward), bool(terminated), bool(truncated), {}
 
     def _encode(self, obs: Any, *, first: bool) -> dict[str, np.ndarray]:
-        encoded = self.encode(obs)
+        with np.errstate(all="ignore"):  # an environment may raise for them: it is checked already
+            encoded = self.encode(obs)
         return self._stack(encoded, first=first) if self._stack else encoded
 
 

@@ -12,7 +12,8 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -178,7 +179,14 @@ DEFAULT = OURS[0]
 def installed() -> dict[str, EntryPoint]:
     """Entry points of the families that other packages bring, by name; nothing is imported."""
     ours = {family.name for family in OURS}
-    return {p.name: p for p in entry_points(group=ENTRY_POINTS) if p.name not in ours}
+    points = _points(entry_points, tuple(sys.path))
+    return {point.name: point for point in points if point.name not in ours}
+
+
+@functools.lru_cache(maxsize=1)  # reads a file of every installed package, some milliseconds
+def _points(find: Callable[..., Iterable[EntryPoint]], path: tuple[str, ...]) -> list[EntryPoint]:
+    """The entry points that the packages on this path bring."""
+    return list(find(group=ENTRY_POINTS))
 
 
 def names() -> list[str]:

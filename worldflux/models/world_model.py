@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from worldflux.config.base import read_json
-from worldflux.config.files import check_stored
+from worldflux.config.files import DAMAGED_ARCHIVE, check_stored
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.spaces import STEP_KEYS, flat_action_dim
 from worldflux.config.training import TrainingConfig
@@ -364,14 +364,7 @@ def _old_weights(path: Path) -> dict[str, Tensor]:
     try:
         check_stored(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        *UNREADABLE,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-    ) as error:
+    except (OSError, ValueError, pickle.UnpicklingError, *DAMAGED_ARCHIVE) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path} holds no weights alone: {reason}") from error
     if not isinstance(weights, dict):

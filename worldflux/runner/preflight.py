@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,9 +117,14 @@ def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv])
 
 def check_size(model: WorldModelConfig) -> None:
     """ConfigurationError where this machine's memory cannot hold the model's weights."""
+    from worldflux.core.memory import memory_for
     from worldflux.models.factory import count_parameters
 
-    needed = 4 * count_parameters(model)
+    try:
+        with memory_for(f"a model of this size ({model.model_name})"):
+            needed = 4 * count_parameters(model)
+    except (NotImplementedError, RuntimeError):
+        return  # a family whose model cannot be laid out without memory; the run builds it
     if needed > memory():
         text = f"has weights of {needed / 2**30:,.0f} GiB, and this machine has a memory of"
         raise ConfigurationError(f"{text} {memory() / 2**30:,.0f} GiB", key="model")
@@ -139,7 +145,11 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
     except ConfigurationError as error:
         raise error.within("model") from None
     check_size(model)
-    if config.init_from is not None and config.resume in (None, "auto"):
+    if config.resume not in (None, "auto"):
+        from worldflux.training.initial import check_continues
+
+        check_continues(Path(config.resume), model)
+    elif config.init_from is not None:
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)

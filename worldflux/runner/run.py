@@ -97,6 +97,7 @@ def _run(
     fitted = parts.fitted
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
+        set_seed(training.seed)  # environments may have seeded the streams, each in its own way
     envs, model_config = fitted or (None, parts.model or config.model)
     if envs is not None and ranks.first:
         _describe(envs)

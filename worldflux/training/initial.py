@@ -150,6 +150,24 @@ def check_weights(file: Path, config: WorldModelConfig) -> None:
                 raise CheckpointError(f"{file}: weight {key} is not finite")
 
 
+def check_continues(run: Path, config: WorldModelConfig) -> None:
+    """CheckpointError where a run has no checkpoint of such a model, by the headers of their weights,
+    before memory is taken. Damaged ones are left to who restores them."""
+    reasons = []
+    for folder, _ in CheckpointFolder(run / CHECKPOINTS).resumable():
+        weights = InitialWeights(str(run), folder / MODEL, config.model_type)
+        try:
+            fresh = weights.fresh(config)
+            text = misfit(weights.file, weights.fitted(config), fresh)
+        except CheckpointError:
+            continue
+        if not text:
+            return
+        reasons.append(f"{weights.file} does not fit its model: {text}")
+    if reasons:
+        raise CheckpointError(reasons[0])
+
+
 def _shapes_of(config: WorldModelConfig) -> dict[str, list[int]]:
     # Shapes only: no memory, no random numbers.
     with memory_for(f"a {config.model_type} model of these sizes"), torch.device("meta"):

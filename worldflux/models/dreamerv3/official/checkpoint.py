@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import read_text
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.official.config import config_from_official, setting
 from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
@@ -52,7 +53,7 @@ def find_save(path: Path) -> Path:
     if (path / "ckpt").is_dir():
         path = path / "ckpt"
     if (path / "latest").is_file():
-        path = path / (path / "latest").read_text().strip()
+        path = path / _latest(path / "latest")
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}")
     if not any(path.glob("agent*.pkl")):
@@ -62,6 +63,17 @@ def find_save(path: Path) -> Path:
     if not (path / "done").exists():
         raise CheckpointError(f"{path} is not complete: its file 'done' is missing")
     return path
+
+
+def _latest(file: Path) -> str:
+    """The name of the newest save. CheckpointError: it leads out of its folder, or is none."""
+    try:
+        name = read_text(file, 4096).strip()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    if name in ("", ".", "..") or "/" in name:
+        raise CheckpointError(f"{file} names no save beside it: {name[:60]!r}")
+    return name
 
 
 def read_checkpoint(

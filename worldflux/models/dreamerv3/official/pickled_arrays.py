@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from worldflux.config.files import open_regular
 from worldflux.errors import CheckpointError
 
 _KINDS = "?biuf"  # booleans, integers and floats
@@ -102,11 +103,11 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
     Raises CheckpointError for a file that is damaged, holds anything else or names any code.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             whole = _Unpickler(file).load()
             content = _plain(whole, {})
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # bytes that are no pickle fail in any way
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):

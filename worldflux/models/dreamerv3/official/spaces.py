@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import read_arrays
 from worldflux.config.spaces import Space
 from worldflux.errors import CheckpointError
 from worldflux.models.dreamerv3.official.config import setting
@@ -30,9 +31,8 @@ def recorded_arrays(chunks: Iterable[Path]) -> dict[str, np.ndarray]:
     """The newest readable chunk of recorded steps: each key `[length, ...]`; may be empty."""
     for path in chunks:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError):
+            return read_arrays(path)
+        except (OSError, ValueError):
             continue
     return {}
 

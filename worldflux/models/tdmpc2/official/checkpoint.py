@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldflux.config.files import DAMAGED_ARCHIVE, check_stored
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.official import (
     Imported,
@@ -65,8 +66,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file at {path}")
     try:
+        check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError, *DAMAGED_ARCHIVE) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} cannot be read: {reason}") from error
     weights = content.get("model") if isinstance(content, Mapping) else None
