@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -37,9 +38,8 @@ class MlflowRun(Tracker):
         try:
             client_of(uri).search_experiments(max_results=1)
         except cls.errors as error:
-            text = (
-                f"is on and {uri} does not answer as MLflow: {' '.join(str(error).split())[:200]}"
-            )
+            # Neither the address nor MLflow's text: a password may stand in them.
+            text = f"is on and MLflow at {urlsplit(uri).hostname} does not answer"
             raise ConfigurationError(text, key="logger.mlflow") from error
 
     def begin(self) -> int | None:
