@@ -220,7 +220,7 @@ def test_a_server_that_does_not_answer_is_named_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     settings = {"mlflow_uri": "http://me:secret@127.0.0.1:9"}
-    with pytest.raises(ConfigurationError, match="MLflow at 127.0.0.1 does not answer$"):
+    with pytest.raises(ConfigurationError, match=r"MLflow at 127\.0\.0\.1 does not answer$"):
         check_loggers(["mlflow"], settings)
     check_loggers(["mlflow"], CONFIG["logger"])
 
