@@ -380,7 +380,7 @@ def official(folder: Path, rng: random.Random, outside: Path) -> Ended:
     (save.parent / "latest").write_text(latest)
     text = rng.choice(
         [
-            "agent: {}\n",
+            *["agent: {}\n"] * 6,
             "agent: ${oc.env:CAMPAIGN_SECRET}\n",
             "a: !!python/object/apply:os.getcwd []\n",
         ]

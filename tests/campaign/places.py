@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.campaign.damages import VERBS, prepare, run_verb
-from tests.campaign.runs import FAMILIES, small
+from tests.campaign.damages import VERBS, run_verb
+from tests.campaign.runs import FAMILIES, make_runs, small
 from tests.campaign.trials import (
     REFUSED,
     RIGHT,
@@ -137,6 +137,10 @@ def read_only(run: Path, rng: random.Random, base: Path) -> Verdict:
 
 
 PLACES: tuple[Place, ...] = (full_disk, full_disk, at_once, kinds, kinds, named, read_only)
+
+
+def prepare(base: Path) -> None:
+    make_runs(base, continued=True)
 
 
 def make(rng: random.Random, number: int, base: Path) -> Trial:
