@@ -27,7 +27,7 @@ def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert worldflux(["explain", "training.learning_rate"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(LEARNING_RATE)
-    assert "training: dreamerv3 0.001, dreamerv3_official 4e-05, tdmpc2 0.0003" in out
+    assert "training: dreamerv3 0.001, dreamerv3_official 4e-05, tdmpc2 0.001" in out
     assert "official   DreamerV3: agent.opt.lr; TD-MPC2: lr" in out
     assert "training.learning_rate [worldflux.toml]" in out
     assert run(["--help", "training.learning_rate"]) == 0
@@ -45,7 +45,7 @@ def test_each_family_has_its_own_default_and_presets(capsys: pytest.CaptureFixtu
     assert dreamer.startswith("DreamerV3]") and "size12m 256, size1m 64" in dreamer
     assert tdmpc2.startswith("TD-MPC2]") and "official   TD-MPC2: mlp_dim" in tdmpc2
     assert "set by     env: atari100k 4, dmc model=dreamerv3 1, dmc model=tdmpc2 2" in out
-    assert "is         a whole number, >= 1; environment frames" in out
+    assert "is         a whole number, >= 1, <= 10000; environment frames" in out
 
 
 @pytest.mark.parametrize(

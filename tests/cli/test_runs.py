@@ -137,6 +137,9 @@ class RiverConfig(WorldModelConfig):
 class River(torch.nn.Linear):
     config_class = RiverConfig
 
+    def __init__(self, config: RiverConfig) -> None:
+        super().__init__(config.hidden_dim, 1)
+
 
 def test_a_family_of_another_package_runs(
     jobs: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch

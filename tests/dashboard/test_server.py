@@ -155,10 +155,10 @@ def test_no_port_and_no_address_are_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = MetricsDashboardServer(MetricBuffer(), start_port=port, max_port_tries=1)
-        with pytest.raises(ConfigurationError, match=f"dashboard.port={port}"):
+        with pytest.raises(ConfigurationError, match=f"visualization.port={port}: none"):
             server.start()
     server = MetricsDashboardServer(MetricBuffer(), host="192.0.2.1", start_port=0)
-    with pytest.raises(ConfigurationError, match=r"dashboard.host=192.0.2.1"):
+    with pytest.raises(ConfigurationError, match=r"visualization.host=192.0.2.1"):
         server.start()
 
 

@@ -145,8 +145,8 @@ class Screen(Counter):
 
     observation_space = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
 
-    def reset(self, **options):
-        super().reset(**options)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed, options=options)
         return self._picture(), {}
 
     def step(self, action):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -19,6 +20,7 @@ from worldflux import __version__
 from worldflux.cli import arguments
 from worldflux.cli.guarded import guarded_hydra
 from worldflux.cli.help import help_text
+from worldflux.cli.leaving import leaving
 from worldflux.config import composition
 from worldflux.config import run as schema
 from worldflux.config.composition import Composition, Expansion
@@ -44,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C. A bug keeps its traceback and gives 1. HYDRA_FULL_ERROR=1 gives every traceback in full.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded_hydra(PROGRAM, lambda: start(words))
+    command = partial(guarded_hydra, PROGRAM, lambda: start(words))
+    return leaving(command) if argv is None else command()
 
 
 def start(words: Sequence[str], parts: Parts | None = None) -> int:

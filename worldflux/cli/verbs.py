@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from worldflux import __version__
+from worldflux.cli.leaving import leaving
 from worldflux.config.fields import near_miss
 from worldflux.training.output import lasting_output
 
@@ -57,5 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"unknown verb {words[0]!r}; there are {', '.join(VERBS)}."
         print(f"worldflux: error: {line}{near_miss(words[0], VERBS)}", file=sys.stderr)
         return 2
-    with lasting_output():
-        return importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+
+    def run() -> int:
+        with lasting_output():
+            code: int = importlib.import_module(VERBS[words[0]][0]).main(words[1:])
+            return code
+
+    return leaving(run) if argv is None else run()

@@ -106,7 +106,7 @@ class Composition:
             words = [*self.flags, *overrides]
             try:
                 return compose(self.name, overrides=words, return_hydra_config=True)
-            except (OmegaConfBaseException, WorldFluxError):
+            except (OmegaConfBaseException, UnicodeDecodeError, WorldFluxError):
                 raise
             except (ValueError, TypeError, IndexError) as error:  # of Hydra's own, as for a.b.x=1
                 text = " ".join(str(error).split())

@@ -156,7 +156,7 @@ class MetricsDashboardServer:
             if listener is not None:
                 listener.listen(64)
                 return listener
-        text = f"none of the ports {self.start_port} to {end - 1} is free"
+        text = f"={self.start_port}: none of the ports {self.start_port} to {end - 1} is free"
         raise ConfigurationError(text, key="visualization.port")
 
     def _pump(self) -> None:

@@ -55,7 +55,11 @@ class MetricLogger:
                 self._digest = hashlib.file_digest(written, "sha256")
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 self._write("\n")  # damaged: it costs this line and not the next one
-        self._loggers = make_loggers(loggers, destination, positions)
+        try:
+            self._loggers = make_loggers(loggers, destination, positions)
+        except BaseException:
+            self._file.close()
+            raise
         self.listeners: list[Listener] = list(self._loggers.values())
 
     def scalars(

@@ -172,10 +172,12 @@ class RunWriter:
         """Writes the last manifest and closes. error: what ends the run; it matters more than a
         second one from here, and a disk that refuses is reported once."""
         try:
-            self.write_manifest(content)
-            if self._logger is not None:
-                self._logger.close()
-                self._logger = None
+            try:
+                self.write_manifest(content)
+            finally:
+                logger, self._logger = self._logger, None
+                if logger is not None:
+                    logger.close()
         except CheckpointError as second:
             if error is None:
                 raise
