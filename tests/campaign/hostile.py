@@ -369,8 +369,69 @@ def pointers(folder: Path, rng: random.Random, outside: Path) -> Ended:
     return run(verb_of(rng), folder)
 
 
+def official(folder: Path, rng: random.Random, outside: Path) -> Ended:
+    """Official checkpoints of somebody else: code in the pickle, names that lead out, odd archives."""
+    save = Path("log/ckpt/1")
+    save.mkdir(parents=True)
+    (save / "done").touch()
+    latest = rng.choice(
+        ["1", "1", str(outside / "folder"), "../../../outside/folder", "..", "a\nb", "x" * 300]
+    )
+    (save.parent / "latest").write_text(latest)
+    text = rng.choice(
+        [
+            *["agent: {}\n"] * 6,
+            "agent: ${oc.env:CAMPAIGN_SECRET}\n",
+            "a: !!python/object/apply:os.getcwd []\n",
+        ]
+    )
+    Path("log/config.yaml").write_text(text)
+    evil = [
+        Payload(),
+        {"params": {"a": Payload()}},
+        {"params": {"a": np.array([Payload()], object)}},
+        {"params": 3},
+    ]
+    file = save / rng.choice(["agent.pkl", "agent-0000.pkl"])
+    file.write_bytes(pickle.dumps(rng.choice(evil), protocol=rng.choice([0, 2, 4])))
+    if rng.random() < 0.2:
+        file.unlink()
+        rng.choice([os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])(file)
+    Path("log/replay").mkdir()
+    Path("log/replay/a.npz").write_bytes(
+        rng.choice([b"PK\x03\x04" + bytes(60), pickle.dumps(Payload())])
+    )
+    Path("model.pt").write_bytes(pickle.dumps(rng.choice(evil)))
+    family, source = rng.choice(
+        [("dreamerv3", "log"), ("dreamerv3", str(save)), ("tdmpc2", "model.pt")]
+    )
+    out = Path("m")
+    if rng.random() < 0.3:
+        out.symlink_to(outside / rng.choice(["folder", "new"]))
+    return command("worldflux", "import", family, source, "--out", str(out))
+
+
+def project(folder: Path, rng: random.Random, outside: Path) -> Ended:
+    """A project whose files and folders are links to those of the victim."""
+    from tests.campaign.projects import FILE, document
+
+    doc = document()
+    Path(FILE).write_text(doc.as_string())
+    Path("outputs").symlink_to(folder if rng.random() < 0.5 else outside / "folder")
+    target = outside / rng.choice(["precious.txt", "new.txt"])
+    for name in ("e.yaml", "back.toml", "dataset.py", "proof.json"):
+        Path(name).symlink_to(target)
+    words = rng.choice([
+        ["train", "--show"], ["verify", "--target", "outputs", "--mode", "quick"], ["convert", FILE, "-o", "e.yaml"],
+        ["convert", str(folder), "--to", "toml", "-o", "back.toml"], ["imagine"], ["eval", "outputs", "--episodes", "1"],
+        ["report", "outputs"], ["init", "."], ["export", "dreamerv3", str(folder), "--out", "proof.json"],
+    ])  # fmt: skip
+    return command("worldflux", *words)
+
+
 TRAPS: tuple[Trap, ...] = (
     recorded_module, targets, yaml_tags, pickles, pickles, git, beside, secrets, links, links, links, pointers,
+    official, official, project,
 )  # fmt: skip
 SNAPSHOT: dict[str, str] = {}
 
@@ -390,7 +451,9 @@ def make(rng: random.Random, number: int, base: Path) -> Trial:
     def act(here: Path) -> Verdict:
         outside = here.parent / "outside"
         (outside / "folder" / "step_000000012").mkdir(parents=True)
-        for name in ("precious.txt", "folder/precious.txt", "folder/steps-00000-000001.npz"):
+        events = [f"folder/events.out.tfevents.1{end}" for end in (".scalars", ".pictures")]
+        steps = "folder/steps-00000-000001.npz"
+        for name in ("precious.txt", "folder/precious.txt", steps, *events):
             (outside / name).write_text("precious")
         protect(outside)
         os.environ["CAMPAIGN_SECRET"] = SECRET
@@ -421,4 +484,4 @@ def harm(ended: Ended, here: Path, outside: Path) -> Verdict | None:
     return None
 
 
-PART = Part("hostile", make, make_runs, short=12, long=300)
+PART = Part("hostile", make, make_runs, short=15, long=300)

@@ -26,7 +26,7 @@ from tests.campaign.trials import (
 )
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "campaign.py"
-PARTS = ("damages", "hostile", "bombs", "environments", "words", "projects")
+PARTS = ("damages", "hostile", "bombs", "environments", "words", "projects", "places")
 
 
 @pytest.mark.slow

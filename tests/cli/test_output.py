@@ -15,6 +15,7 @@ import pytest
 
 from worldflux.cli.main import main
 from worldflux.cli.verbs import main as verbs
+from worldflux.runner.caller import callers_logging
 
 LINE = "evaluation return 9 · 3 updates"
 
@@ -82,6 +83,16 @@ def test_the_callers_logging_is_left_as_it_was(told: None, folder: Path) -> None
         file.close()
     assert "goes on" in (folder / "outer.log").read_text()
     assert not logging.getLogger("worldflux.run").disabled
+
+
+def test_a_log_that_cannot_be_closed_is_no_traceback(folder: Path) -> None:
+    class Full(logging.StreamHandler):  # type: ignore[type-arg]
+        def close(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with callers_logging("test"):
+        logging.getLogger().addHandler(Full())
+    assert not [one for one in logging.getLogger().handlers if isinstance(one, Full)]
 
 
 @pytest.mark.parametrize("full", ["1", "0"])

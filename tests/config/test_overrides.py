@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from worldflux.config.composition import composed
 from worldflux.config.overrides import command, key_of, override, search_path, spelled, value_of
+from worldflux.config.run import register
 from worldflux.errors import ConfigurationError
+from worldflux.runner.resume import Request
 
 SPECIAL = ["", " ", "null", "NULL", "true", "1", "1e3", "nan", "a b", "it's", 'say "x"', "a=b"]
 SPECIAL += [
@@ -104,3 +106,17 @@ def test_keys_and_folders() -> None:
     assert search_path([]) == ()
     (word,) = search_path([Path("/tmp/it's, a=b")])
     assert parse(word) == ["file:///tmp/it's, a=b"]
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+@pytest.mark.parametrize("word", ["env.kwargs.a=1", "env.kwargs={a:1}", "env.kwargs.a={b:[1,c]}"])
+def test_a_key_of_a_free_mapping_is_set_in_every_spelling(plus: str, word: str) -> None:
+    name, value = ("a", {"b": [1, "c"]}) if "[" in word else ("a", 1)
+    base = ["env=gym", "env.id=Any-v0"]
+    register()
+    request = Request.of([*base, plus + word])
+    assert request.source.check(request.overrides).env.kwargs == {name: value}
+    assert composed([*base, plus + word]).env.kwargs == {name: value}
+    jobs = Request.of([*base, f"{plus}env.kwargs.a=1,2"])
+    configs = jobs.source.expand(jobs.overrides).check()
+    assert [job.env.kwargs for job in configs] == [{"a": 1}, {"a": 2}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import signal
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import uvicorn
 
 from tests.dashboard.conftest import Client
 from worldflux.dashboard import GameplayBuffer, MetricBuffer, MetricsDashboardServer
+from worldflux.dashboard import serve as serve_module
 from worldflux.dashboard import server as server_module
 from worldflux.errors import ConfigurationError, MissingDependencyError
 
@@ -168,11 +172,56 @@ def test_a_missing_library_names_the_line_that_installs_it(monkeypatch):
         MetricsDashboardServer(MetricBuffer()).start()
 
 
+def policy_of(client: Client) -> str:
+    with urlopen(f"http://127.0.0.1:{client.port}/") as answer:
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        return str(answer.headers["Content-Security-Policy"])
+
+
+def test_the_page_runs_its_own_files_only(serve):
+    _, client = serve()
+    assert "script-src 'self';" in policy_of(client) and "unsafe" not in policy_of(client)
+    assert b"<style" not in client.ask("/")[1] and b"<script>" not in client.ask("/")[1]
+
+
+def test_a_client_that_never_finishes_is_cut_off(monkeypatch):
+    """One that sends half a request, and one that does not read its answer."""
+    monkeypatch.setattr(serve_module, "SLOWEST", 0.3)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(40):
+            await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+
+    async def cut(request: bytes) -> bool:
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", http=serve_module.Hasty)
+        server = uvicorn.Server(config)
+        listener = socket.create_server(("127.0.0.1", 0))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(request)
+        while not server.server_state.connections:
+            await asyncio.sleep(0.01)
+        for _ in range(1000):
+            if not server.server_state.connections:
+                break
+            await asyncio.sleep(0.02)
+        gone = not server.server_state.connections
+        writer.close()
+        server.should_exit = True
+        await task
+        return gone
+
+    assert asyncio.run(cut(b"GET / HTTP/1.1\r\nX-Slow: "))
+    assert asyncio.run(cut(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+
+
 def test_a_root_of_ones_own(serve, tmp_path: Path):
     (tmp_path / "index.html").write_text("<h1>mine</h1>")
     _, client = serve(dashboard_root=tmp_path)
     assert client.ask("/")[1] == b"<h1>mine</h1>"
     assert client.ask("/assets/dashboard.js")[0] == 200
+    assert "script-src 'self' 'unsafe-inline'" in policy_of(client), "it has no other place"
     with pytest.raises(ConfigurationError, match=r"index\.html"):
         MetricsDashboardServer(MetricBuffer(), dashboard_root=tmp_path / "none").start()
 

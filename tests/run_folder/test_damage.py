@@ -18,16 +18,30 @@ from worldflux.data.replay_files import check_index, index_checksum
 from worldflux.errors import BufferError, CheckpointError, ConfigurationError
 from worldflux.run_folder.checkpoints import CheckpointFolder
 from worldflux.run_folder.disk import read_sealed, seal
-from worldflux.run_folder.manifest import SCHEMA, read_manifest
+from worldflux.run_folder.manifest import (
+    SCHEMA,
+    is_as_written,
+    manifest_or_copy,
+    read_manifest,
+    warn_once,
+    write_manifest,
+)
 from worldflux.run_folder.metrics import has_damage, read_metrics
+from worldflux.run_folder.trust import is_signed
 from worldflux.training.trainer import Trainer
 
 LINE = '{"step": 1, "env_steps": 2, "metrics": {"a": 1.0}}\n'
 
 
-def train(folder: Path, steps: int, resume: bool = False) -> Trainer:
+FACTS = {
+    "config": {"env": {"id": "X-v0", "time_limit": 25}, "data": {"rate": 0.1}},
+    "model_config": {"model_type": "dreamer"},
+}
+
+
+def train(folder: Path, steps: int, resume: bool = False, facts: Any = None) -> Trainer:
     config = TrainingConfig(total_steps=steps, save_interval=2, log_interval=1, device="cpu")
-    trainer = Trainer(TinyAgent(), config, run_dir=folder, loggers=())
+    trainer = Trainer(TinyAgent(), config, run_dir=folder, loggers=(), facts=facts)
     trainer.train(TinySource(), resume_from=folder if resume else None)
     return trainer
 
@@ -239,3 +253,34 @@ def test_a_bool_is_no_number(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="must be true or false"):
             composed([word])
     assert composed(["env.flatten=TRUE"]).env.flatten is True
+
+
+def test_a_manifest_that_was_changed_by_hand_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, 2, facts=FACTS)
+    assert is_as_written(read_manifest(tmp_path)) and not caplog.records
+    path = tmp_path / "run_manifest.json"
+    path.write_text(path.read_text().replace('"time_limit": 25', '"time_limit": 5'))
+    warn_once.cache_clear()
+    changed = read_manifest(tmp_path)
+    assert "was changed after the run wrote it: env.time_limit is 5, was 25" in caplog.text
+    write_manifest(tmp_path, changed)  # as a sweep does that notes how a job ended
+    assert not is_as_written(read_manifest(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"{}", b"\xff"])
+def test_a_checkpoint_stands_in_for_the_manifest(tmp_path: Path, damage: bytes | None) -> None:
+    train(tmp_path, 2, facts=FACTS)
+    path = tmp_path / "run_manifest.json"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    manifest = manifest_or_copy(tmp_path)
+    assert {key: manifest[key] for key in FACTS} == FACTS
+    assert is_signed(manifest), "it is still this user's run"
+    reseal(tmp_path / "checkpoints/step_000000002/state.json", "state.recorded.config.env.id", "Y")
+    assert not is_signed(manifest_or_copy(tmp_path))
+    reseal(
+        tmp_path / "checkpoints/step_000000002/state.json", "state.recorded.config.env.id", "${a}"
+    )
+    with pytest.raises(CheckpointError, match=r"run_manifest\.json"):
+        manifest_or_copy(tmp_path)

@@ -56,6 +56,10 @@ def test_links_inside_and_entries_of_others_stay(tmp_path: Path) -> None:
     (tmp_path / "run/replay/old").symlink_to("new")
     (tmp_path / "run/notes").symlink_to(tmp_path)
     check_links(tmp_path / "run")
+    (tmp_path / "run/videos").symlink_to("videos")
+    with pytest.raises(CheckpointError, match="videos is a link that leads to itself"):
+        check_links(tmp_path / "run")
+    (tmp_path / "run/videos").unlink()
     os.mkfifo(tmp_path / "run/run.lock")
     with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         claimed_by(tmp_path / "run")

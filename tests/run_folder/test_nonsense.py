@@ -11,6 +11,11 @@ from tests.cli.conftest import folder, refused  # noqa: F401
 from worldflux.config.spaces import Space
 from worldflux.data.random_source import RandomSource
 from worldflux.data.sources import Sequences
+from worldflux.models.dreamerv3.config import LOSS_SCALES
+from worldflux.models.tdmpc2.config import LOSS_COEFS
+
+ZERO = f"model.loss_scales={{{','.join(f'{name}:0' for name in LOSS_SCALES)}}}"
+ZEROS = [f"model.{name}=0" for name in LOSS_COEFS]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,8 @@ from worldflux.data.sources import Sequences
         (["init_from="], "init_from must name a folder"),
         (["env.kwargs=[1]"], "env.kwargs: Cannot merge"),
         (["model.cnn_mults.x=[1]"], "these overrides do not fit"),
+        ([ZERO], "model.loss_scales are all 0"),
+        (["model=tdmpc2", *ZEROS], "all other coefficients of losses are 0"),
         (["hydra.verbose=5"], "hydra.verbose must be true, false or names of loggers"),
         (["+hydra.foo=1"], "unknown key 'hydra.foo'"),
         (["hydra.runtime.cwd=/tmp"], "is what Hydra notes about a run"),

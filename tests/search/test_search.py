@@ -193,9 +193,9 @@ def test_choices_reach_the_run_as_they_were_written(folder: Path) -> None:
         config = composed(
             [w for w in json.loads((run / "words.json").read_text()) if w[:3] != "res"]
         )
-        assert config.env.kwargs["word"] == row["+env.kwargs.word"]
+        assert config.env.kwargs["word"] == row["env.kwargs.word"]
         assert config.training.learning_rate == float(row["training.learning_rate"])
-    assert len({row["+env.kwargs.word"] for row in trials}) > 2
+    assert len({row["env.kwargs.word"] for row in trials}) > 2
 
 
 def test_a_space_of_a_file_is_checked(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -336,10 +336,9 @@ def _timeless(checkpoint: Path) -> dict[str, Any]:
         del state["trainer"][key]
     for key in ("metrics_bytes", "metrics_sha256", "loggers"):  # of clock times
         del state[key]
-    for key in (
-        "replay",
-        "replay_index",
-    ):  # the name of a save, and the checksum of its list of files
+    state.pop("recorded", None)  # with the length that a run is continued to
+    # The name of a save, and the checksum of its list of files.
+    for key in ("replay", "replay_index"):
         del state["source"][key]
     return state
 

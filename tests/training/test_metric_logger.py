@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from worldflux.config.loggers import LoggerConfig
 from worldflux.run_folder.metrics import read_metrics
@@ -145,6 +146,28 @@ def test_tensorboard_that_a_resume_switches_on_has_the_whole_run(tmp_path):
     assert points(tmp_path, "a") == [(10, 1.0), (20, 2.0)]
     shown = min(events(tmp_path).Scalars("a"), key=lambda event: event.step)
     assert shown.wall_time == read_metrics(tmp_path)[0]["timestamp"]
+
+
+def test_tensorboard_has_the_hyperparameters_of_the_command_line(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    words = ["training.learning_rate=1e-4", "model=tdmpc2", "model.episodic=true", "run.name=x"]
+    (tmp_path / ".hydra/overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    logger = MetricLogger(Destination(tmp_path))
+    logger.scalars({"eval/return": 1.0}, step=1, env_steps=10)
+    position = logger.position()
+    logger.close()
+    resumed(tmp_path, position, 10).close()
+    content = events(tmp_path).PluginTagToContent("hparams")
+    session = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    values = session.session_start_info.hparams
+    assert set(values) == {"training.learning_rate", "model", "model.episodic"}
+    assert values["training.learning_rate"].number_value == 1e-4
+    assert (
+        values["model"].string_value == "tdmpc2" and values["model.episodic"].string_value == "true"
+    )
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    assert experiment.metric_infos[0].name.tag == "eval/return"
+    assert points(tmp_path, "eval/return") == [(10, 1.0)]
 
 
 def test_csv_has_a_row_for_each_number_that_metrics_jsonl_has(tmp_path):

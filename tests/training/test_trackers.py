@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +61,6 @@ def killed_and_resumed(folder: Path, name: str) -> None:
     logger.close()
 
 
-def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: a LevelDB log of protobuf messages behind a header of 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, whole = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        whole += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # full, or last
-            record = Record()
-            record.ParseFromString(whole)
-            whole = b""
-            yield record
-
-
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="pip install 'worldflux[wandb]'")
@@ -90,22 +69,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def of_wandb(folder: Path) -> list[tuple[str, Any, list[dict[str, Any]]]]:
-    """Id, run record and history rows of every offline part of a run, in their order."""
+def of_wandb(folder: Path) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Id and history of every offline part of a run, in their order."""
     import wandb
 
+    from worldflux.training.wandb_run import history
+
     wandb.teardown()  # its process writes to the end
-    parts = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
-        run, rows = None, []
-        for record in records(path):
-            if record.HasField("run") and run is None:
-                run = record.run
-            if record.HasField("history"):
-                items = record.history.item
-                rows.append({i.key or "/".join(i.nested_key): i.value_json for i in items})
-        parts.append((run.run_id, run, rows))
-    return parts
+    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.parent.name)
+    return [(path.stem.removeprefix("run-"), list(history(path))) for path in paths]
 
 
 @pytest.mark.usefixtures("offline")
@@ -114,17 +86,46 @@ def test_wandb_goes_on_with_its_run_and_repeats_nothing(tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, "wandb")
     after = random.getstate(), np.random.get_state()[1].tolist(), signal.getsignal(signal.SIGTERM)
     assert after == states
-    first, second = of_wandb(tmp_path)
-    assert first[0] == second[0]
-    run = first[1]
-    assert (run.project, run.display_name, run.run_group) == ("p", "first try", "sweep7")
-    assert (list(run.tags), run.notes) == (["a", "b"], "why")
-    rows = [row for _, _, part in (first, second) for row in part]
-    assert [json.loads(row["a"]) for row in rows] == [1, 2, 4, 5]
-    assert [json.loads(row["env_steps"]) for row in rows] == [10, 20, 40, 50]
-    assert [json.loads(row["_step"]) for row in rows] == [0, 1, 2, 3]
-    assert json.loads(rows[1]["report/video/path"]).endswith(".gif")
-    assert json.loads(rows[1]["report/still/path"]).endswith(".png")
+    (first_id, first), (second_id, second) = of_wandb(tmp_path)
+    assert first_id == second_id
+    rows = [*first, *second]
+    assert [row["a"] for row in rows] == [1, 2, 4, 5]
+    assert [row["env_steps"] for row in rows] == [10, 20, 40, 50]
+    assert [row["_step"] for row in rows] == [0, 1, 2, 3]
+    assert rows[1]["report/video/path"].endswith(".gif")
+    assert rows[1]["report/still/path"].endswith(".png")
+
+
+@pytest.mark.usefixtures("offline")
+def test_wandb_has_the_configuration_and_the_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    begun: list[Any] = []
+    init = wandb.init
+    monkeypatch.setattr("wandb.init", lambda **how: begun.append(init(**how)) or begun[-1])
+    fresh(tmp_path, "wandb").close()
+    (run,) = begun
+    assert (run.project, run.name, run.group) == ("p", "first try", "sweep7")
+    assert (run.tags, run.notes) == (("a", "b"), "why")
+    assert run.config["training"] == {"seed": 3}
+
+
+@pytest.mark.usefixtures("offline")
+def test_wandb_gets_again_what_its_own_process_lost(tmp_path: Path) -> None:
+    logger = fresh(tmp_path, "wandb")
+    log(logger, 1, 2)
+    position = logger.position()
+    logger.saved()
+    logger.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    while len(of_wandb(tmp_path)[0][1]) == 2:
+        with open(path, "r+b") as file:
+            file.truncate(path.stat().st_size - 50)
+    resumed(tmp_path, "wandb", position, 20).close()
+    rows = [[(row["_step"], row["a"]) for row in part] for _, part in of_wandb(tmp_path)]
+    assert rows == [[(0, 1)], [(1, 2)]]
 
 
 @pytest.mark.usefixtures("offline")
@@ -136,9 +137,9 @@ def test_a_run_of_somebody_else_is_a_new_one_at_wandb(tmp_path: Path) -> None:
     logger.close()
     logger = resumed(tmp_path, "wandb", position, 10, trusted=False)
     logger.close()
-    (first, _, _), (second, _, rows) = of_wandb(tmp_path)
+    (first, _), (second, rows) = of_wandb(tmp_path)
     assert first != second
-    assert [json.loads(row["a"]) for row in rows] == [1], "with the whole run so far"
+    assert [row["a"] for row in rows] == [1], "with the whole run so far"
 
 
 @pytest.mark.usefixtures("offline")
@@ -211,6 +212,17 @@ def test_mlflow_gets_what_a_kill_kept_from_it(
     logger = resumed(tmp_path / "run", "mlflow", first, 10, trusted=False)
     logger.close()
     assert [history(store, run) for run in of_mlflow(store)][1] == [(10, 1)]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_server_that_does_not_answer_is_named_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings = {"mlflow_uri": "http://me:secret@127.0.0.1:9"}
+    with pytest.raises(ConfigurationError, match=r"MLflow at 127\.0\.0\.1 does not answer$"):
+        check_loggers(["mlflow"], settings)
+    check_loggers(["mlflow"], CONFIG["logger"])
 
 
 def test_a_tracker_that_cannot_be_reached_ends_no_training(

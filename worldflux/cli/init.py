@@ -173,8 +173,11 @@ class Prompt:
             return ""
         try:
             return input(prompt).strip()
-        except EOFError:  # Ctrl-D, or no more lines: cancelled
-            raise KeyboardInterrupt from None
+        except EOFError:
+            if sys.stdin.isatty():  # Ctrl-D: cancelled
+                raise KeyboardInterrupt from None
+            text = f"no answer to {prompt.partition(' [')[0]!r}: the input ended"
+            raise ConfigurationError(text, hint="--yes takes every default") from None
 
 
 def plain(text: str) -> str:

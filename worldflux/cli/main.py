@@ -35,6 +35,7 @@ from worldflux.runner.resume import Request, requested
 from worldflux.sweep import words as sweep_words
 
 PROGRAM, CONFIG_NAME = "worldflux-run", "config"
+MANY = 100  # jobs whose check takes so long that a line says so
 # What makes one run a sweep of one job: Hydra has launchers in sweeps only.
 SWEEPING = ("hydra/launcher=", "hydra.mode=MULTIRUN")
 
@@ -117,6 +118,9 @@ def _sweep(
         return _hydra([*flags, *overrides], source.name)
     from worldflux.sweep import run as sweep
 
+    if len(expansion.jobs) > MANY:
+        text = f"checking {len(expansion.jobs):,} jobs before the first one starts"
+        print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
     plan = sweep.plan(overrides, expansion, words, flags)
     _preflight(expansion, sweep.unfinished(plan, expansion))
     return sweep.run(plan, expansion.source)

@@ -27,7 +27,12 @@ from worldflux.config import run as schema
 from worldflux.config.files import check_yaml
 from worldflux.config.groups import unknown_key
 from worldflux.config.hydra_errors import translated
-from worldflux.config.overrides import check_single, parse_overrides, search_path
+from worldflux.config.overrides import (
+    check_single,
+    parse_overrides,
+    search_path,
+    with_free_keys,
+)
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig, run_config
 from worldflux.errors import ConfigurationError, WorldFluxError
@@ -40,6 +45,7 @@ ConfigSource._get_header_dict = staticmethod(  # type: ignore[assignment]
     lambda text: _header(text.removeprefix("\ufeff"))
 )
 PARTS = ("run", "sweep", "job", "runtime", "overrides")  # typed ones of the `hydra` section
+MOST_JOBS = 10_000
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -101,9 +107,9 @@ class Composition:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's configuration, with its `hydra` section, unchecked."""
-        check_single(overrides)
+        parsed = check_single(overrides)
         with self.initialized():
-            words = [*self.flags, *overrides]
+            words = [*self.flags, *with_free_keys(parsed)]
             try:
                 return compose(self.name, overrides=words, return_hydra_config=True)
             except (OmegaConfBaseException, UnicodeDecodeError, WorldFluxError):
@@ -130,6 +136,7 @@ class Composition:
             base = self.compose(first)
         except Exception:
             if len(first) == len(overrides):
+                _check_count(overrides)
                 swept = [override.is_sweep_override() for override in overrides]
                 _check_jobs(self, list(_jobs_of(overrides)), swept)  # names the job
             raise
@@ -150,6 +157,8 @@ class Composition:
             if item.is_sweep_override() and not item.is_discrete_sweep():
                 text = "has no list of values; `worldflux search` draws from a range"
                 raise ConfigurationError(f"{item.input_line} {text}")
+        if basic:
+            _check_count(overrides)
         return Expansion(self, base, overrides, list(_jobs_of(overrides)) if basic else None)
 
 
@@ -168,6 +177,10 @@ def named_folder(cfg: DictConfig, key: str) -> str:
     if str(value).startswith("~"):
         text = f"begins with ~, which only a shell reads as the home folder: {value}"
         raise ConfigurationError(text, key=key)
+    path = os.path.abspath(str(value))
+    if path != path.encode(errors="replace").decode():
+        # A manifest, event files and YAML are UTF-8.
+        raise ConfigurationError(f"must be a path in UTF-8, got {path!r}", key=key)
     return str(value)
 
 
@@ -242,6 +255,16 @@ def _check_not_empty(overrides: Sequence[Override]) -> None:
             raise ConfigurationError(f"{item.input_line}: {error}") from None
         if empty:
             raise ConfigurationError(f"{item.input_line} has no values to sweep over")
+
+
+def _check_count(overrides: Sequence[Override]) -> None:
+    """ConfigurationError for more jobs than anybody means; a range() may have no end in sight."""
+    count = 1
+    for item in overrides:
+        if item.is_discrete_sweep():
+            count *= sum(1 for _ in itertools.islice(_values(item), MOST_JOBS + 1))
+    if count > MOST_JOBS:
+        raise ConfigurationError(f"a sweep has at most {MOST_JOBS:,} jobs, and this one has more")
 
 
 def _values(override: Override) -> Iterator[str]:

@@ -59,7 +59,7 @@ class EnvConfig(CheckedConfig):
     )
     kwargs: dict[str, Any] = option(
         factory=dict,
-        help="Keywords of gymnasium.make, or for dmc of DeepMindControl (worldflux/envs/dmc.py); add one with +env.kwargs.NAME=VALUE.",
+        help="Keywords of gymnasium.make, or for dmc of DeepMindControl (worldflux/envs/dmc.py); add one with env.kwargs.NAME=VALUE.",
     )
     wrappers: dict[str, Any] = option(
         factory=dict,

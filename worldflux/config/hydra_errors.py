@@ -34,13 +34,11 @@ from worldflux.config.groups import (
     CHOICES,
     EXPERIMENT,
     TOP,
-    free_mappings,
     keys_of,
     schemas,
     unknown_key,
 )
 from worldflux.config.model import WorldModelConfig
-from worldflux.config.options import rules
 from worldflux.config.presets import conf_dir, unknown_size
 from worldflux.config.run import declared_by
 from worldflux.config.slurm import GROUP as LAUNCHER
@@ -206,10 +204,6 @@ def _unknown_key(error: OmegaConfBaseException) -> ConfigurationError:
     if as_group in FOLDERS and "." in key:
         text = f"unknown key '{key}': a group is chosen with a slash, {as_group}=..."
         return ConfigurationError(text)
-    if group in free_mappings():
-        return _free_key(group, name)
-    if group in ("hydra.job.env_set", "hydra.callbacks"):
-        return ConfigurationError(f"has no '{name}' yet: write +{key}=... to add it", key=group)
     if not group or "/" in key:
         return _top_level(key)
     cls = declared_by(error.object_type)
@@ -233,15 +227,6 @@ def _of_another_family(key: str, cls: type[CheckedConfig]) -> ConfigurationError
     if not others or others == chosen:
         return None
     return ConfigurationError(f"is a key of model={others[0]}; model={chosen[0]} has none", key=key)
-
-
-def _free_key(group: str, name: str) -> ConfigurationError:
-    for one in families():
-        rule = rules(one.config_class()).get(group.removeprefix("model."), {})
-        if "keys" in rule:
-            return unknown_key(f"{group}.{name}", list(rule["keys"]))
-    text = f"has no '{name}' yet: write +{group}.{name}=... to add it"
-    return ConfigurationError(text, key=group)
 
 
 def _top_level(key: str) -> ConfigurationError:

@@ -28,6 +28,7 @@ from worldflux.errors import ConfigurationError
 KEY = re.compile(r"(?!(null|true|false|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
 
 PATHS = ("resume", "init_from")  # keys whose value is a path
+FREE_OF_HYDRA = ("hydra.job.env_set", "hydra.callbacks")  # mappings with keys of the user's own
 
 
 def spelled(value: Any) -> str:
@@ -139,7 +140,7 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
 def with_free_keys(overrides: Sequence[Override]) -> list[str]:
     """Overrides as words. Those of keys that have no schema, such as env.kwargs, set them whether
     they are there already or not, with which of Hydra's spellings (none, +, ++) they came."""
-    free, words = free_mappings(), []
+    free, words = {*free_mappings(), *FREE_OF_HYDRA}, []
     for item in overrides:
         word, key = str(item.input_line), item.get_key_element().lstrip("+")
         inside = key in free or key.startswith(tuple(f"{name}." for name in free))
@@ -165,9 +166,11 @@ def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def check_single(words: Sequence[str]) -> None:
-    """ConfigurationError for an override with several values, where one job is composed."""
-    for override in OverridesParser.create().parse_overrides(overrides=list(words)):
+def check_single(words: Sequence[str]) -> list[Override]:
+    """The overrides of one job; ConfigurationError for one with several values."""
+    parsed = OverridesParser.create().parse_overrides(overrides=list(words))
+    for override in parsed:
         if override.is_sweep_override():
             text = f"{override.input_line} has several values: add -m to sweep over them"
             raise ConfigurationError(text)
+    return parsed

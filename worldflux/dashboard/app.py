@@ -19,24 +19,32 @@ from worldflux.dashboard.board import Board
 from worldflux.dashboard.server import STATIC
 
 FRESH = {"Cache-Control": "no-cache, no-store"}
+# The page needs nothing from anywhere else.
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self'{inline}; "
+    "script-src 'self'{inline}; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'"
+)
 HEADERS = {
-    # The page needs nothing from anywhere else.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
-    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; frame-ancestors 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 
 
 class Guard:
-    """Answers GET and HEAD for names of this machine only, and adds HEADERS.
+    """Answers GET and HEAD for names of this machine only, and adds HEADERS and the POLICY. inline:
+    whether the page may hold scripts, as one that a user wrote has no other place for them.
 
     A page of another site can make a browser ask 127.0.0.1 under that site's name (DNS rebinding);
     the Host header gives it away and gets 421. Other methods get 405.
     """
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    def __init__(self, app: ASGIApp, host: str, inline: bool) -> None:
         self.app = app
+        policy = POLICY.format(inline=" 'unsafe-inline'" * inline)
+        headers = {**HEADERS, "Content-Security-Policy": policy}
+        self.headers = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
         self.names = {"localhost", host.strip("[]").lower()}
         if not is_address(host) or not ipaddress.ip_address(host).is_loopback:
             self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
@@ -44,8 +52,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                extra = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
-                message["headers"] = [*message["headers"], *extra]
+                message["headers"] = [*message["headers"], *self.headers]
             await send(message)
 
         answer = self.app
@@ -130,4 +137,5 @@ def make_app(board: Board) -> ASGIApp:
         Mount("/assets", StaticFiles(directory=STATIC)),
     ]
     app = Starlette(routes=routes, exception_handlers={404: not_found})
-    return Guard(app, board.settings["host"])
+    inline = board.settings["root"] != str(STATIC.resolve())
+    return Guard(app, board.settings["host"], inline)

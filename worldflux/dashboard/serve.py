@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worldflux.dashboard.app import make_app
 from worldflux.dashboard.board import Board
@@ -24,6 +25,33 @@ from worldflux.dashboard.events import read
 
 KILLED_LINGER_SECONDS = 60.0  # how long a page can still learn that the training was killed
 NICE = 5
+SLOWEST = 30.0  # seconds that a client may take to send a request and to read its answer
+
+
+class Hasty(H11Protocol):
+    """HTTP on a connection that is cut where a request and its answer take longer than SLOWEST."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._extend()
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:  # a request has come whole
+            self._extend()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _extend(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(SLOWEST, self.transport.abort)
 
 
 def main() -> int:
@@ -40,6 +68,7 @@ def main() -> int:
         access_log=False,
         lifespan="off",
         ws="none",
+        http=Hasty,
         timeout_graceful_shutdown=1,  # a browser keeps its connection open
     )
     server = uvicorn.Server(config)

@@ -9,6 +9,8 @@ import os
 import random
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,6 +185,14 @@ def _same(env: GymEnv) -> GymEnv:
     return env
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process once the one that started it is gone: in a step that hangs it would never
+    see its pipe close."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _make_one(
     config: EnvConfig,
     place: Place | None,
@@ -203,6 +213,7 @@ def _make_one(
             signal.SIGHUP,
         ):
             signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(main_process,), daemon=True).start()
         _seed_process(seed, index)
         try:
             env = prepared(config, render)

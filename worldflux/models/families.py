@@ -59,6 +59,8 @@ class Family:
         it can, `add_arguments`, `export_checkpoint`, and `recognises` and `load_checkpoint`, by which
         a checkpoint is played as it is. published: module with the SOURCE, ADDRESS and SCORE_OF of published
         returns, and `task_of`, from a run's manifest to suite and name of its published task.
+    metrics: mapping from what its agent's `update` logs to a sentence on each, as `module:attribute`;
+        ``<key>`` in a name stands for any text.
     toml_name: what worldflux.toml calls it; the name unless given. evaluations: into how many parts
         they divide a training that worldflux.toml describes. recipes: of `worldflux init`, by
         ``vector`` and ``image``.
@@ -77,6 +79,7 @@ class Family:
     latent: tuple[str, ...] = ()
     official: str | None = None
     published: str | None = None
+    metrics: str = ""
     toml_name: str = ""
     evaluations: int = 20
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
@@ -108,6 +111,10 @@ class Family:
         """What knows the published returns of the family; None: there are none."""
         return None if self.published is None else importlib.import_module(self.published)
 
+    def metric_sentences(self) -> Mapping[str, str]:
+        """A sentence on each metric of its training, by name; empty where it names none."""
+        return resolve_name(self.metrics) if self.metrics else {}
+
 
 OURS = (
     Family(
@@ -131,6 +138,7 @@ OURS = (
         latent=("deter", "stoch"),
         official="worldflux.models.dreamerv3.official.checkpoint",
         published="worldflux.models.dreamerv3.official.published",
+        metrics="worldflux.models.dreamerv3.metrics:METRICS",
         toml_name="dreamer",
         evaluations=30,
         recipes={
@@ -165,6 +173,7 @@ OURS = (
         ),
         official="worldflux.models.tdmpc2.official.checkpoint",
         published="worldflux.models.tdmpc2.official.published",
+        metrics="worldflux.models.tdmpc2.metrics:METRICS",
         # Every planned step of an evaluation costs as much as an update.
         evaluations=10,
         recipes={

@@ -10,7 +10,7 @@ from worldflux.models.families import family_of_type
 from worldflux.run_folder.checkpoints import checkpoint_at, checkpoint_named, read_state, run_of
 from worldflux.run_folder.disk import has_facts
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.manifest import manifest_or_copy
 from worldflux.run_folder.names import BEST, CHECKPOINTS, MANIFEST, MODEL, STATE
 
 
@@ -43,7 +43,7 @@ def saved_model(path: Path, checkpoint: str = BEST) -> tuple[WorldModelConfig, P
         folder = checkpoint_at(path)
         check_links(run_of(folder))
     run = run_of(folder)
-    values = read_manifest(run).get("model_config")
+    values = manifest_or_copy(run).get("model_config")
     if not isinstance(values, dict):
         raise CheckpointError(f"{run / MANIFEST} has no model_config, so its model is not known")
     return family_of_type(str(values.get("model_type"))).config_class().from_dict(values), folder

@@ -364,7 +364,9 @@ def _old_weights(path: Path) -> dict[str, Tensor]:
     try:
         check_stored(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, pickle.UnpicklingError, *DAMAGED_ARCHIVE) as error:
+    except pickle.UnpicklingError as error:  # PyTorch's text advises to run what is in it
+        raise CheckpointError(f"{path} holds no weights alone") from error
+    except (OSError, ValueError, *DAMAGED_ARCHIVE) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path} holds no weights alone: {reason}") from error
     if not isinstance(weights, dict):

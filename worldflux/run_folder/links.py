@@ -31,14 +31,16 @@ def check_links(folder: Path, names: Iterable[str] | None = None) -> None:
 
     names: the entries to look at; None: all that a run or a command about it opens.
     """
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))
     for path in _entries(folder) if names is None else (folder / name for name in names):
         try:
             mode = path.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             continue  # a run that goes on removes what it no longer needs
         if stat.S_ISLNK(mode):
-            target = path.resolve()
+            target = Path(os.path.realpath(path))  # `resolve` raises where links go in a circle
+            if target.is_symlink():
+                raise CheckpointError(f"{path} is a link that leads to itself")
             if not target.is_relative_to(home):
                 raise CheckpointError(f"{path} is a link out of the run folder, to {target}")
         elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

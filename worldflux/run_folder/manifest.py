@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,10 @@ import numpy as np
 
 from worldflux.config.files import read_document, references, wrong_kinds
 from worldflux.errors import CheckpointError
+from worldflux.run_folder.checkpoints import CheckpointFolder
 from worldflux.run_folder.disk import disk_errors, write_atomic
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.names import MANIFEST
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST
 from worldflux.run_folder.trust import SIGNATURE, signature
 
 SCHEMA = "worldflux.training.run_manifest.v1"
@@ -29,6 +33,11 @@ ONLY_SHOWN = (
 )
 # The model got a part on the way, with fresh weights: a training all the same.
 MODEL_EXTENDED = "model_extended"
+# What a run is made from: a checksum binds it, and each checkpoint has a copy.
+RECORDED = ("config", "model_config")
+CHECKSUM, COPY = "config_sha256", "recorded"
+
+log = logging.getLogger(__name__)
 
 _COUNT, _NUMBER, _LIST = (int, type(None)), (int, float, type(None)), (list, type(None))
 _TEXT, _MAPPING = (str, type(None)), (dict, type(None))
@@ -84,16 +93,18 @@ def classification(data_mode: str, degraded_modes: Sequence[str], steps: int) ->
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes ``run_manifest.json`` atomically; valid JSON whatever the values. One that was read
-    keeps the signature that it had, or had not; a new one gets this user's."""
+    keeps the signature and checksum that it had, or had not; a new one gets this user's."""
     document = plain(content)
     document.setdefault(SIGNATURE, signature(document))
+    document.setdefault(CHECKSUM, _checksum(document))
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with disk_errors("run manifest", folder / MANIFEST):
         write_atomic(folder / MANIFEST, text)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder; CheckpointError says what is missing or wrong."""
+    """The manifest of a run folder, with a warning where its configuration is not as the run wrote
+    it; CheckpointError says what is missing or wrong."""
     path = folder / MANIFEST
     check_links(folder, (MANIFEST,))
     try:
@@ -104,10 +115,84 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
         raise CheckpointError(f"{path}: not a manifest of schema {SCHEMA!r}")
-    wrong = wrong_kinds(content, KINDS)
-    for key in references({name: content.get(name) for name in ("config", "model_config")}):
-        wrong = wrong or f"{key} is a reference (${{...}}), and a manifest holds values"
+    wrong = _fault(content)
     if wrong is not None:
         raise CheckpointError(f"{path}: {wrong}")
     content.setdefault(SIGNATURE, None)
+    content.setdefault(CHECKSUM, None)
+    if not is_as_written(content):
+        warn_once(f"{path} was changed after the run wrote it{_changed(folder, content)}")
     return content
+
+
+def is_as_written(content: Mapping[str, Any]) -> bool:
+    """Whether the configuration in a manifest that was read is the one that the run wrote; true for
+    one of a version that wrote no checksum."""
+    return content.get(CHECKSUM) in (None, _checksum(content))
+
+
+def recorded_copy(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest's content a checkpoint keeps, signed; empty where it has no configuration."""
+    copy = {name: plain(content[name]) for name in RECORDED if content.get(name) is not None}
+    return {**copy, SIGNATURE: signature(copy)} if copy else {}
+
+
+def of_checkpoint(folder: Path) -> dict[str, Any]:
+    """The copy that the run's newest checkpoint keeps, with the keys of a manifest; empty: none
+    does. CheckpointError: a link leaves the folder."""
+    check_links(folder)
+    for _, state in CheckpointFolder(folder / CHECKPOINTS).resumable():
+        copy = state.get(COPY)
+        if isinstance(copy, dict) and copy.get("config") and _fault(copy) is None:
+            return {SIGNATURE: None, **copy}
+    return {}
+
+
+def manifest_or_copy(folder: Path) -> dict[str, Any]:
+    """The manifest; where it is missing or damaged, what the newest checkpoint keeps of it, with a
+    warning. CheckpointError: neither is there."""
+    try:
+        return read_manifest(folder)
+    except CheckpointError as error:
+        copy = of_checkpoint(folder)
+        if not copy:
+            raise
+        warn_once(f"{error}; its newest checkpoint's copy of the configuration is read instead")
+        return copy
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+def _fault(content: Mapping[str, Any]) -> str | None:
+    """What is wrong with the content of a manifest, None if nothing is."""
+    wrong = wrong_kinds(content, KINDS)
+    for key in references({name: content.get(name) for name in RECORDED}):
+        wrong = wrong or f"{key} is a reference (${{...}}), and a manifest holds values"
+    return wrong
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    recorded = json.dumps({name: content.get(name) for name in RECORDED}, sort_keys=True)
+    return hashlib.sha256(recorded.encode()).hexdigest()
+
+
+def _changed(folder: Path, content: Mapping[str, Any]) -> str:
+    """Which values of the configuration the newest checkpoint has otherwise."""
+    before, after = (dict(_leaves(one.get("config"))) for one in (of_checkpoint(folder), content))
+    texts = [
+        f"{key} is {after[key]}, was {value}"
+        for key, value in before.items()
+        if key in after and after[key] != value
+    ]
+    return f": {'; '.join(texts[:3])}" if texts else ""
+
+
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield key, tree
+        return
+    for name, value in tree.items():
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))

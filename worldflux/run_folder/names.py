@@ -14,6 +14,7 @@ PREVIOUS = "previous"  # earlier runs of the folder
 # Written by Hydra
 HYDRA, LOG = ".hydra", "run.log"
 SAVED_CONFIG = f"{HYDRA}/config.yaml"
+SAVED_OVERRIDES = f"{HYDRA}/overrides.yaml"
 
 # In CHECKPOINTS: text files that name a checkpoint; in a checkpoint: its files
 LATEST, BEST = "latest", "best"

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -40,7 +40,8 @@ def callers_logging(program: str) -> Iterator[None]:
     finally:
         for handler in [one for one in root.handlers if one not in handlers]:
             root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # a full disk, of which the run has told
+                handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
         closing[:] = kept

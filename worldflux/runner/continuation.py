@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.manifest import plain, read_manifest
+from worldflux.run_folder.manifest import manifest_or_copy, plain, warn_once
 from worldflux.run_folder.names import HYDRA, MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.run_folder.trust import check_modules, is_signed, modules_of, sent_away
@@ -85,7 +84,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
         if not (folder / SAVED_CONFIG).is_file():
             text = f"{folder} was not started by worldflux-run: it cannot be resumed"
             raise ConfigurationError(text)
-        _warn_once(
+        warn_once(
             f"{folder} has no configuration in its {MANIFEST}; {SAVED_CONFIG} is read instead"
         )
         with environment_hidden():
@@ -108,14 +107,14 @@ def named_modules(overrides: Iterable[Override]) -> list[str]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     check_links(folder, (HYDRA, SAVED_CONFIG, MANIFEST))
-    if not (folder / MANIFEST).exists():
-        return {}
     try:
-        return read_manifest(folder)
+        return manifest_or_copy(folder)
     except CheckpointError as error:
-        if not (folder / SAVED_CONFIG).is_file():
+        if (folder / SAVED_CONFIG).is_file():
+            if (folder / MANIFEST).exists():
+                warn_once(str(error))
+        elif (folder / MANIFEST).exists():
             raise
-        _warn_once(str(error))
         return {}
 
 
@@ -128,11 +127,6 @@ def _without_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in model.items()
         if not (_decided(cls, name) and value == defaults.get(name))
     }
-
-
-@functools.cache
-def _warn_once(text: str) -> None:
-    log.warning("%s", text)
 
 
 def loaded(path: Path) -> Any:

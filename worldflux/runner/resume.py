@@ -60,8 +60,8 @@ class Request:
 
         trust: the modules that the run to continue names may be imported whoever made it.
         """
-        overrides, parsed = list(words), parse_overrides(words)
-        run = requested(parsed)
+        parsed = parse_overrides(words)
+        overrides, run = with_free_keys(parsed), requested(parsed)
         if run not in (None, AUTO):
             config_name, overrides = CONFIG_NAME, prepare(str(run), parsed, trust)
         return cls(Composition.of(config_dir, config_path, config_name), overrides, run)
@@ -91,7 +91,8 @@ def prepare(run: str, overrides: Sequence[Override], trust: bool = False) -> lis
     """Registers the configuration that the run was trained with, for the primary configuration
     CONFIG_NAME, and returns the overrides that continue it. trust: see `Request.of`."""
     folder = Path(run)
-    if not any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG)):
+    begun = any((folder / name).is_file() for name in (MANIFEST, SAVED_CONFIG))
+    if not (begun or has_checkpoint(folder)):
         raise ConfigurationError(f"resume={run} is no run: {_why(folder)}")
     for item in overrides:
         if item.get_key_element() == "init_from" and value_of(item) is not None:

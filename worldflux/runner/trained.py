@@ -28,7 +28,7 @@ from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import damage, read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.manifest import read_manifest
+from worldflux.run_folder.manifest import manifest_or_copy
 from worldflux.run_folder.names import CHECKPOINTS, MODEL
 from worldflux.run_folder.trust import check_modules
 from worldflux.runner.continuation import named_modules
@@ -152,7 +152,7 @@ def open_trained(
     items = parse_overrides(overrides)
     if not trust and all(item.get_key_element() != "env" for item in items):
         named = named_modules(items)
-        check_modules(run.folder, read_manifest(run.folder), env.to_dict(), named, NAMING)
+        check_modules(run.folder, manifest_or_copy(run.folder), env.to_dict(), named, NAMING)
     fitted(run.folder, run.model, env)
     return replace(run, env=env)
 
@@ -263,7 +263,7 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
     check_links(path)
-    manifest = read_manifest(path)
+    manifest = manifest_or_copy(path)
     try:
         config, model = manifest["config"], manifest["model_config"]
         family = family_of_type(model["model_type"]).config_class()

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from worldflux.config import run as schema
-from worldflux.config.composition import Composition, parse_overrides
+from worldflux.config.composition import Composition
 from worldflux.config.hydra_errors import explain
-from worldflux.config.overrides import override
+from worldflux.config.overrides import override, parse_overrides
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
@@ -95,7 +95,7 @@ class Plan:
     def recipe(self) -> dict[str, Any]:
         """The recipe's values, where the space holds them: what the first trial tries."""
         composed = self.source.compose(self.settings.words)
-        values = {k: OmegaConf.select(composed, k.lstrip("+")) for k in self.settings.space}
+        values = {k: OmegaConf.select(composed, k) for k in self.settings.space}
         return {k: value for k, value in values.items() if holds(self.settings.space[k], value)}
 
 

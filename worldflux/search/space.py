@@ -144,15 +144,13 @@ def changed(space: Space, overrides: Iterable[Override]) -> tuple[Space, list[st
     """
     space, shared = dict(space), []
     for override in overrides:
-        key = override.get_key_element()
+        key = override.get_key_element().lstrip("+")
         if not override.is_sweep_override():
             space.pop(key, None)
             shared.append(str(override.input_line))
             continue
         if is_machine(key):
             raise ConfigurationError(f"{key} cannot be searched: it is about the machine")
-        space.pop(key, None)
-        key = str(override.input_line).partition("=")[0]  # with the plus of a key to be added
         space[key] = _swept(key, override)
     return space, shared
 

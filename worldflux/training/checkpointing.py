@@ -15,6 +15,7 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError
 from worldflux.run_folder.checkpoint import Checkpoint
+from worldflux.run_folder.manifest import COPY, recorded_copy
 from worldflux.training.bookkeeping import Bookkeeping
 from worldflux.training.parallel import decide, gather_states, join_episodes, rank_seed, share_model
 from worldflux.training.restore import restore_source
@@ -29,13 +30,20 @@ log = logging.getLogger("worldflux.training")
 class Checkpointing:
     """Agent, counters, random streams and source of a training, to and from its run folder.
 
-    carry: what the next update takes over from the newest one. degraded_elsewhere: degraded modes of
-    the other processes, at the last save.
+    facts: of the manifest, as far as they are known at the start. carry: what the next update takes
+    over from the newest one. degraded_elsewhere: degraded modes of the other processes, at the last
+    save.
     """
 
     def __init__(
-        self, agent: Agent, books: Bookkeeping, folder: RunWriter, device: torch.device
+        self,
+        agent: Agent,
+        books: Bookkeeping,
+        folder: RunWriter,
+        device: torch.device,
+        facts: Mapping[str, Any],
     ) -> None:
+        self.recorded = recorded_copy(facts)
         self.agent = agent
         self.books = books
         self.folder = folder
@@ -100,6 +108,8 @@ class Checkpointing:
         A resumable one is made by all processes together, and is complete in the first.
         """
         state: dict[str, Any] = {**self.books.state_dict(), "rng": rng_state(), "carry": self.carry}
+        if self.recorded:
+            state[COPY] = self.recorded
         if self.folder.is_open:
             state |= self.folder.logger.position()
         if source is not None:

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from worldflux.errors import ConfigurationError
 from worldflux.training.tracker import Entry, Tracker
 
 EXPERIMENT, FOLDER = "worldflux", "mlruns"
@@ -27,17 +29,26 @@ class MlflowRun(Tracker):
     name = "mlflow"
     errors = (MlflowException, OSError)
 
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """ConfigurationError where its server does not answer."""
+        uri = settings.get("mlflow_uri") or os.environ.get("MLFLOW_TRACKING_URI") or ""
+        if not uri.startswith(("http:", "https:")):
+            return
+        try:
+            client_of(uri).search_experiments(max_results=1)
+        except cls.errors as error:
+            # Neither the address nor MLflow's text: a password may stand in them.
+            text = f"is on and MLflow at {urlsplit(uri).hostname} does not answer"
+            raise ConfigurationError(text, key="logger.mlflow") from error
+
     def begin(self) -> int | None:
         settings, labels = self.settings, self.labels
         uri = settings.get("mlflow_uri") or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             outputs = (self.to.config.get("training") or {}).get("output_dir") or "."
             uri = str(Path(outputs, FOLDER))
-        if "://" not in uri:  # MLflow 3 writes to a folder only where that is said
-            uri = Path(uri.removeprefix("file:")).resolve().as_uri()
-        if uri.startswith("file:"):
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        self._client = client = MlflowClient(tracking_uri=uri)
+        self._client = client = client_of(uri)
         if self.id is not None:
             client.update_run(self.id, status="RUNNING")
             return int(client.get_run(self.id).data.tags.get(RECORDS, 0))
@@ -82,6 +93,17 @@ class MlflowRun(Tracker):
 
     def end(self) -> None:
         self._client.set_terminated(str(self.id))
+
+
+def client_of(uri: str) -> MlflowClient:
+    """The client of a server, a database or a folder."""
+    # A training waits for it: not four minutes, as by default.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    if "://" not in uri and not uri.startswith("databricks"):
+        uri = Path(uri.removeprefix("file:")).resolve().as_uri()
+    if uri.startswith("file:"):  # MLflow 3 writes to a folder only where that is said
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    return MlflowClient(tracking_uri=uri)
 
 
 def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from worldflux.run_folder.checkpoint import (
 )
 from worldflux.run_folder.checkpoints import run_of
 from worldflux.run_folder.manifest import read_manifest
-from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, REPLAY
+from worldflux.run_folder.names import CHECKPOINTS, REPLAY, STATE
 from worldflux.training.feeds import Feed
 from worldflux.training.parallel import of_rank, part_of_rank, replay_name
 
@@ -52,7 +52,7 @@ def restore_source(
             )
         restore(of_rank(checkpoint, ranks))
 
-    run = path if (path / MANIFEST).exists() else run_of(path)
+    run = run_of(path) if (path / STATE).exists() else path
     try:
         manifest = read_manifest(run)
     except CheckpointError:

@@ -84,7 +84,9 @@ class TrainingSession:
         self.folder = RunWriter(
             folder, loggers=loggers, ranks=ranks, config=self.facts.get("config")
         )
-        self.checkpointing = Checkpointing(self.agent, self.books, self.folder, self.device)
+        self.checkpointing = Checkpointing(
+            self.agent, self.books, self.folder, self.device, self.facts
+        )
         self._progress = progress
         self._degraded_modes = degraded_modes
         self._target = self.config.total_steps

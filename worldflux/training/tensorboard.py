@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch.utils.tensorboard import FileWriter, SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from worldflux.config.files import check_yaml
+from worldflux.config.groups import is_machine
 from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.metrics import read_metrics
-from worldflux.run_folder.names import PICTURES, TENSORBOARD
+from worldflux.run_folder.names import PICTURES, SAVED_OVERRIDES, TENSORBOARD
 from worldflux.training.loggers import Destination, Listener
 from worldflux.training.pictures import encode, video_frames
 
 OF_SCALARS, OF_PICTURES = ".scalars", ".pictures"  # how the names of event files end
+COMPARED = ("eval/return", "episode/return")
 
 
 class TensorBoard(Listener):
@@ -44,9 +49,17 @@ class TensorBoard(Listener):
                 filename_suffix=OF_SCALARS,
             )
         self._pictures: FileWriter | None = None
+        if not (resumed and known):
+            self._describe()
         if resumed and not known:
             for record in read_metrics(destination.folder):
                 self.scalars(record)
+
+    def _describe(self) -> None:
+        """What the command line set, for the tab that compares the runs of a sweep."""
+        if values := hyperparameters(self._to.folder / SAVED_OVERRIDES):
+            for summary in hparams(values, dict.fromkeys(COMPARED, 0.0)):
+                self._scalars._get_file_writer().add_summary(summary)
 
     def scalars(self, record: Mapping[str, Any]) -> None:
         x = self._to.x(record["step"], record["env_steps"])
@@ -112,3 +125,21 @@ class TensorBoard(Listener):
                     os.ftruncate(descriptor, length)
                 finally:
                     os.close(descriptor)
+
+
+def hyperparameters(overrides: Path) -> dict[str, float | str]:
+    """Key -> value of what Hydra saved of a command line, but for what concerns the machine; nothing
+    where there is no such file."""
+    if not overrides.is_file():
+        return {}
+    check_yaml(overrides)
+    values: dict[str, float | str] = {}
+    for word in yaml.safe_load(overrides.read_text(encoding="utf-8")) or ():
+        key, _, text = str(word).lstrip("+").partition("=")
+        if is_machine(key) or key in ("resume", "init_from"):
+            continue
+        try:
+            values[key] = float(text)
+        except ValueError:
+            values[key] = text
+    return values

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import secrets
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import wandb
+from google.protobuf.message import DecodeError
 from PIL import Image
+from wandb.proto.wandb_internal_pb2 import Record
 
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.links import check_links
@@ -61,7 +67,7 @@ class WandbRun(Tracker):
         self._run.define_metric(self.to.x_axis)
         self._run.define_metric("*", step_metric=self.to.x_axis)
         if self._run.offline and resumed:
-            return None
+            return offline_records(self.to.folder / WANDB, self.id)
         return int(self._run.step)
 
     def send(self, entries: list[Entry]) -> None:
@@ -75,6 +81,39 @@ class WandbRun(Tracker):
 
     def end(self) -> None:
         self._run.finish()
+
+
+def offline_records(folder: Path, run_id: str) -> int | None:
+    """How many records of a run its offline files hold: when a process is killed, Weights & Biases'
+    own, which writes them, loses the newest. None: there are none, as after `wandb sync --clean`."""
+    counts = [0]
+    files = list(folder.glob(f"offline-run-*-{run_id}*/run-{run_id}.wandb"))
+    for path in files:
+        with suppress(DecodeError, ValueError):  # damaged: it counts as far as it can be read
+            for row in history(path):
+                counts.append(1 + int(row.get("_step", -1)))
+    return max(counts) if files else None
+
+
+def history(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of an offline file, a LevelDB log of protobuf messages: a header of 7 bytes, then
+    blocks of 32 KiB with chunks of checksum, length and kind (1 whole, 2 first, 3 middle, 4 last)."""
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        whole = (b"" if kind in (1, 2) else whole) + data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if at > len(data):
+            return  # cut off
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(whole)
+            if record.HasField("history"):
+                items = record.history.item
+                yield {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
 
 
 def _media(content: bytes) -> Any:

@@ -18,8 +18,8 @@ from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
 from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.manifest import classification, degrading, read_manifest
-from worldflux.run_folder.names import CHECKPOINTS, METRICS
+from worldflux.run_folder.manifest import classification, degrading, is_as_written, read_manifest
+from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, METRICS
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.runner.trained import TrainedRun, open_run
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
@@ -207,6 +207,8 @@ def contradictions(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Statements of the manifest about the data that its other files deny."""
     mode, degraded = manifest["data_mode"], set(manifest["degraded_modes"])
     denied = []
+    if not is_as_written(manifest):
+        denied.append(f"the configuration in {MANIFEST} was changed after the run wrote it")
     expected = classification(mode, sorted(degraded), manifest["global_step"])
     if manifest["run_classification"] != expected:
         denied.append(f"classified {manifest['run_classification']}, but it is {expected}")

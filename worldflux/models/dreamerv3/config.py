@@ -371,3 +371,5 @@ class DreamerV3Config(WorldModelConfig):
             if scale < 0:
                 raise self.refuse(f"loss_scales.{name}", f"must be >= 0, got {scale:g}")
         self.loss_scales = {**LOSS_SCALES, **self.loss_scales}
+        if not any(self.loss_scales.values()):
+            raise self.refuse("loss_scales", "are all 0: nothing would be learned")

@@ -15,6 +15,10 @@ from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
 OPTIONAL = "termination."  # weights that a model has only if it is episodic
 
 
+# Weights of the losses that all models have.
+LOSS_COEFS = ("consistency_loss_coef", "reward_loss_coef", "td_loss_coef", "policy_loss_coef")
+
+
 @dataclass
 class TDMPC2Config(WorldModelConfig):
     """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m."""
@@ -233,6 +237,9 @@ class TDMPC2Config(WorldModelConfig):
         ):
             if getattr(self, low) >= getattr(self, high):
                 raise self.refuse(low, f"must be below {high}")
+        if not any(getattr(self, name) for name in LOSS_COEFS):
+            text = "and all other coefficients of losses are 0: nothing would be learned"
+            raise self.refuse(LOSS_COEFS[0], text)
 
     def check_observations(self) -> None:
         """Refuses observations that there is no encoder for. A model calls it too, as the default

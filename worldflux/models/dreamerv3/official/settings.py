@@ -116,7 +116,7 @@ def official_defaults() -> dict[str, Any]:
             value = list(value) if isinstance(value, tuple) else value
             defaults |= dict.fromkeys(paths, value)
     defaults["value.bins"] = defaults["rewhead.bins"]
-    return defaults | {f"loss_scales.{LOSSES[ours]}": scale for ours, scale in LOSS_SCALES.items()}
+    return defaults | {f"loss_scales.{LOSSES[ours]}": LOSS_SCALES[ours] for ours in LOSSES}
 
 
 def shown_settings(params: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         check_stored(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, pickle.UnpicklingError, *DAMAGED_ARCHIVE) as error:
+    except pickle.UnpicklingError as error:  # PyTorch's text advises to run what is in it
+        raise CheckpointError(f"{path} cannot be read: it is no pickle of tensors alone") from error
+    except (OSError, ValueError, *DAMAGED_ARCHIVE) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} cannot be read: {reason}") from error
     weights = content.get("model") if isinstance(content, Mapping) else None
