@@ -220,7 +220,7 @@ def find(word: str) -> list[Entry]:
 def explained(word: str) -> str:
     """What `find` finds: a key with all that is known of it, a group with a line for each key; of a
     name with a slash the metric."""
-    if "/" in word:
+    if word.partition("/")[0] in {one.name.partition("/")[0] for one in metrics()} and "/" in word:
         return "\n\n".join(map(_metric_text, metrics_named(word)))
     alike = find(word)
     if any(entry.key.rpartition(".")[0] == word for entry in alike):

@@ -104,6 +104,8 @@ def named(run: Path, rng: random.Random, base: Path) -> Verdict:
     top.mkdir()
     moved = run.rename(top / run.name)
     os.chdir(top)
+    if "\udcff" in top.name:  # no file of a run can say where it is
+        return judged(run_verb("resume", moved)) or Verdict(WRONG, "accepted")
     if rng.random() < 0.7:
         return continued(Path(run.name) if rng.random() < 0.5 else moved, base)
     folder = str(rng.choice(["outputs", "runs/a"]))

@@ -223,6 +223,17 @@ def test_names_that_are_too_long(folder: Path, capfd: pytest.CaptureFixture[str]
         assert "File name too long" in err and err.count("\n") == 1 and len(err) < 800
 
 
+def test_a_folder_whose_name_is_not_utf8(
+    refused: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "hydra.run.dir must be a path in UTF-8" in refused("hydra.run.dir='a\udcff'")
+    odd = folder / "b\udcff"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    assert "hydra.run.dir must be a path in UTF-8" in refused("hydra.run.dir=x")
+    assert list(odd.iterdir()) == []
+
+
 def test_a_file_that_is_not_utf8_is_named(
     refused: Callable[..., str], folder: Path, recipe: Callable[..., None]
 ) -> None:

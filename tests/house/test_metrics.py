@@ -61,3 +61,5 @@ def test_a_name_goes_before_a_key() -> None:
 def test_a_wrong_metric_has_a_near_miss(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "eval/retrun"]) == 2
     assert "eval/return" in capsys.readouterr().err
+    assert main(["explain", "model/size"]) == 2
+    assert "no key or group" in capsys.readouterr().err

@@ -44,8 +44,10 @@ class DreamerV3Case:
 class TDMPC2Case:
     """One slice runs into another episode, one ends; Q is spread wider than 1."""
 
+    episodic = True
+
     def __init__(self, kind="continuous", **training):
-        self.agent = tdmpc2.build(kind, training, episodic=True, dropout=0.1)
+        self.agent = tdmpc2.build(kind, training, episodic=self.episodic, dropout=0.1)
         stir(self.agent.model)
         self.agent.model.q[-1].weight.data *= 30
         self.agent.model.q_scale.rate = 0.5
@@ -66,6 +68,17 @@ class TDMPC2Case:
 
     def statistic(self):
         return self.agent.model.q_scale.value
+
+
+class LateEndCase(TDMPC2Case):
+    """The first end comes in the second batch, in the rows of one rank: all add the head there."""
+
+    episodic = False
+
+    def batch(self, seed):
+        batch = super().batch(seed)
+        batch["is_terminal"] &= seed > 0
+        return batch
 
 
 class SeveralTasksCase:
@@ -159,7 +172,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("case", [DreamerV3Case, TDMPC2Case, SeveralTasksCase])
+@pytest.mark.parametrize("case", [DreamerV3Case, TDMPC2Case, LateEndCase, SeveralTasksCase])
 def test_two_processes_update_as_one_does_on_the_joined_batch(tmp_path, case, setting):
     alone, metrics, statistic = train(case(**SETTINGS[setting]))
     results = together(tmp_path, lambda ranks: train(case(**SETTINGS[setting]), ranks))

@@ -177,6 +177,10 @@ def named_folder(cfg: DictConfig, key: str) -> str:
     if str(value).startswith("~"):
         text = f"begins with ~, which only a shell reads as the home folder: {value}"
         raise ConfigurationError(text, key=key)
+    path = os.path.abspath(str(value))
+    if path != path.encode(errors="replace").decode():
+        # A manifest, event files and YAML are UTF-8.
+        raise ConfigurationError(f"must be a path in UTF-8, got {path!r}", key=key)
     return str(value)
 
 
