@@ -84,7 +84,8 @@ def _set(wanted: tuple[Any, ...], now: tuple[Any, ...]) -> None:
     if dtype != now[0]:
         torch.set_default_dtype(dtype)
     if device != now[1]:
-        torch.set_default_device(device)
+        # A device that is set stands in the way of every call and of the compiler; the CPU is none.
+        torch.set_default_device(None if device.type == "cpu" else device)
     torch.set_grad_enabled(grad)
     if deterministic != now[3]:
         torch.use_deterministic_algorithms(deterministic)

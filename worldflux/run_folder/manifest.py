@@ -134,6 +134,8 @@ def is_as_written(content: Mapping[str, Any]) -> bool:
 def recorded_copy(content: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest's content a checkpoint keeps, signed; empty where it has no configuration."""
     copy = {name: plain(content[name]) for name in RECORDED if content.get(name) is not None}
+    if isinstance(config := copy.get("config"), dict) and "resume" in config:
+        copy["config"] = {**config, "resume": None}  # how it came here is no setting of the run
     return {**copy, SIGNATURE: signature(copy)} if copy else {}
 
 
