@@ -28,7 +28,7 @@ VERBS = {
         "worldflux.cli.verify",
         "check a finished run, or compare seeds with published ones",
     ),
-    "report": ("worldflux.cli.report", "learning curve of a run, table and curves of a sweep"),
+    "report": ("worldflux.cli.report", "compare runs and sweeps: curves, tables, a page"),
     "imagine": ("worldflux.cli.imagine", "picture what a trained model imagines"),
     "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
     "export": ("worldflux.cli.export_model", "write a model as an official checkpoint"),
