@@ -299,13 +299,13 @@ def scalars(one: Measurement) -> dict[str, float]:
     step, and the single numbers."""
     result = {}
     for quantity in one.quantities:
-        result[f"model/{quantity.name}/first"] = quantity.by_mean.score[0]
-        result[f"model/{quantity.name}/last"] = quantity.by_mean.score[-1]
+        result[f"world_model/{quantity.name}/first"] = quantity.by_mean.score[0]
+        result[f"world_model/{quantity.name}/last"] = quantity.by_mean.score[-1]
     if one.continues is not None:
-        result["model/continue/brier"] = one.continues.brier
+        result["world_model/continue/brier"] = one.continues.brier
     if one.values is not None:
-        result["model/value/correlation"] = one.values.correlation
-        result["model/value/bias"] = one.values.bias
+        result["world_model/value/correlation"] = one.values.correlation
+        result["world_model/value/bias"] = one.values.bias
     return result
 
 
