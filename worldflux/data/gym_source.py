@@ -109,7 +109,7 @@ class GymSource(Source):
         self.replay = SequenceReplay(
             spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},
             entries=entry_spaces,
-            capacity=data.capacity // ranks,
+            capacity=share_of(data.capacity, envs.num_envs, sequences),
             length=context + data.consec * trained,
             num_envs=envs.num_envs,
             online=data.online,
@@ -250,6 +250,14 @@ class GymSource(Source):
 
     def close(self) -> None:
         self.collector.envs.close()
+
+
+def share_of(capacity: int, envs: int, sequences: Sequences) -> int:
+    """The steps that this process keeps of what all keep together: as with one process, what does
+    not divide by the environments goes to the last ones."""
+    rows, extra = divmod(capacity, envs * sequences.ranks)
+    behind = envs * (sequences.ranks - 1 - sequences.rank)  # environments of the processes after it
+    return rows * envs + min(envs, max(0, extra - behind))
 
 
 def _state_memory(replay: SequenceReplay) -> None:

@@ -39,7 +39,8 @@ class Sequences:
 
     entry_spaces: what the agent stores beside each step. batch_size: sequences of one update, and
     replay_context extra steps in front of the sequence_length trained ones. ranks: processes that
-    share what `data` counts; environments, batch_size and seed are those of this process.
+    share what `data` counts, of which this is number `rank`; environments, batch_size and seed are
+    those of this process.
     """
 
     obs_spaces: Mapping[str, Space]
@@ -50,6 +51,7 @@ class Sequences:
     replay_context: int = 0
     seed: int = 0
     ranks: int = 1
+    rank: int = 0
 
     @property
     def length(self) -> int:
