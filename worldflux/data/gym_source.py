@@ -135,10 +135,16 @@ class GymSource(Source):
         return self.collector.env_steps
 
     def advance(self, agent: Agent, updates: int) -> list[Episode]:
+        return self._or_without(lambda: self._collect(agent, updates))
+
+    def settle(self) -> list[Episode]:
+        return self._or_without(self.collector.settle)
+
+    def _or_without(self, collect: Callable[[], list[Episode]]) -> list[Episode]:
         if ENV_UNAVAILABLE in self.degraded_modes:
             return []
         try:
-            return self._collect(agent, updates)
+            return collect()
         except TrainingError as error:
             if self._data.on_env_failure != "degrade":
                 raise

@@ -81,9 +81,13 @@ class Source(Protocol):
     def advance(self, agent: Agent, updates: int) -> list[Episode]:
         """Collects what is owed before update number `updates` (from 1).
 
-        Returns the episodes that ended meanwhile.
+        Returns the episodes that ended meanwhile. The environments may still be at its last step.
         """
         ...
+
+    def settle(self) -> list[Episode]:
+        """Waits for what `advance` left under way; returns the episodes that ended meanwhile."""
+        return []
 
     def batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """Sequences `[B, C+T, ...]`: observation keys, action, reward, is_*, entries, stepid."""
