@@ -43,7 +43,10 @@ def make(rng: random.Random, number: int, base: Path) -> Trial:
             return verdict if right else Verdict(WRONG, f"train: {verdict.detail}")
         if ended.code:
             return Verdict(WRONG, f"train: exit {ended.code}")
-        for verb, options in (("eval", ["--episodes", "2", "--json"]), ("imagine", ["--horizon", "3"])):
+        for verb, options in (
+            ("eval", ["--episodes", "2", "--json"]),
+            ("imagine", ["--horizon", "3"]),
+        ):
             os.chdir(here)
             ended = command("worldflux", verb, "run", "--device", "cpu", *options)
             verdict = judged(ended)

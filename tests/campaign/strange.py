@@ -145,7 +145,19 @@ class Halves(Plain):
 class Names(Plain):
     """Keys of every spelling."""
 
-    keys = ("a.b", "c/d", "größe", "my key", "=x", "'", "[0]", "image", "action", "reward ", "stepid2")
+    keys = (
+        "a.b",
+        "c/d",
+        "größe",
+        "my key",
+        "=x",
+        "'",
+        "[0]",
+        "image",
+        "action",
+        "reward ",
+        "stepid2",
+    )
     observation_space = spaces.Dict({key: spaces.Box(-1, 1, (1,), F32) for key in keys if key != "action"})  # fmt: skip
 
     def obs(self) -> Any:
