@@ -116,7 +116,7 @@ class GymSource(Source):
         self.replay = SequenceReplay(
             spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},
             entries=entry_spaces,
-            capacity=data.capacity // ranks,
+            capacity=share_of(data.capacity, envs.num_envs, sequences),
             length=context + data.consec * trained,
             num_envs=envs.num_envs,
             online=data.online,
@@ -145,10 +145,16 @@ class GymSource(Source):
         return self.collector.env_steps
 
     def advance(self, agent: Agent, updates: int) -> list[Episode]:
+        return self._or_without(lambda: self._collect(agent, updates))
+
+    def settle(self) -> list[Episode]:
+        return self._or_without(self.collector.settle)
+
+    def _or_without(self, collect: Callable[[], list[Episode]]) -> list[Episode]:
         if ENV_UNAVAILABLE in self.degraded_modes:
             return []
         try:
-            return self._collect(agent, updates)
+            return collect()
         except TrainingError as error:
             if self._data.on_env_failure != "degrade":
                 raise
@@ -262,6 +268,14 @@ class GymSource(Source):
 
     def close(self) -> None:
         self.collector.envs.close()
+
+
+def share_of(capacity: int, envs: int, sequences: Sequences) -> int:
+    """The steps that this process keeps of what all keep together: as with one process, what does
+    not divide by the environments goes to the last ones."""
+    rows, extra = divmod(capacity, envs * sequences.ranks)
+    behind = envs * (sequences.ranks - 1 - sequences.rank)  # environments of the processes after it
+    return rows * envs + min(envs, max(0, extra - behind))
 
 
 def _state_memory(replay: SequenceReplay) -> None:

@@ -40,7 +40,8 @@ class Sequences:
 
     entry_spaces: what the agent stores beside each step. batch_size: sequences of one update, and
     replay_context extra steps in front of the sequence_length trained ones. ranks: processes that
-    share what `data` counts; environments, batch_size and seed are those of this process.
+    share what `data` counts, of which this is number `rank`; environments, batch_size and seed are
+    those of this process.
     """
 
     obs_spaces: Mapping[str, Space]
@@ -51,6 +52,7 @@ class Sequences:
     replay_context: int = 0
     seed: int = 0
     ranks: int = 1
+    rank: int = 0
 
     @property
     def length(self) -> int:
@@ -80,9 +82,13 @@ class Source(Protocol):
     def advance(self, agent: Agent, updates: int) -> list[Episode]:
         """Collects what is owed before update number `updates` (from 1).
 
-        Returns the episodes that ended meanwhile.
+        Returns the episodes that ended meanwhile. The environments may still be at its last step.
         """
         ...
+
+    def settle(self) -> list[Episode]:
+        """Waits for what `advance` left under way; returns the episodes that ended meanwhile."""
+        return []
 
     def batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """Sequences `[B, C+T, ...]`: observation keys, action, reward, is_*, entries, stepid."""

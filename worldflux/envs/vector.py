@@ -72,6 +72,7 @@ class VectorEnv:
         self.env_steps = 0
         self.last: dict[str, np.ndarray] = {}
         self._envs = envs
+        self._action = np.zeros((self.num_envs, self.action_dim), np.float32)  # of the step begun
         self.name, self.episode_length = name, episode_length
         self.notes, self.own_spaces = notes or Notes(), own_spaces
         self._timeout = call_timeout
@@ -104,20 +105,41 @@ class VectorEnv:
         none = np.zeros(self.num_envs, bool)
         return self._row(obs, np.zeros(self.num_envs), ~none, none, none)
 
+    @property
+    def in_processes(self) -> bool:
+        """Whether the environments step in processes beside this one, between `send` and `receive`."""
+        return isinstance(self._envs, AsyncVectorEnv)
+
     def step(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """Takes flat actions `[N, A]`, one-hot or in [-1, 1]. Returns the next rows.
 
         Raises TrainingError when an environment raises or its process dies.
         """
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: np.ndarray) -> None:
+        """The first half of `step`; only `receive` or `close` may follow."""
         if action.shape != (self.num_envs, self.action_dim):
             raise TrainingError(
                 f"environment {self.name}: actions have shape {action.shape}, "
                 f"expected {(self.num_envs, self.action_dim)}"
             )
-        is_first = self.last["is_last"]
-        for index in np.flatnonzero(~is_first):
+        for index in np.flatnonzero(~self.last["is_last"]):
             self._actions[index].append(action[index])
-        obs, reward, terminated, truncated, _ = self._guard(self._envs.step, action)
+        if isinstance(self._envs, AsyncVectorEnv):
+            self._guard(self._envs.step_async, action)
+        else:
+            self._action = action
+
+    def receive(self) -> dict[str, np.ndarray]:
+        """The second half of `step`: waits for the environments. Returns the next rows."""
+        is_first = self.last["is_last"]
+        if isinstance(self._envs, AsyncVectorEnv):
+            answer = self._guard(self._envs.step_wait)
+        else:
+            answer = self._guard(self._envs.step, self._action)
+        obs, reward, terminated, truncated, _ = answer
         self._begin(is_first)
         self.env_steps += self.num_envs - int(is_first.sum())
         return self._row(obs, reward, is_first, terminated | truncated, terminated)

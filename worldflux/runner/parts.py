@@ -80,6 +80,7 @@ class Parts:
             replay_context=agent.replay_context,
             seed=rank_seed(training.seed, ranks.rank),
             ranks=ranks.size,
+            rank=ranks.rank,
         )
         return make_source(config.data, envs, sequences, recorded)
 
