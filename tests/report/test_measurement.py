@@ -105,7 +105,9 @@ def test_continue_has_the_brier_score_of_a_coin() -> None:
     share = ends / steps
     assert one.of_frequency == pytest.approx(share * (1 - share))
     assert one.calibration == [(pytest.approx(0.75), pytest.approx(1 - share), 4 * steps)]
-    assert scalars(measured(Coin(True), episodes(Player(True)), horizon=2))["world_model/continue/brier"]
+    assert scalars(measured(Coin(True), episodes(Player(True)), horizon=2))[
+        "world_model/continue/brier"
+    ]
 
 
 def test_an_episode_that_was_cut_off_ends_with_the_value_of_its_last_step() -> None:

@@ -148,7 +148,8 @@ def _sweep(root: Path, by: Sequence[str], choices: Choices) -> Made:
         texts.append(comparison_text(comparison))
     title = f"sweep {summary.record.name}"
     made = Made(comparison, root / REPORT, document, [*texts, *_left_out(comparison)], title)
-    made.files.append(report.write_csv(summary))
+    if (table := report.write_csv(summary)) is not None:
+        made.files.append(table)
     return made
 
 
@@ -179,7 +180,8 @@ def _written(made: Made, out: Path | None, html: bool) -> list[Path]:
         files += write_tables(folder, comparison)
     if html:
         commands = {run.folder: repeating(run.folder) for run in comparison.runs}
-        files.append(write_page(folder, comparison, commands, made.title))
+        if (page := write_page(folder, comparison, commands, made.title)) is not None:
+            files.append(page)
     return files
 
 

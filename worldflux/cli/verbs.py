@@ -30,6 +30,8 @@ VERBS = {
     ),
     "report": ("worldflux.cli.report", "compare runs and sweeps: curves, tables, a page"),
     "imagine": ("worldflux.cli.imagine", "picture what a trained model imagines"),
+    "record": ("worldflux.cli.record", "play episodes and write them as a file to train on"),
+    "data": ("worldflux.cli.data", "what recorded episodes hold, and the same in another format"),
     "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
     "export": ("worldflux.cli.export_model", "write a model as an official checkpoint"),
 }

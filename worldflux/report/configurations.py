@@ -23,7 +23,7 @@ SEED, FAMILY, SIZE, ENV, TASKS = (
 SPOKEN = {FAMILY: "model", SIZE: "model/size"}
 # Not what is compared: the seed, where a run came from, and what repeats the training group.
 ASIDE = (SEED, "resume", *(f"model.{name}" for name in OF_TRAINING))
-RANDOM, UNKNOWN = "random data", "unknown environment"
+RANDOM, RECORDED, UNKNOWN = "random data", "recorded data", "unknown environment"
 ALL = "all runs"
 
 
@@ -49,7 +49,7 @@ def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def task_of(settings: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     """What a run learns: returns of one task can be compared."""
     if settings.get("env.suite") == "none":
-        return RANDOM
+        return RANDOM if settings.get("data.source") == "random" else RECORDED
     tasks = texts(settings.get(TASKS))
     return ", ".join(tasks) or (manifest.get("env") or {}).get("id") or UNKNOWN
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from worldflux.report.comparison import Comparison, Task
 from worldflux.report.returns import is_online, series, smooth
-from worldflux.run_folder.disk import replaced
+from worldflux.run_folder.disk import replaced, where_allowed
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.run_folder.names import LEARNING_CURVE, MANIFEST
@@ -28,7 +28,8 @@ GREYS = ("#64748b", "#a16207", "#94a3b8")  # of published scores
 
 
 def draw_run(folder: Path) -> Path | None:
-    """Draws ``report/learning_curve.png`` of a run folder; None where there is nothing to draw."""
+    """Draws ``report/learning_curve.png`` of a run folder; None where there is nothing to draw,
+    or the folder may only be read."""
     records = read_metrics(folder)
     episodes = series(records, "episode/return")
     evaluations = series(records, "eval/return", "eval/return_low", "eval/return_high")
@@ -49,7 +50,8 @@ def draw_comparison(
         return []
     figure = compared(comparison, title)
     path = folder / Path(LEARNING_CURVE).name
-    return [_save(one, figure) for one in (path, path.with_suffix(".svg"))[: 1 + svg]]
+    saved = [_save(one, figure) for one in (path, path.with_suffix(".svg"))[: 1 + svg]]
+    return [one for one in saved if one is not None]
 
 
 def title_of(folder: Path) -> str:
@@ -180,8 +182,10 @@ def compact(value: float) -> str:
     return f"{value:g}"
 
 
-def _save(path: Path, figure: Figure) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
-        figure.savefig(temporary, dpi=150, format=path.suffix[1:])
-    return path
+def _save(path: Path, figure: Figure) -> Path | None:
+    with where_allowed(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary:
+            figure.savefig(temporary, dpi=150, format=path.suffix[1:])
+        return path
+    return None

@@ -10,7 +10,7 @@ from worldflux.report.page import write_page
 from worldflux.run_folder.names import REPORT
 
 
-def write_own_page(folder: Path, command: str | None, words: Sequence[str]) -> Path:
+def write_own_page(folder: Path, command: str | None, words: Sequence[str]) -> Path | None:
     """Writes ``report/report.html`` of a run. command: what repeats it; words: its overrides."""
     runs = grouped([ComparedRun.read(folder, words)])
     return write_page(folder / REPORT, compare(runs, Choices()), {folder: command})

@@ -25,7 +25,7 @@ from worldflux.report.media import Medium, media_of
 from worldflux.report.page_settings import settings_table
 from worldflux.report.run import NONE, number
 from worldflux.report.tables import extent, interval, reached
-from worldflux.run_folder.disk import disk_errors, shown, write_atomic
+from worldflux.run_folder.disk import disk_errors, shown, where_allowed, write_atomic
 from worldflux.training.progress import duration
 
 PAGE = "report.html"
@@ -43,13 +43,14 @@ SHAPES = {
 
 def write_page(
     folder: Path, comparison: Comparison, commands: Mapping[Path, str | None], title: str = ""
-) -> Path:
-    """Writes report.html into a folder. commands: what repeats each run, by its folder."""
+) -> Path | None:
+    """Writes report.html into a folder, where it may be written. commands: what repeats each run, by its folder."""
     path = folder / PAGE
-    with disk_errors("page", path):
+    with disk_errors("page", path), where_allowed(path):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, page(comparison, commands, title))
-    return path
+        return path
+    return None
 
 
 def page(comparison: Comparison, commands: Mapping[Path, str | None], title: str = "") -> str:

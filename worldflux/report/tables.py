@@ -11,7 +11,7 @@ from typing import Any
 
 from worldflux.report.comparison import Comparison, Estimate, Group, Task
 from worldflux.report.run import NONE, aligned, number
-from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.disk import disk_errors, where_allowed, write_atomic
 
 GROUPS, CURVES, IMPROVEMENT = "groups.csv", "curves.csv", "improvement.csv"
 MOST_PAIRS = 10  # of groups that the text compares
@@ -153,16 +153,18 @@ def write_tables(folder: Path, comparison: Comparison) -> list[Path]:
     if pairs := list(_improvement_rows(comparison)):
         names = ("task", "first", "second", "probability", "low", "high")
         tables[IMPROVEMENT] = [names, *pairs]
-    return [_write(folder / name, rows) for name, rows in tables.items()]
+    written = [_write(folder / name, rows) for name, rows in tables.items()]
+    return [path for path in written if path is not None]
 
 
-def _write(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
+def _write(path: Path, rows: Iterable[Sequence[Any]]) -> Path | None:
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
-    with disk_errors("table", path):
+    with disk_errors("table", path), where_allowed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, file.getvalue())
-    return path
+        return path
+    return None
 
 
 def _group_rows(comparison: Comparison) -> Iterable[Sequence[Any]]:

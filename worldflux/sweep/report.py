@@ -13,7 +13,7 @@ from typing import Any
 from worldflux.config.overrides import typed
 from worldflux.report.comparison import Choices, Comparison, compare, read_runs
 from worldflux.report.run import NONE, aligned, number
-from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.disk import disk_errors, where_allowed, write_atomic
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain
 from worldflux.run_folder.names import MANIFEST, REPORT
@@ -40,7 +40,8 @@ def write_report(
     check_links(root)
     summary = summarize(root, by, queued, ends)
     pictures = draw_comparison(root / REPORT, compared(summary, Choices()), summary.record.name)
-    return summary, [write_csv(summary), *pictures]
+    table = write_csv(summary)
+    return summary, [*([] if table is None else [table]), *pictures]
 
 
 def compared(summary: Summary, choices: Choices) -> Comparison:
@@ -112,8 +113,9 @@ def document(summary: Summary) -> dict[str, Any]:
     }
 
 
-def write_csv(summary: Summary) -> Path:
-    """Writes `sweep.csv`, one row for each job with a column for each override."""
+def write_csv(summary: Summary) -> Path | None:
+    """Writes `sweep.csv`, one row for each job with a column for each override; None where the folder
+    may only be read."""
     keys = sorted({key for job in summary.jobs for key in job.overrides}, key=rank)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -122,6 +124,7 @@ def write_csv(summary: Summary) -> Path:
         values = [typed(job.overrides[key]) if key in job.overrides else "" for key in keys]
         writer.writerow([job.name, *values, *(getattr(job, fact) for fact in FACTS)])
     path = summary.root / CSV
-    with disk_errors("sweep table", path):
+    with disk_errors("sweep table", path), where_allowed(path):
         write_atomic(path, file.getvalue())
-    return path
+        return path
+    return None
