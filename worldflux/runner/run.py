@@ -32,8 +32,10 @@ from worldflux.runner.parts import Fitted, Parts
 from worldflux.runner.preflight import one_environment, training_envs
 from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
+from worldflux.training.own_callbacks import own_callbacks
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
+from worldflux.training.session import Callback
 from worldflux.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def _run(
         trainer = Trainer(
             agent,
             training,
-            live.callbacks,
+            [*_own_callbacks(config, parts, ranks), *live.callbacks],
             run_dir=folder,
             evaluator=evaluator,
             solved_return=config.env.solved_return,
@@ -141,6 +143,13 @@ def _run(
     log.info("%s", final_line(trainer, folder))
     warn_of_degradation(trainer)
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
+
+
+def _own_callbacks(config: RunConfig, parts: Parts, ranks: Ranks) -> list[Callback]:
+    """Those of the `callbacks` group, in the first process: what one ends, ends in all."""
+    if not ranks.first:
+        return []
+    return own_callbacks(config.callbacks) if parts.callbacks is None else parts.callbacks
 
 
 def _subject(config: RunConfig) -> str:
