@@ -178,6 +178,36 @@ def test_lost_jobs_are_noticed_and_the_same_command_completes_them(folder: Path)
     assert "resumed" in (first / "slurm.log").read_text()
 
 
+def test_a_queued_job_keeps_the_values_that_it_was_submitted_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = folder / "conf" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nmodel:\n  kl_free: 0.5\n")
+    words = [
+        *("sweep=queued", *SLURM, *TINY, "--config-dir", str(folder / "conf"), "+experiment=mine"),
+        *("training.total_steps=${oc.env:STEPS}", "training.seed=0"),
+    ]
+    monkeypatch.setenv("STEPS", "3")
+    # All processors are taken, so that the job waits.
+    subprocess.run(["sbatch", "-c", "4", "-o", "/dev/null", "--wrap", "sleep 600"], check=True)
+    run(*words, "sweep.detach=true")
+    (job,) = jobs("queued")
+    assert in_queue()[slurm_id(job)] == "PENDING"
+    monkeypatch.setenv("STEPS", "4")
+    refused = run(*words, "sweep.detach=true", code=2)
+    assert "training.total_steps is 3 in" in refused and "and 4 now" in refused
+    monkeypatch.setenv("STEPS", "3")
+    experiment.write_text("# @package _global_\nmodel:\n  kl_free: 2.0\n")
+    assert "model.kl_free is 0.5 in" in run(*words, "sweep.detach=true", code=2)
+    monkeypatch.setenv("STEPS", "5")
+    (holder,) = set(in_queue()) - {slurm_id(job)}
+    subprocess.run(["scancel", holder], check=True)
+    wait_for(lambda: manifest(job).get("status") == "completed")
+    assert manifest(job)["global_step"] == 3
+    assert manifest(job)["config"]["model"]["kl_free"] == 0.5
+
+
 @pytest.mark.usefixtures("ctrl_c")
 def test_the_command_may_end_and_come_back(folder: Path) -> None:
     words = [

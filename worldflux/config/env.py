@@ -38,7 +38,7 @@ class EnvConfig(CheckedConfig):
     suite: str = option(
         "gym",
         choices=tuple(SUITES),
-        help="Who makes the environment: gym (any Gymnasium id), dmc (DeepMind Control Suite), none (no environment; data=random).",
+        help="Who makes the environment: gym (any Gymnasium id), dmc (DeepMind Control Suite), none (no environment; data=dataset or data=random).",
     )
     id: str = option(
         "CartPole-v1",

@@ -242,6 +242,9 @@ def _check_together(config: RunConfig) -> None:
         _check_capacity(config)
         _check_prefill(config)
         _check_ratio(config)
+    if data.source == "dataset" and training.env_steps is not None:
+        text = "counts steps in an environment, and data=dataset takes none"
+        raise ConfigurationError(text, key="training.env_steps", hint="set training.total_steps")
     ratio = data.train_ratio is not None or data.collect_steps_per_update is not None
     if data.source == "gym" and not ratio:
         text = "or data.collect_steps_per_update must be given"
@@ -253,8 +256,11 @@ def _check_together(config: RunConfig) -> None:
 
 
 def _check_without_environment(config: RunConfig) -> None:
+    if config.data.source == "dataset":
+        return
     if config.data.source != "random":
-        raise ConfigurationError("=none has nothing to collect from: set data=random", key="env")
+        text = "=none has nothing to collect from: set data=random, or data=dataset"
+        raise ConfigurationError(text, key="env")
     for name in ("obs_shape", "action_dim", "action_type"):
         if name not in config.model.explicit:
             raise ConfigurationError("must be given with env=none", key=f"model.{name}")

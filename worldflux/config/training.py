@@ -188,7 +188,7 @@ class TrainingConfig(CheckedConfig):
         "auto",
         choices=("auto", "sync", "async"),
         machine=True,
-        help="sync steps the environments in turn, async each in a process of its own, which pays where a step costs more than about a millisecond; auto is sync.",
+        help="sync steps the environments in turn, async each in a process of its own, beside each other and beside the update, which pays where a step costs more than about a millisecond; auto is sync.",
     )
     log_interval: int = option(
         100,

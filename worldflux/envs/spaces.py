@@ -362,7 +362,7 @@ def _unbounded(space: gs.Space[Any]) -> bool:
     return any((np.abs(bound.astype(np.float64)) >= UNBOUNDED).any() for bound in bounds)
 
 
-def _ends(space: gs.Box) -> tuple[np.ndarray, np.ndarray]:
+def action_ends(space: gs.Box) -> tuple[np.ndarray, np.ndarray]:
     """What -1 and 1 of the agent become, flat."""
     low = space.low.astype(np.float64).reshape(-1)
     high = space.high.astype(np.float64).reshape(-1)
@@ -379,7 +379,7 @@ def action_range(space: gs.Space[Any], rescale: bool) -> str:
             return f"{len(counts)} x " * (len(counts) > 1) + f"{counts[0]} choices"
         return f"{', '.join(map(str, counts))} choices"
     assert isinstance(space, gs.Box)
-    first, last = _ends(space)
+    first, last = action_ends(space)
     if not rescale:
         first, last = np.full_like(first, -1.0), np.full_like(last, 1.0)
     even = bool((first == first[:1]).all() and (last == last[:1]).all())
@@ -409,7 +409,7 @@ def _described(space: gs.Space[Any], rescale: bool) -> dict[str, Any]:
 
 def _scale(space: gs.Box, rescale: bool) -> tuple[np.ndarray, np.ndarray]:
     """Factor and offset from the agent's values to the environment's, flat."""
-    first, last = _ends(space)
+    first, last = action_ends(space)
     if not rescale:
         return np.ones_like(first), np.zeros_like(first)
     return (last - first) / 2, (first + last) / 2

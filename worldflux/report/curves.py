@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldflux.core.statistics import iqm, percentile_interval, resampled
-from worldflux.run_folder.disk import replaced
+from worldflux.run_folder.disk import replaced, where_allowed
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.run_folder.names import LEARNING_CURVE, MANIFEST
@@ -27,7 +27,8 @@ GRID_POINTS = 200
 
 
 def draw_run(folder: Path) -> Path | None:
-    """Draws ``report/learning_curve.png`` of a run folder; None where there is nothing to draw."""
+    """Draws ``report/learning_curve.png`` of a run folder; None where there is nothing to draw,
+    or the folder may only be read."""
     records = read_metrics(folder)
     episodes = series(records, "episode/return")
     evaluations = series(records, "eval/return", "eval/return_low", "eval/return_high")
@@ -194,9 +195,11 @@ def compact(value: float) -> str:
     return f"{value:g}"
 
 
-def _save(folder: Path, figure: Figure) -> Path:
+def _save(folder: Path, figure: Figure) -> Path | None:
     path = folder / LEARNING_CURVE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return path
+    with where_allowed(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+        return path
+    return None

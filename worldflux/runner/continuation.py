@@ -29,7 +29,7 @@ from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.families import family_of_type, is_model_type
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.manifest import manifest_or_copy, plain, warn_once
+from worldflux.run_folder.manifest import manifest_or_copy, plain, warn_of_change, warn_once
 from worldflux.run_folder.names import HYDRA, MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.run_folder.trust import (
@@ -117,7 +117,7 @@ def named_modules(overrides: Iterable[Override]) -> list[str]:
 def _manifest(folder: Path) -> dict[str, Any]:
     check_links(folder, (HYDRA, SAVED_CONFIG, MANIFEST))
     try:
-        return manifest_or_copy(folder)
+        return manifest_or_copy(folder, warn=False)
     except CheckpointError as error:
         if (folder / SAVED_CONFIG).is_file():
             if (folder / MANIFEST).exists():
@@ -189,6 +189,7 @@ def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
         named,
         "name it on this command line (env.id=), in Python trust=True",
     )
+    warn_of_change(folder, manifest)
     page = content.get("visualization") or {}
     if page.get("enabled") and not is_signed(manifest):
         text = "worldflux-run: %s is not signed as a run of yours: its page on %s is left out"

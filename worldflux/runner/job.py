@@ -171,7 +171,10 @@ def anchored(config: RunConfig, cwd: Path) -> RunConfig:
     def absolute(path: str | None) -> str | None:
         return path if path in (None, AUTO) or is_address(str(path)) else str(cwd / str(path))
 
-    return replace(config, resume=absolute(config.resume), init_from=absolute(config.init_from))
+    there = [str(cwd / path) if (cwd / path).exists() else path for path in config.data.paths]
+    data = config.data.with_paths(there)
+    anchor = absolute(config.resume), absolute(config.init_from)
+    return replace(config, data=data, resume=anchor[0], init_from=anchor[1])
 
 
 def train(config: RunConfig, folder: Path, parts: Parts | None = None) -> float:

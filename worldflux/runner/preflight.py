@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldflux.config.data import RECORDED
 from worldflux.config.files import memory
 from worldflux.config.run import RunConfig
 from worldflux.config.targets import Target
@@ -55,12 +56,13 @@ def check_trainable(configs: Iterable[RunConfig]) -> None:
     seen: list[tuple[object, ...]] = []
     for config in configs:
         check_machine(config)
-        facts = (config.env, config.model, config.data.on_env_failure, config.init_from)
+        data = config.data
+        facts = (config.env, config.model, data.on_env_failure, data.paths, config.init_from)
         if facts not in seen:
             seen.append(facts)
             fitted = check_environment(config, one_environment)
             if fitted is not None:
-                fitted.envs.close()
+                fitted.close()
 
 
 def check_run(config: RunConfig, parts: Parts) -> None:
@@ -104,8 +106,10 @@ def check_machine(config: RunConfig) -> None:
 
 
 def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) -> Fitted | None:
-    """The environments that `make` gives, which fit the model: a wrong id, argument or shape shows
-    here. None where the run has none, or goes on without."""
+    """The environments that `make` gives and the recorded episodes, which fit the model: a wrong id,
+    argument, file or shape shows here. None where the run has neither, or goes on without."""
+    if config.data.source in RECORDED:
+        return check_recorded(config, make)
     if config.env.suite == "none":
         return None
     try:
@@ -120,6 +124,32 @@ def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv])
     except BaseException:
         envs.close()
         raise
+
+
+def check_recorded(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) -> Fitted:
+    """The episodes of `data.path`, which fit the model and the environment, where one is named. That
+    of a run which collects nothing is made to look at, and closed again."""
+    from worldflux.runner.fitting import for_recorded, recorded_for
+
+    if config.env.suite == "none":
+        recorded = recorded_for(config, None)
+        try:
+            model = for_recorded(config.model, recorded)
+        except ConfigurationError as error:
+            raise error.within("model") from None
+        _check_begin(config, model)
+        return Fitted(None, model, recorded)
+    envs = make(config) if config.data.source == "mixed" else one_environment(config)
+    try:
+        _check_idle(config, envs)
+        fitted = Fitted(envs, _fitted(config, envs), recorded_for(config, envs))
+    except BaseException:
+        envs.close()
+        raise
+    if config.data.source == "mixed":
+        return fitted
+    envs.close()
+    return fitted._replace(envs=None)
 
 
 def check_size(model: WorldModelConfig) -> None:
@@ -151,6 +181,12 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
         model = for_environment(config.model, envs)
     except ConfigurationError as error:
         raise error.within("model") from None
+    _check_begin(config, model)
+    return model
+
+
+def _check_begin(config: RunConfig, model: WorldModelConfig) -> None:
+    """The weights that it begins with, or goes on from, are those of such a model."""
     check_size(model)
     if model.components or model.losses:
         from worldflux.models.factory import make_model
@@ -166,4 +202,3 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)
-    return model

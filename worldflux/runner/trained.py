@@ -29,7 +29,7 @@ from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import damage, read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
 from worldflux.run_folder.links import check_links
-from worldflux.run_folder.manifest import manifest_or_copy
+from worldflux.run_folder.manifest import manifest_or_copy, warn_of_change
 from worldflux.run_folder.names import CHECKPOINTS, MODEL
 from worldflux.run_folder.trust import check_modules
 from worldflux.runner.continuation import named_modules
@@ -269,13 +269,14 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
     if not path.is_dir():
         raise CheckpointError(f"no run folder at {path}")
     check_links(path)
-    manifest = manifest_or_copy(path)
+    manifest = manifest_or_copy(path, warn=False)
     try:
         config, model = manifest["config"], manifest["model_config"]
         family = family_of_type(model["model_type"]).config_class()
         if not trust:
             content = {"env": config["env"], "model": model}
             check_modules(path, manifest, content, hint=NAMING)
+        warn_of_change(path, manifest)
         chosen = checkpoint_named(path, checkpoint)
         return TrainedRun(
             folder=path,

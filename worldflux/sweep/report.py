@@ -10,7 +10,7 @@ from textwrap import fill
 from typing import Any
 
 from worldflux.report.run import NONE, number
-from worldflux.run_folder.disk import disk_errors, write_atomic
+from worldflux.run_folder.disk import disk_errors, where_allowed, write_atomic
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain
 from worldflux.run_folder.state import Ending
@@ -94,8 +94,9 @@ def document(summary: Summary) -> dict[str, Any]:
     }
 
 
-def write_csv(summary: Summary) -> Path:
-    """Writes `sweep.csv`, one row for each job with a column for each override."""
+def write_csv(summary: Summary) -> Path | None:
+    """Writes `sweep.csv`, one row for each job with a column for each override; None where the folder
+    may only be read."""
     keys = sorted({key for job in summary.jobs for key in job.overrides}, key=rank)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -104,9 +105,10 @@ def write_csv(summary: Summary) -> Path:
         values = [typed(job.overrides[key]) if key in job.overrides else "" for key in keys]
         writer.writerow([job.name, *values, *(getattr(job, fact) for fact in FACTS)])
     path = summary.root / CSV
-    with disk_errors("sweep table", path):
+    with disk_errors("sweep table", path), where_allowed(path):
         write_atomic(path, file.getvalue())
-    return path
+        return path
+    return None
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:

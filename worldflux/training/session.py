@@ -16,6 +16,7 @@ from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry
 from worldflux.core.memory import is_out_of_memory
 from worldflux.core.ranks import ALONE, Ranks
+from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
 from worldflux.run_folder.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
@@ -25,6 +26,7 @@ from worldflux.training.checkpointing import Checkpointing
 from worldflux.training.evaluate import Evaluator
 from worldflux.training.feeds import Feed, as_agent, default_training
 from worldflux.training.manifest import environment_facts, run_manifest
+from worldflux.training.parallel import join_episodes
 from worldflux.training.progress import Progress, Status
 from worldflux.training.run_writer import RunWriter
 from worldflux.training.signals import StopSignals
@@ -149,7 +151,12 @@ class TrainingSession:
         """Restores agent, counters and random streams from a checkpoint or run folder."""
         self.checkpointing.restore(load_checkpoint(Path(path))[1])
 
+    def _note_episodes(self, source: Source, episodes: list[Episode]) -> None:
+        every, env_steps = join_episodes(self.ranks, episodes, source.env_steps)
+        self.books.note_episodes(every, env_steps, self.folder.logger)
+
     def _save(self, source: Source) -> None:
+        self._note_episodes(source, source.settle())
         with self.books.clock.pause():
             self.checkpointing.save(source)
             self.folder.write_manifest(self._manifest())
