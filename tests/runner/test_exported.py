@@ -17,6 +17,7 @@ from tests.cli.conftest import TINY, folder  # noqa: F401
 from worldflux.cli.export_model import main
 from worldflux.runner import exported
 from worldflux.runner.trained import open_trained
+from worldflux.training import TrainingConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 SHORT = [*TINY, "env.time_limit=30"]
@@ -114,7 +115,7 @@ def test_pictures_go_in_as_bytes(folder: Path) -> None:  # noqa: F811
         torch.manual_seed(0)
         more = {"actor_critic": True} if family == "dreamer-ci" else {}
         model = worldflux.create_world_model(family, obs_shape=(3, 64, 64), action_dim=2, **more)
-        training = worldflux.TrainingConfig(device="cpu", compile_model=False)
+        training = TrainingConfig(device="cpu", compile_model=False)
         step = exported.step_of(model.make_agent(training))
         file = exported.write_policy(step, "torch_export", folder / family.replace(":", "_"))
         call = exported.read_policy(step, file)

@@ -25,7 +25,9 @@ from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.hub import Address
 from worldflux.runner.card import playing
 
-pytest.importorskip("huggingface_hub", reason="huggingface_hub is missing: worldflux[hub] brings it")
+pytest.importorskip(
+    "huggingface_hub", reason="huggingface_hub is missing: worldflux[hub] brings it"
+)
 
 
 class Hub(BaseHTTPRequestHandler):
