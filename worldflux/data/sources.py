@@ -1,7 +1,7 @@
 """Where the trainer's batches come from: the interface of a source, and how one is made.
 
-A source is one file of this folder and one row of `worldflux.config.data.SOURCES`. Recorded data
-(`ReplayBuffer`) reaches the trainer through worldflux/training/feeds.py.
+A source is one file of this folder and one row of `worldflux.config.data.SOURCES`. A ReplayBuffer of
+Python's reaches the trainer through worldflux/training/feeds.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from worldflux.errors import MissingDependencyError, TrainingError
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
+    from worldflux.data.recorded.opening import RecordedSet
 
 log = logging.getLogger(__name__)
 
@@ -130,15 +131,27 @@ class Source(Protocol):
 class SourceModule(Protocol):
     """What the file of a source offers."""
 
-    def make(self, data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
-        """envs None: they could not be made and `data.on_env_failure=degrade`."""
+    def make(
+        self,
+        data: DataConfig,
+        envs: VectorEnv | None,
+        sequences: Sequences,
+        recorded: RecordedSet | None,
+    ) -> Source:
+        """envs None: they could not be made and `data.on_env_failure=degrade`, or there are none to be
+        made. recorded: the episodes of `data.path`, for sources that read it."""
         ...
 
 
-def make_source(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
-    """The source that `data.source` names; envs as for `SourceModule.make`."""
+def make_source(
+    data: DataConfig,
+    envs: VectorEnv | None,
+    sequences: Sequences,
+    recorded: RecordedSet | None = None,
+) -> Source:
+    """The source that `data.source` names; arguments as for `SourceModule.make`."""
     module: SourceModule = importlib.import_module(SOURCES[data.source])
-    return module.make(data, envs, sequences)
+    return module.make(data, envs, sequences, recorded)
 
 
 def try_envs(make: Callable[[], VectorEnv], data: DataConfig) -> VectorEnv | None:
