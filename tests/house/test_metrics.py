@@ -14,8 +14,13 @@ from worldflux.models.families import OURS, Family
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.metrics import METRICS, metrics, metrics_named
 
-# Only where one model learns several tasks, or a key has the name of a loss.
-ELSEWHERE = {"episode/return/<task>", "eval/return/<task>", "train/loss/recon/<key>"}
+# Only where one model learns several tasks, a key has the name of a loss, or a loss is the user's.
+ELSEWHERE = {
+    "train/loss/own/<key>",
+    "episode/return/<task>",
+    "eval/return/<task>",
+    "train/loss/recon/<key>",
+}
 
 
 def test_every_metric_has_a_sentence() -> None:

@@ -18,6 +18,7 @@ from omegaconf.errors import ValidationError
 from worldflux.config.base import CheckedConfig
 from worldflux.config.fields import field_types, per_class
 from worldflux.config.groups import (
+    CALLBACKS,
     FIELDS,
     GROUPS,
     OF_TRAINING,
@@ -70,8 +71,9 @@ def _spelled(cls: type) -> type:
             continue
         hint = field_types(cls)[item.name]
         # OmegaConf takes any number for a bool; the group's class does not.
-        annotations[key] = Any if "folders" in rule or hint is bool else hint
-        if "folders" in rule or rule.get("follows") in (ENVIRONMENT, USER):
+        of_group = isinstance(hint, type) and issubclass(hint, CheckedConfig)
+        annotations[key] = Any if of_group or hint is bool else hint
+        if of_group or rule.get("follows") in (ENVIRONMENT, USER):
             defaults[key] = MISSING
         elif "follows" in rule:
             defaults[key] = f"${{{rule['follows']}}}"
@@ -160,7 +162,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
     _check_keys("", values, list(TOP))
-    for name in (*GROUPS, "project"):
+    for name in (*GROUPS, CALLBACKS, "project"):
         if not isinstance(values[name], dict):
             raise ConfigurationError(f"must be a group of options, got {values[name]!r}", key=name)
     kind = str(values["model"].get("model_type"))

@@ -35,6 +35,7 @@ from worldflux.runner.preflight import check_recorded, one_environment, training
 from worldflux.runner.repeat import repeating, words_of
 from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
+from worldflux.training.own_callbacks import own_callbacks
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
 from worldflux.training.session import Callback
@@ -125,7 +126,7 @@ def _run(
         trainer = Trainer(
             agent,
             training,
-            [*live.callbacks, *_watchers(config, ranks)],
+            [*_own_callbacks(config, parts, ranks), *live.callbacks, *_watchers(config, ranks)],
             run_dir=folder,
             evaluator=evaluator,
             solved_return=config.env.solved_return,
@@ -156,6 +157,13 @@ def _watchers(config: RunConfig, ranks: Ranks) -> list[Callback]:
     from worldflux.runner.measured import ModelMeasure
 
     return [ModelMeasure(config.env, layout_of_env(config.env))]
+
+
+def _own_callbacks(config: RunConfig, parts: Parts, ranks: Ranks) -> list[Callback]:
+    """Those of the `callbacks` group, in the first process: what one ends, ends in all."""
+    if not ranks.first:
+        return []
+    return own_callbacks(config.callbacks) if parts.callbacks is None else parts.callbacks
 
 
 def _subject(config: RunConfig) -> str:

@@ -34,7 +34,20 @@ from worldflux.training.signals import StopSignals
 
 class Callback:
     """Base class of hooks; override those you need. An epoch is one pass over finite data, or the
-    whole training on a replay."""
+    whole training on a replay.
+
+    name: that of its entry in the `callbacks` group; one with a name is saved in checkpoints.
+    """
+
+    name = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, for a run that is resumed: plain data, NumPy arrays and tensors (which
+        come back as tensors)."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
 
     def on_train_begin(self, trainer: TrainingSession) -> None: ...
     def on_train_end(self, trainer: TrainingSession) -> None: ...
@@ -87,7 +100,7 @@ class TrainingSession:
             folder, loggers=loggers, ranks=ranks, config=self.facts.get("config")
         )
         self.checkpointing = Checkpointing(
-            self.agent, self.books, self.folder, self.device, self.facts
+            self.agent, self.books, self.folder, self.device, self.facts, self.callbacks
         )
         self._progress = progress
         self._degraded_modes = degraded_modes
