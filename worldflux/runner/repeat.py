@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from worldflux.config.files import environment_hidden
 from worldflux.config.groups import is_machine
@@ -43,7 +44,7 @@ def repeating(folder: Path) -> str | None:
         with environment_hidden():
             begun = run_config(typed(folder / SAVED_CONFIG))
         different = changes(saved_config(folder), begun)
-    except WorldFluxError:
+    except (WorldFluxError, OmegaConfBaseException):
         return None
     changed = {key: value for key, (value, _) in different.items() if not is_machine(key)}
     kept = [word for word in words if key_of(word) not in changed and _repeats(word)]
@@ -62,12 +63,17 @@ def _repeats(word: str) -> bool:
 
 def _flags(hydra: Any) -> list[str]:
     """The flags that name files of the user's own."""
-    section = hydra.get("hydra", hydra) if isinstance(hydra, dict) else {}
+    section = _mapping(_mapping(hydra).get("hydra"))
+    paths = section.get("searchpath")
     flags = []
-    for path in section.get("searchpath") or []:
+    for path in paths if isinstance(paths, list) else []:
         flags += ["--config-dir", urlsplit(str(path)).path]
-    name = (section.get("job") or {}).get("config_name") or CONFIG_NAME
+    name = _mapping(section.get("job")).get("config_name") or CONFIG_NAME
     return [*flags, *(["--config-name", str(name)] if name not in (CONFIG_NAME, "resume") else [])]
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _saved(folder: Path, name: str) -> Any:
