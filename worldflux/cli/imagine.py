@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldflux.cli.guarded import verb
 from worldflux.cli.parser import SEED, TRUST, Parser, positive
+from worldflux.errors import ConfigurationError
 from worldflux.project.schema import FILE, load_config
 from worldflux.run_folder.checkpoints import checkpoint_at
 from worldflux.run_folder.names import REPORT
@@ -60,6 +62,8 @@ def _main(options: argparse.Namespace) -> int:
     from worldflux.runner.imagined import imagine_run  # PyTorch: nothing for --help
 
     run, horizon = chosen(options)
+    if options.out is None and not os.access(run.folder, os.W_OK):
+        raise ConfigurationError(f"{run.folder} may only be read: --out DIR draws elsewhere")
     for line in imagine_run(
         run,
         run.agent(options.device),
