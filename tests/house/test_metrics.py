@@ -15,7 +15,8 @@ from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.metrics import METRICS, metrics, metrics_named
 
 # Only where one model learns several tasks, or a key has the name of a loss.
-ELSEWHERE = {"episode/return/<task>", "eval/return/<task>", "train/loss/recon/<key>"}
+ELSEWHERE = {"validation/loss/total", "validation/loss/<key>"}  # with recorded data
+ELSEWHERE |= {"episode/return/<task>", "eval/return/<task>", "train/loss/recon/<key>"}
 
 
 def test_every_metric_has_a_sentence() -> None:

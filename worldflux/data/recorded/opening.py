@@ -82,6 +82,10 @@ class RecordedSet:
         """Actions that were taken in all."""
         return int((self.lengths - 1).sum())
 
+    def terminates(self) -> bool:
+        """Whether the task itself ended an episode."""
+        return any(part.terminates() for part in self.parts)
+
     def digest(self) -> str:
         """By which a run that goes on knows its data again, wherever it lies now."""
         digests = "".join(part.digest() for part in self.parts)
