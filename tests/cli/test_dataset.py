@@ -117,7 +117,7 @@ def test_mistakes_are_one_line(recorded: Path, refused: Callable[..., str]) -> N
         " leaves none of 4 episodes to train on",
         "data=dataset data.path=[]": r"data.path must be a text or a list of texts",
         "data=dataset data.path=no.npz": "data.path=no.npz: no such file",
-        "data.path=episodes.npz": "data.path is of data=dataset, and data.source is gym",
+        "data.path=episodes.npz": "data.path is of data=dataset and mixed, and data.source is gym",
         "data=dataset data.path=episodes.npz env=cartpole": "data.path has the observations obs 3 "
         "float32, and env.id=CartPole-v1 has obs 4 float32; env=none trains without",
         "data=dataset data.path=episodes.npz model.obs_shape=[5]": "model.obs_shape is (5,), but the"

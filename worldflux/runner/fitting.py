@@ -72,10 +72,13 @@ def for_recorded(model: WorldModelConfig, recorded: RecordedSet) -> WorldModelCo
     """The model's configuration for recorded episodes alone, the longest of which is taken for an
     episode's length; ConfigurationError where they do not fit."""
     try:
-        fitted = model.with_spaces(recorded.obs_spaces, recorded.action_spaces)
+        tasks = recorded.tasks()
+        if known := getattr(model, "known_tasks", None):
+            tasks = known(tasks)
+        fitted = model.with_spaces(recorded.obs_spaces, recorded.action_spaces, tasks)
     except ConfigurationError as error:
         error.reason = error.reason.replace("the environment has", "the recorded episodes have")
         raise error from None
-    if getattr(fitted, "episode_length", 0) is None:
+    if getattr(fitted, "episode_length", 0) is None and not tasks:
         fitted = fitted.with_overrides(episode_length=int(recorded.lengths.max()) - 1)
     return for_ends(fitted, recorded)
