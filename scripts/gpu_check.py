@@ -194,7 +194,13 @@ def ranks(check: Check) -> dict[str, Any]:
     if check.device != "cpu" and check.results["machine"].get("devices", 0) < 2:
         return {"skipped": "one device"}
     folder = check.out / "ranks"
-    settings = ["logger=jsonl", "training.nproc=2", "training.num_envs=2", "model/size=ci", "training.batch_size=4"]
+    settings = [
+        "logger=jsonl",
+        "training.nproc=2",
+        "training.num_envs=2",
+        "model/size=ci",
+        "training.batch_size=4",
+    ]
     settings += ["training.sequence_length=8", "data.prefill_steps=64", "training.total_steps=6"]
     settings += ["training.eval_interval=0", f"hydra.run.dir={folder}"]
     done = check.train("ranks", *settings, limit=check.left)
@@ -267,27 +273,22 @@ def install(out: Path, wheels: Path | None) -> str:
 
 def table(results: dict[str, Any]) -> str:
     """One row for each figure that a person looks for."""
-    rows = []
-    for name, figures in results.get("parity", {}).items():
-        text = figures if isinstance(figures, str) else figures["summary"]
-        rows.append(("parity", name, text))
-    for name, figures in results.get("benchmark", {}).items():
-        times = [
-            f"{key} {figures[key]}" for key in ("update_ms", "act_ms", "plan_ms") if key in figures
-        ]
-        if "peak_share" in figures:
-            times.append(f"{figures['peak_share']:.0%} of the peak")
-        if "device_memory_mb" in figures:
-            times.append(f"{figures['device_memory_mb']} MB of the device")
-        rows.append(("benchmark", name, ", ".join(times) or str(figures)))
-    for name, figures in results.get("resume", {}).items():
-        exact = figures.get("exact")
-        text = "exact" if exact else f"{len(figures.get('unequal') or [])} things differ"
-        rows.append(("resume", name, figures.get("error", text)))
+    rows = [(part, "", f["skipped"]) for part, f in results.items() if "skipped" in f]
+    done = {part: f for part, f in results.items() if "skipped" not in f}
+    for name, figures in done.get("parity", {}).items():
+        rows.append(("parity", name, figures["summary"]))
+    for name, figures in done.get("benchmark", {}).items():
+        shown = ("update_ms", "act_ms", "plan_ms", "peak_share", "device_memory_mb", "rc")
+        text = ", ".join(f"{key} {figures[key]}" for key in shown if key in figures)
+        rows.append(("benchmark", name, text))
+    for name, figures in done.get("resume", {}).items():
+        differ = f"{len(figures.get('unequal') or [])} things differ"
+        text = "exact" if figures.get("exact") else figures.get("error", differ)
+        rows.append(("resume", name, text))
     for name in ("ranks", "learning"):
-        if name in results:
-            shown = {k: v for k, v in results[name].items() if k != "episodes"}
-            rows.append((name, "", ", ".join(f"{k} {v}" for k, v in shown.items())))
+        if name in done:
+            facts = [f"{k} {v}" for k, v in done[name].items() if k != "episodes"]
+            rows.append((name, "", ", ".join(facts)))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
     return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
 

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from worldflux.run_folder.manifest import read_manifest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.py"
 
 
@@ -37,7 +39,7 @@ def test_the_small_form_measures_and_learns(
     for family in ("dreamerv3", "tdmpc2"):
         assert result["resume"][family] == {"exact": True, "unequal": []}
     assert result["learning"]["updates"] == 30 and result["learning"]["rc"] == 0
-    assert (tmp_path / "learning" / "manifest.json").is_file()
+    assert read_manifest(tmp_path / "learning")["status"] == "completed"
     assert any(line.startswith("resume") and "exact" in line for line in lines)
 
 
