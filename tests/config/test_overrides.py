@@ -65,7 +65,7 @@ def parse(word: str) -> Any:
     return value_of(OverridesParser.create().parse_override(word))
 
 
-@settings(max_examples=400, derandomize=True, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(VALUES)
 @example({"it's": 1, 'say "x"': {"a": ["${x}"]}})
 @example({"1": 1, "null": None, "true": True, "": 0})
@@ -82,7 +82,7 @@ def test_not_a_number_comes_back_too() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, max_size=3))
 @example({"text": "${x}", "it's": "${oc.env:HOME}"})
 @example({"id": "null", "number": "1", "empty": "", "lines": "a\nb", "nested": {"1": "'"}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -111,16 +112,21 @@ def composed_schema(model: type[CheckedConfig] | None = None) -> DictConfig:
     return schema
 
 
+# Hydra's store copies what it is given and what it gives.
+_stored = functools.cache(hydra_schema)
+_stored_whole = functools.cache(composed_schema)
+
+
 def register(*folders: Path) -> None:
     """Gives Hydra the schemas that `conf/` refers to, and what installed families leave to us.
 
     folders: more places that options are looked for in.
     """
     store = ConfigStore.instance()
-    store.store(name="base_config", node=composed_schema())
+    store.store(name="base_config", node=_stored_whole())
     for one in families():
         try:
-            store.store(name=f"base_{one.name}", node=hydra_schema(one.config_class()))
+            store.store(name=f"base_{one.name}", node=_stored(one.config_class()))
         except Exception as error:  # a type that OmegaConf does not know, for example
             if one in OURS:
                 raise
