@@ -108,6 +108,7 @@ def test_keys_and_folders() -> None:
     assert parse(word) == ["file:///tmp/it's, a=b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plus", ["", "+", "++"])
 @pytest.mark.parametrize("word", ["env.kwargs.a=1", "env.kwargs={a:1}", "env.kwargs.a={b:[1,c]}"])
 def test_a_key_of_a_free_mapping_is_set_in_every_spelling(plus: str, word: str) -> None:

@@ -58,9 +58,7 @@ class Place:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The command in a process that goes on, and that Ctrl-C reaches."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
-            [*SWEEP, *words], cwd=self.folder, env=self.env, text=True, **pipes
-        )
+        return subprocess.Popen([*SWEEP, *words], cwd=self.folder, env=self.env, text=True, **pipes)
 
     def ask(self, *command: str) -> str:
         """What a command of Slurm prints."""
