@@ -53,6 +53,7 @@ def run_blocks(page: str, **changes: str) -> dict[str, Any]:
     return done
 
 
+@pytest.mark.slow(6)
 def test_every_example_of_the_page_on_python_runs(short: None) -> None:
     done = run_blocks("python.md", **{"2_004": "3"})
     assert done["config"].training.total_steps == 2_000

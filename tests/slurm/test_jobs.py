@@ -145,12 +145,12 @@ def four_jobs_are_one_array_with_a_log_each(place: Place) -> None:
 
 def interrupted_jobs_go_on_by_themselves_exactly(place: Place) -> None:
     """One job is preempted by another one, and then comes to its time limit, once at least."""
-    steps = 250
+    steps = 400
     words = [*TINY, "training.log_interval=5", f"training.total_steps={steps}", "training.seed=0"]
-    # A limit is of minutes: the signal comes 40 s before it, when 160 updates at most are done.
+    # Limits are whole minutes: the signal comes 25 s before, when 350 updates are done at most.
     command = [
         *("sweep=limited", *SLURM, "sweep.detach=true", "+env.kwargs.seconds=0.1"),
-        *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40", *words),
+        *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25", *words),
     ]
     place.run(*command)
     (job,) = place.jobs("limited")
