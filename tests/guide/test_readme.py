@@ -129,6 +129,7 @@ READERS = re.compile(
 )
 
 
+@pytest.mark.slow(7)
 def test_every_command_that_trains_can_be_composed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

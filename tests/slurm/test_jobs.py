@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.conftest import folder, refused
 from tests.slurm.conftest import needs_slurm, running_cluster, variables
+from worldflux.cli.main import main
 
 __all__ = ["folder", "refused"]
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,8 @@ class Place:
         self.folder = folder
         self.env = {**os.environ, **variables(cluster)}
         self.env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.hold = folder / "hold"  # while it exists, jobs take their time
+        self.hold.touch()
 
     def run(self, *words: str) -> str:
         done = subprocess.run(
@@ -145,11 +148,11 @@ def four_jobs_are_one_array_with_a_log_each(place: Place) -> None:
 
 def interrupted_jobs_go_on_by_themselves_exactly(place: Place) -> None:
     """One job is preempted by another one, and then comes to its time limit, once at least."""
-    steps = 400
+    steps = 250  # more than are done before the second interruption
     words = [*TINY, "training.log_interval=5", f"training.total_steps={steps}", "training.seed=0"]
-    # Limits are whole minutes: the signal comes 25 s before, when 350 updates are done at most.
+    # Limits are whole minutes: the signal comes 25 s before.
     command = [
-        *("sweep=limited", *SLURM, "sweep.detach=true", "+env.kwargs.seconds=0.1"),
+        *("sweep=limited", *SLURM, "sweep.detach=true", f"+env.kwargs.hold={place.hold}"),
         *("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25", *words),
     ]
     place.run(*command)
@@ -157,12 +160,17 @@ def interrupted_jobs_go_on_by_themselves_exactly(place: Place) -> None:
     wait_for(lambda: updates(job) > 0)
     place.ask("srun", "--partition=high", "--cpus-per-task=4", "true")
     place.run("sweep=whole", *words)  # the same without interruption, meanwhile
+
+    def restarts() -> int:
+        facts = place.ask("scontrol", "show", "job", slurm_id(job))
+        return int(re.findall(r"Restarts=(\d+)", facts)[0])
+
+    wait_for(lambda: restarts() >= 2)
+    place.hold.unlink()
     table = place.run(*(word for word in command if "detach" not in word))
     assert states(table) == ["completed"]
     log = (job / "slurm.log").read_text()
     assert log.count("stopped by SIGUSR2") >= 2
-    facts = place.ask("scontrol", "show", "job", slurm_id(job))
-    assert int(re.findall(r"Restarts=(\d+)", facts)[0]) >= 2
     (whole,) = place.sweep("whole").glob("*/run_manifest.json")
     for name in ("model", "optimizer"):
         path = Path("checkpoints", f"step_{steps:09d}", f"{name}.safetensors")
@@ -173,8 +181,8 @@ def interrupted_jobs_go_on_by_themselves_exactly(place: Place) -> None:
 def lost_jobs_are_noticed_and_the_same_command_completes_them(place: Place) -> None:
     """Of three jobs one is cancelled, one is killed and one is cancelled before it starts."""
     words = [
-        *("sweep=lost", *SLURM, *TINY, "training.log_interval=5", "+env.kwargs.seconds=0.1"),
-        *("training.total_steps=150", "training.seed=range(3)", "hydra.launcher.cpus_per_task=2"),
+        *("sweep=lost", *SLURM, *TINY, "training.log_interval=5", f"+env.kwargs.hold={place.hold}"),
+        *("training.total_steps=250", "training.seed=range(3)", "hydra.launcher.cpus_per_task=2"),
     ]
     driver = place.start(*words)
     wait_for(lambda: len(place.jobs("lost")) == 3)
@@ -188,6 +196,7 @@ def lost_jobs_are_noticed_and_the_same_command_completes_them(place: Place) -> N
     table, _ = driver.communicate(timeout=900)
     assert states(table) == ["stopped", "broken-off", "missing"]
     assert "(cancelled)" in table
+    place.hold.unlink()
     table = place.run(*words)
     assert states(table) == ["completed"] * 3
     assert "resumed" in (first / "slurm.log").read_text()
@@ -195,8 +204,8 @@ def lost_jobs_are_noticed_and_the_same_command_completes_them(place: Place) -> N
 
 def the_command_may_end_and_come_back(place: Place) -> None:
     words = [
-        *("sweep=left", *SLURM, *TINY, "training.log_interval=5", "+env.kwargs.seconds=0.1"),
-        *("training.total_steps=150", "training.seed=range(2)"),
+        *("sweep=left", *SLURM, *TINY, "training.log_interval=5", f"+env.kwargs.hold={place.hold}"),
+        *("training.total_steps=250", "training.seed=range(2)"),
     ]
     twice = [place.start(*words, "sweep.detach=true") for _ in range(2)]
     texts = [process.communicate(timeout=900)[0] for process in twice]
@@ -216,6 +225,7 @@ def the_command_may_end_and_come_back(place: Place) -> None:
     assert driver.returncode == 130, err
     assert f"scancel {ids[0].split('_')[0]}" in out + err
     assert set(place.in_queue()) == set(ids)  # they go on, and none was added
+    place.hold.unlink()
     assert states(place.run(*words)) == ["completed"] * 2
     assert [slurm_id(job) for job in place.jobs("left")] == ids
 
@@ -262,10 +272,12 @@ def test_what_becomes_of_jobs(tmp_path: Path) -> None:
     ],
 )
 def test_what_slurm_cannot_do_is_one_line(
-    slurm: Path, refused: Callable[..., str], word: str, line: str
+    slurm: Path, folder: Path, capfd: pytest.CaptureFixture[str], word: str, line: str
 ) -> None:
     words = ["sweep=refused", *SLURM, f"hydra.launcher.{word}", *TINY, "training.seed=1,2"]
-    assert refused("-m", *words) == line
+    assert main(["-m", *words]) == 2
+    assert capfd.readouterr().err == f"worldflux-run: error: {line}\n"
+    assert not list((folder / "outputs" / "multirun" / "refused").glob("*/slurm.json"))
     queued = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
     assert queued.stdout == ""
 
