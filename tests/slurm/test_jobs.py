@@ -46,16 +46,16 @@ class Place:
         self.hold = folder / "hold"  # while it exists, jobs take their time
         self.hold.touch()
 
-    def run(self, *words: str) -> str:
+    def run(self, *words: str, code: int = 0, **env: str) -> str:
         done = subprocess.run(
             [*SWEEP, *words],
             cwd=self.folder,
-            env=self.env,
+            env=self.env | env,
             capture_output=True,
             text=True,
             timeout=1800,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -89,6 +89,11 @@ def seed(job: Path) -> int:
 
 def slurm_id(job: Path) -> str:
     return str(json.loads((job / "slurm.json").read_text())["id"])
+
+
+def manifest(job: Path) -> dict[str, Any]:
+    path = job / "run_manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def updates(job: Path) -> int:
@@ -202,6 +207,29 @@ def lost_jobs_are_noticed_and_the_same_command_completes_them(place: Place) -> N
     assert "resumed" in (first / "slurm.log").read_text()
 
 
+def a_queued_job_keeps_the_values_that_it_was_submitted_with(place: Place) -> None:
+    experiment = place.folder / "conf" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nmodel:\n  kl_free: 0.5\n")
+    words = [
+        *("sweep=queued", *SLURM, *TINY, "--config-dir", "conf", "+experiment=mine"),
+        *("training.total_steps=${oc.env:STEPS}", "training.seed=0", "sweep.detach=true"),
+    ]
+    # All processors are taken, so that the job waits.
+    place.ask("sbatch", "-c", "4", "-o", "/dev/null", "--wrap", "sleep 600")
+    place.run(*words, STEPS="3")
+    (job,) = place.jobs("queued")
+    assert place.in_queue()[slurm_id(job)] == "PENDING"
+    experiment.write_text("# @package _global_\nmodel:\n  kl_free: 2.0\n")
+    refused = place.run(*words, code=2, STEPS="4")
+    assert "model.kl_free is 0.5 in" in refused or "training.total_steps is 3 in" in refused
+    (holder,) = set(place.in_queue()) - {slurm_id(job)}
+    place.ask("scancel", holder)
+    wait_for(lambda: manifest(job).get("status") == "completed")
+    assert manifest(job)["global_step"] == 3
+    assert manifest(job)["config"]["model"]["kl_free"] == 0.5
+
+
 def the_command_may_end_and_come_back(place: Place) -> None:
     words = [
         *("sweep=left", *SLURM, *TINY, "training.log_interval=5", f"+env.kwargs.hold={place.hold}"),
@@ -246,6 +274,7 @@ def test_what_becomes_of_jobs(tmp_path: Path) -> None:
         interrupted_jobs_go_on_by_themselves_exactly,
         the_command_may_end_and_come_back,
         lost_jobs_are_noticed_and_the_same_command_completes_them,
+        a_queued_job_keeps_the_values_that_it_was_submitted_with,
         four_jobs_are_one_array_with_a_log_each,
     )
     with ThreadPoolExecutor(len(scenarios)) as pool:

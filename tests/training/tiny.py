@@ -115,6 +115,9 @@ class TinySource:
                 )
         return episodes
 
+    def settle(self) -> list[Episode]:
+        return []
+
     def batch(self, batch_size: int) -> dict[str, np.ndarray]:
         held = min(self.env_steps, len(self.obs))
         first = self.rng.integers(held - 4, size=batch_size)

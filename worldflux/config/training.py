@@ -188,7 +188,7 @@ class TrainingConfig(CheckedConfig):
         "auto",
         choices=("auto", "sync", "async"),
         machine=True,
-        help="sync steps the environments in turn, async each in a process of its own, which pays where a step costs more than about a millisecond; auto is sync.",
+        help="sync steps the environments in turn, async each in a process of its own, beside each other and beside the update, which pays where a step costs more than about a millisecond; auto is sync.",
     )
     log_interval: int = option(
         100,
@@ -203,6 +203,13 @@ class TrainingConfig(CheckedConfig):
         resumable=True,
         unit="updates",
         help="Updates between two evaluations; 0: only at the end.",
+    )
+    model_eval_interval: int = option(
+        0,
+        at_least=0,
+        resumable=True,
+        unit="updates",
+        help="Updates between two measurements of the world model on eval_episodes fresh episodes (docs/measure.md); 0: none.",
     )
     eval_episodes: int = option(
         10,

@@ -49,8 +49,9 @@ def two_hot_code(x: Tensor, bins: Tensor) -> TwoHotCode:
     The two bins beside x get weights linear in the distance to each; values beyond an end, infinite
     ones too, get that end alone. NaN gives NaN weights.
     """
-    x = x.to(bins.dtype).contiguous()
-    index = torch.searchsorted(bins, x, right=True)  # [...], as all up to weight
+    x = x.to(bins.dtype)
+    # Flat, as a compiler may lay x out as it likes, and searchsorted wants it contiguous.
+    index = torch.searchsorted(bins, x.reshape(-1), right=True).reshape(x.shape)  # [...]
     below = (index - 1).clamp(min=0)
     above = index.clamp(max=len(bins) - 1)
     distance = torch.abs(x - bins[below])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldflux.config.spaces import Space
+from worldflux.data.recorder import Recorder
 from worldflux.data.replay import SequenceReplay
 from worldflux.envs.vector import VectorEnv
 
@@ -59,7 +60,11 @@ class Collector:
     Each step goes into the replay together with the action taken after it and the agent's
     entries; on an episode's last step, after which nothing is taken, the action is zero.
     env_steps counts executed environment steps (an autoreset row is none), action repeat once.
-    watcher: is called after each step.
+    watcher: is called after each step. recorder: keeps the episodes, where it is set.
+
+    Environments in processes of their own take the last step of a `collect` while its caller goes
+    on: that step is counted at once, its row goes into the replay with the next action as always,
+    so the data are those of environments that are waited for. `settle` waits for it.
     """
 
     def __init__(self, envs: VectorEnv, replay: SequenceReplay, *, seed: int = 0) -> None:
@@ -68,11 +73,14 @@ class Collector:
         self.env_steps = 0
         self.episodes = 0
         self.watcher: Watcher | None = None
+        self.recorder: Recorder | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._carry: Carry | None = None
         self._stored_carry: Mapping[str, Any] | None = None  # from load_state_dict, any device
         self._return = np.zeros(envs.num_envs, np.float64)
         self._length = np.zeros(envs.num_envs, np.int64)
+        self._in_flight: int | None = None  # environment steps of the step not received yet
+        self._ended: list[Episode] = []  # not returned yet
         self._entries = {
             key: np.zeros((envs.num_envs, *replay.spaces[key].shape), replay.spaces[key].dtype)
             for key in replay.entries
@@ -86,26 +94,49 @@ class Collector:
         explore: bool = True,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Episode]:
-        """Takes at least `env_steps` environment steps; returns the episodes that ended.
+        """Takes at least `env_steps` environment steps; returns the episodes seen to end.
 
         agent None: uniformly random actions and zero entries. An agent that takes over in the
         middle of an episode begins with its initial carry. should_stop: asked before each step;
         true ends it early.
         """
         target = self.env_steps + env_steps
-        ended: list[Episode] = []
         if not self.envs.last:
             self.envs.reset()
         while self.env_steps < target and not should_stop():
+            self._receive()
             row = self.envs.last
             action, entries = self._act(agent, row, explore)
             self.replay.add({**row, **entries, "action": action})
-            before = self.envs.env_steps
-            row = self.envs.step(action)
-            self.env_steps += self.envs.env_steps - before
-            ended.extend(self._count(row))
-            if self.watcher is not None:
-                self.watcher(self.envs, row, self.episodes, int(self._length[0]))
+            if self.recorder is not None:
+                self.recorder.add(row, action, self.envs.raw_reward)
+            self.envs.send(action)
+            self._in_flight = self.envs.num_envs - int(row["is_last"].sum())
+            self.env_steps += self._in_flight
+            if not self.envs.in_processes:
+                self._receive()
+        return self._take_ended()
+
+    def settle(self) -> list[Episode]:
+        """Waits for the step that `collect` left under way; returns the episodes that it ended."""
+        self._receive()
+        return self._take_ended()
+
+    def _receive(self) -> None:
+        if self._in_flight is None:
+            return
+        steps, self._in_flight = self._in_flight, None
+        try:
+            row = self.envs.receive()
+        except BaseException:
+            self.env_steps -= steps
+            raise
+        self._ended += self._count(row)
+        if self.watcher is not None:
+            self.watcher(self.envs, row, self.episodes, int(self._length[0]))
+
+    def _take_ended(self) -> list[Episode]:
+        ended, self._ended = self._ended, []
         return ended
 
     def _act(
@@ -153,6 +184,7 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay: counters, random stream, carry and the environments."""
+        self._receive()
         carry = self._carry or self._stored_carry or {}
         return {
             "env_steps": self.env_steps,
@@ -161,7 +193,9 @@ class Collector:
             "return": self._return.copy(),
             "length": self._length.copy(),
             "carry": dict(carry),
+            "ended": [asdict(episode) for episode in self._ended],
             "envs": self.envs.state_dict() if self.envs.last else {},
+            **({} if self.recorder is None else {"recorder": self.recorder.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
@@ -169,16 +203,22 @@ class Collector:
 
         The others begin a new episode, their open one is abandoned.
         """
+        self._receive()
         self.env_steps, self.episodes = int(state["env_steps"]), int(state["episodes"])
         self._rng.bit_generator.state = state["rng"]
         self._return = np.asarray(state["return"], np.float64).copy()
         self._length = np.asarray(state["length"], np.int64).copy()
+        self._ended = [Episode(**episode) for episode in state.get("ended", [])]
         self._carry, self._stored_carry = None, dict(state["carry"]) or None
+        if self.recorder is not None and "recorder" in state:
+            self.recorder.load_state_dict(state["recorder"])
         if not state["envs"]:
             return np.ones(self.envs.num_envs, bool)
         restored = self.envs.load_state_dict(state["envs"])
         if not restored.all():
             self.envs.reset_where(~restored)
+            if self.recorder is not None:
+                self.recorder.abandon(~restored)
             self._return[~restored] = 0.0
             self._length[~restored] = 0
         return restored

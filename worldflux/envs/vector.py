@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Self
 
 import numpy as np
+from gymnasium import spaces as gs
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
@@ -39,7 +40,8 @@ class VectorEnv:
     task_numbers `[N]` says which each environment is, and action_mask `[N, A]` is 1 for the action
     dimensions that its task has. name: what the environment is called. episode_length: agent steps
     after which every episode is cut, as the made environment knows it; None: no limit is known.
-    notes: what a person should know of it. call_timeout: seconds that a call may take.
+    notes: what a person should know of it. call_timeout: seconds that a call may take. own_spaces: of
+    observation and action before they are encoded, of a single task.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class VectorEnv:
         task_numbers: Sequence[int] = (),
         notes: Notes | None = None,
         call_timeout: float | None = None,
+        own_spaces: tuple[gs.Space[Any] | None, gs.Space[Any] | None] = (None, None),
     ) -> None:
         self.num_envs = envs.num_envs
         self.obs_spaces = obs_spaces
@@ -69,8 +72,9 @@ class VectorEnv:
         self.env_steps = 0
         self.last: dict[str, np.ndarray] = {}
         self._envs = envs
+        self._action = np.zeros((self.num_envs, self.action_dim), np.float32)  # of the step begun
         self.name, self.episode_length = name, episode_length
-        self.notes = notes or Notes()
+        self.notes, self.own_spaces = notes or Notes(), own_spaces
         self._timeout = call_timeout
         self._waiting = Waiting(name)
         self._seed = seed
@@ -101,20 +105,41 @@ class VectorEnv:
         none = np.zeros(self.num_envs, bool)
         return self._row(obs, np.zeros(self.num_envs), ~none, none, none)
 
+    @property
+    def in_processes(self) -> bool:
+        """Whether the environments step in processes beside this one, between `send` and `receive`."""
+        return isinstance(self._envs, AsyncVectorEnv)
+
     def step(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """Takes flat actions `[N, A]`, one-hot or in [-1, 1]. Returns the next rows.
 
         Raises TrainingError when an environment raises or its process dies.
         """
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: np.ndarray) -> None:
+        """The first half of `step`; only `receive` or `close` may follow."""
         if action.shape != (self.num_envs, self.action_dim):
             raise TrainingError(
                 f"environment {self.name}: actions have shape {action.shape}, "
                 f"expected {(self.num_envs, self.action_dim)}"
             )
-        is_first = self.last["is_last"]
-        for index in np.flatnonzero(~is_first):
+        for index in np.flatnonzero(~self.last["is_last"]):
             self._actions[index].append(action[index])
-        obs, reward, terminated, truncated, _ = self._guard(self._envs.step, action)
+        if isinstance(self._envs, AsyncVectorEnv):
+            self._guard(self._envs.step_async, action)
+        else:
+            self._action = action
+
+    def receive(self) -> dict[str, np.ndarray]:
+        """The second half of `step`: waits for the environments. Returns the next rows."""
+        is_first = self.last["is_last"]
+        if isinstance(self._envs, AsyncVectorEnv):
+            answer = self._guard(self._envs.step_wait)
+        else:
+            answer = self._guard(self._envs.step, self._action)
+        obs, reward, terminated, truncated, _ = answer
         self._begin(is_first)
         self.env_steps += self.num_envs - int(is_first.sum())
         return self._row(obs, reward, is_first, terminated | truncated, terminated)

@@ -66,6 +66,9 @@ class Feed:
     def advance(self, agent: Agent, updates: int) -> list[Episode]:
         return []
 
+    def settle(self) -> list[Episode]:
+        return []
+
     def batch(self, batch_size: int) -> dict[str, Any]:
         """The next batch as step sequences `[B, T, ...]`."""
         batch = self.raw(batch_size)

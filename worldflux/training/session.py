@@ -16,6 +16,7 @@ from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent, Carry
 from worldflux.core.memory import is_out_of_memory
 from worldflux.core.ranks import ALONE, Ranks
+from worldflux.data.collect import Episode
 from worldflux.data.sources import Source
 from worldflux.errors import CheckpointError, ConfigurationError, DiskError, TrainingError
 from worldflux.run_folder.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
@@ -25,6 +26,7 @@ from worldflux.training.checkpointing import Checkpointing
 from worldflux.training.evaluate import Evaluator
 from worldflux.training.feeds import Feed, as_agent, default_training
 from worldflux.training.manifest import environment_facts, run_manifest
+from worldflux.training.parallel import join_episodes
 from worldflux.training.progress import Progress, Status
 from worldflux.training.run_writer import RunWriter
 from worldflux.training.signals import StopSignals
@@ -32,7 +34,20 @@ from worldflux.training.signals import StopSignals
 
 class Callback:
     """Base class of hooks; override those you need. An epoch is one pass over finite data, or the
-    whole training on a replay."""
+    whole training on a replay.
+
+    name: that of its entry in the `callbacks` group; one with a name is saved in checkpoints.
+    """
+
+    name = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, for a run that is resumed: plain data, NumPy arrays and tensors (which
+        come back as tensors)."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
 
     def on_train_begin(self, trainer: TrainingSession) -> None: ...
     def on_train_end(self, trainer: TrainingSession) -> None: ...
@@ -85,7 +100,7 @@ class TrainingSession:
             folder, loggers=loggers, ranks=ranks, config=self.facts.get("config")
         )
         self.checkpointing = Checkpointing(
-            self.agent, self.books, self.folder, self.device, self.facts
+            self.agent, self.books, self.folder, self.device, self.facts, self.callbacks
         )
         self._progress = progress
         self._degraded_modes = degraded_modes
@@ -122,6 +137,18 @@ class TrainingSession:
         if self._progress is not None:
             self._progress.update(replace(self.progress(), phase=phase), force=True)
 
+    @contextmanager
+    def pausing(self, phase: str) -> Iterator[None]:
+        """Something else is done meanwhile, which counts as no time of training; phase: what."""
+        self._show(phase)
+        with self.books.clock.pause():
+            yield
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Logs numbers at the present update."""
+        at = {"step": self.state.global_step, "env_steps": self.state.env_steps}
+        self.folder.logger.scalars(metrics, **at)
+
     def checkpoint(self) -> Checkpoint:
         """Everything that a run needs to continue, but the recorded steps."""
         return self.checkpointing.checkpoint(self.source)
@@ -136,7 +163,12 @@ class TrainingSession:
         """Restores agent, counters and random streams from a checkpoint or run folder."""
         self.checkpointing.restore(load_checkpoint(Path(path))[1])
 
+    def _note_episodes(self, source: Source, episodes: list[Episode]) -> None:
+        every, env_steps = join_episodes(self.ranks, episodes, source.env_steps)
+        self.books.note_episodes(every, env_steps, self.folder.logger)
+
     def _save(self, source: Source) -> None:
+        self._note_episodes(source, source.settle())
         with self.books.clock.pause():
             self.checkpointing.save(source)
             self.folder.write_manifest(self._manifest())

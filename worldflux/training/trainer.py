@@ -15,7 +15,7 @@ from worldflux.data.sources import Source
 from worldflux.run_folder.state import claim
 from worldflux.training.evaluate import evaluate_now
 from worldflux.training.feeds import Feed, Recorded, as_source, to_device, to_host
-from worldflux.training.parallel import agree, join_episodes, join_metrics
+from worldflux.training.parallel import agree, join_metrics
 from worldflux.training.seed import EVALUATION, derive_seed
 from worldflux.training.session import TrainingSession
 from worldflux.training.signals import StopSignals
@@ -79,8 +79,7 @@ class Trainer(TrainingSession):
         while not self._done():
             self._call("on_step_begin")
             episodes = source.advance(self.agent, state.global_step + 1)
-            episodes, env_steps = join_episodes(self.ranks, episodes, source.env_steps)
-            self.books.note_episodes(episodes, env_steps, self.folder.logger)
+            self._note_episodes(source, episodes)
             if not getattr(source, "ready", True):
                 break  # stopped before there was a batch
             arrays = source.batch(config.effective_batch_size() // self.ranks.size)
@@ -159,6 +158,8 @@ class Trainer(TrainingSession):
         if self.evaluator is None:
             return
         self.books.meter.check()
+        if self.source is not None:
+            self._note_episodes(self.source, self.source.settle())
         if not self._stop.received:
             self._show("evaluating")
             seed = derive_seed(self.config.seed, EVALUATION, self.state.global_step, *[1] * again)
