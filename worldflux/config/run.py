@@ -115,7 +115,7 @@ def composed_schema(model: type[CheckedConfig] | None = None) -> DictConfig:
 
 
 # Hydra's store copies what it is given and what it gives.
-_stored = functools.cache(hydra_schema)
+_stored = per_class(hydra_schema)
 _stored_whole = functools.cache(composed_schema)
 
 
