@@ -17,14 +17,23 @@ from pathlib import Path
 
 import torch
 
-from tests.campaign import bombs, damages, environments, hostile, places, projects, words
+from tests.campaign import (
+    bombs,
+    damages,
+    environments,
+    hostile,
+    matrix,
+    places,
+    projects,
+    words,
+)
 from tests.campaign.runs import FAMILIES
 from tests.campaign.trials import BAD, VERDICTS, Part, Trial, Verdict, run_all
 from tests.training import crash
 
 PARTS = {
     module.PART.name: module.PART
-    for module in (damages, hostile, bombs, environments, words, projects, places)
+    for module in (damages, hostile, bombs, environments, words, projects, places, matrix)
 }
 CRASH = "crash"
 KILLS = {True: 4, False: 100}  # interruptions of the short form, and of the long one

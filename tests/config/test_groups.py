@@ -43,9 +43,9 @@ def every_key() -> set[str]:
 
 def test_what_may_change_on_resume_and_what_makes_no_other_job() -> None:
     whole = {key for key in every_key() if key.split(".")[0] in WHOLE_GROUPS}
-    machine = whole | {f"training.{key}" for key in MACHINE} | {"env.call_timeout"}
+    machine = whole | {f"training.{key}" for key in MACHINE} | {"env.call_timeout", "data.record"}
     assert {key for key in every_key() if is_machine(key)} == machine
-    more = {f"training.{key}" for key in RESUMABLE} | {"data.on_env_failure"}
+    more = {f"training.{key}" for key in RESUMABLE} | {"data.on_env_failure", "data.path"}
     more |= {"env.solved_return", "env.terminates"}
     assert {key for key in every_key() if may_change(key)} == machine | more
     for key in ("project", "dashboard", "hydra/launcher", "hydra.run.dir", "project.verify.mode"):

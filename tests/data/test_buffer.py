@@ -303,5 +303,5 @@ def test_parquet_without_its_package_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
+    with pytest.raises(MissingDependencyError, match=r"pip install .worldflux\[parquet\]"):
         make(3).to_parquet(tmp_path / "x.parquet")

@@ -12,7 +12,7 @@ from worldflux.config.data import DataConfig
 from worldflux.config.env import EnvConfig
 from worldflux.config.spaces import Space
 from worldflux.data import replay as replay_module
-from worldflux.data.gym_source import GymSource
+from worldflux.data.gym_source import GymSource, share_of
 from worldflux.data.replay import SequenceReplay
 from worldflux.data.sources import Sequences
 from worldflux.envs.make import make_envs
@@ -128,6 +128,17 @@ def test_first_and_last_flags_of_a_window() -> None:
     assert firsts[1] == [True, False, False] and lasts[1] == [False, False, False]
     assert firsts[2] == [True, False, True] and lasts[2] == [False, True, False]
     assert firsts[3] == [True, True, False] and lasts[3] == [True, False, False]
+
+
+@pytest.mark.parametrize(("capacity", "envs", "ranks"), [(1003, 4, 2), (1003, 2, 2), (40, 1, 3)])
+def test_processes_together_keep_what_one_would(capacity: int, envs: int, ranks: int) -> None:
+    one = make(capacity=capacity, num_envs=envs * ranks)
+    shares = [
+        share_of(capacity, envs, Sequences({}, {}, {}, 1, 1, ranks=ranks, rank=rank))
+        for rank in range(ranks)
+    ]
+    kept = [steps for share in shares for steps in make(capacity=share, num_envs=envs).kept]
+    assert kept == one.kept and sum(shares) == capacity
 
 
 @pytest.mark.parametrize(("windows", "envs"), [(9, 2), (10, 3), (11, 3), (12, 3), (7, 4)])

@@ -53,6 +53,19 @@ def test_a_loaded_replay_goes_on_as_the_saved_one(
     assert_same_future(replay, loaded, steps + 4)
 
 
+@pytest.mark.usefixtures("tiny_segments")
+def test_a_save_with_the_capacity_rounded_down_is_loaded(tmp_path: Path) -> None:
+    """As versions did that kept `capacity // num_envs` steps of each environment."""
+    replay = fill(make(online=True, capacity=40), 47)
+    replay.save(tmp_path)
+    loaded = make(online=True, seed=99, capacity=41)
+    loaded.load(tmp_path)
+    assert loaded.capacity == 40 and loaded.windows == replay.windows
+    assert_same_future(replay, loaded, 47)
+    with pytest.raises(BufferError, match="is 20, not 21"):
+        make(capacity=42).load(tmp_path)
+
+
 def files(folder: Path, group: str = "") -> set[str]:
     return {path.name for path in folder.glob(f"{group}*.npz")}
 

@@ -170,15 +170,11 @@ def test_unfinished_and_foreign_folders_are_refused(
 
 def test_settings_that_our_model_does_not_have_are_named(logdir: Path, tmp_path: Path) -> None:
     file = logdir / "config.yaml"
-    text = (
-        file.read_text()
-        .replace("norm: rms", "norm: layer")
-        .replace(" slowtar: false", " slowtar: true")
-    )
+    text = file.read_text().replace("norm: rms", "norm: layer").replace("bounded_normal", "normal")
     file.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         import_checkpoint(logdir, tmp_path / "out")
-    for path in ("enc.simple.norm", "dyn.rssm.norm", "imag_loss.slowtar"):
+    for path in ("enc.simple.norm", "dyn.rssm.norm", "policy_dist_cont"):
         assert f"agent.{path} is" in str(caught.value)
 
 
@@ -293,8 +289,9 @@ WRONG = {
     "dyn.rssm.unimx=0.1": "Did you mean: 'dyn.rssm.unimix'",
     "zebra=1": "zebra: DreamerV3 has no such setting of a model",
     "dyn.rssm.norm=layer": "agent.dyn.rssm.norm is 'layer', expected 'rms'",
-    "contdisc=false": "agent.contdisc is False, expected True",
-    "imag_loss.lam=0.9": "these must be equal: agent.imag_loss.lam 0.9",
+    "valnorm.impl=perc": "agent.valnorm.impl is 'perc', expected 'none'",
+    "enc.simple.depth=8": "these must be equal: agent.enc.simple.depth 8",
+    "contdisc=maybe": "continue_discount must be true or false",
     "horizon=0": "discount_horizon must be >= 1",
     "horizon": "write NAME=VALUE",
 }
@@ -307,6 +304,17 @@ def test_wrong_settings_are_refused_by_name(
     assert imported(recorded / "checkpoint/logdir", tmp_path / "model", word) == 2
     error = capsys.readouterr().err
     assert WRONG[word] in error and error.count("\n") == 1 and not (tmp_path / "model").exists()
+
+
+def test_other_losses_of_an_official_run_are_taken(logdir: Path, tmp_path: Path) -> None:
+    words = ["contdisc=false", "imag_loss.slowtar=true", "repl_loss.lam=0.8", "repl_loss.slowreg=0"]
+    words += ["reward_grad=false", "repval_grad=false", "ac_grads=true", "imag_loss.lam=0.9"]
+    import_checkpoint(logdir, tmp_path / "model", settings=words)
+    made = DreamerV3.from_pretrained(tmp_path / "model").config
+    assert not (made.continue_discount or made.reward_grads or made.replay_value_grads)
+    assert made.slow_critic_targets and made.actor_critic_grads
+    assert (made.lambda_, made.replay_lambda) == (0.9, 0.8)
+    assert (made.slow_critic_scale, made.replay_slow_critic_scale) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("impl", ["perc", "meanstd"])

@@ -29,7 +29,7 @@ def test_every_recorded_number_is_reproduced(recorded: Path, name: str, dtype: t
     assert differing(recorded / name, Computation(dtype)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
 @pytest.mark.parametrize("name", ["disc", "cont"])
 def test_the_compiled_update_computes_the_same(recorded: Path, name: str) -> None:

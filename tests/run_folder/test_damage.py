@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from worldflux.config.files import parsed, read_text
 from worldflux.config.training import TrainingConfig
 from worldflux.data.replay_files import check_index, index_checksum
 from worldflux.errors import BufferError, CheckpointError, ConfigurationError
-from worldflux.run_folder.checkpoints import CheckpointFolder
+from worldflux.run_folder.checkpoint import CheckpointStore
+from worldflux.run_folder.checkpoints import CheckpointFolder, read_state
 from worldflux.run_folder.disk import read_sealed, seal
 from worldflux.run_folder.manifest import (
     SCHEMA,
@@ -181,6 +183,39 @@ def test_the_best_checkpoint_is_found_without_its_pointer(
     (first / "model.safetensors").write_bytes(b"")
     trainer = train(tmp_path, 6, resume=True)
     assert "damaged_best_checkpoint" in trainer.all_degraded_modes()
+
+
+def test_a_pointer_to_another_checkpoint_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, 4)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    first, newest = store.folders()
+    reseal(newest / "state.json", "state.trainer.best_step", 2)
+    store.mark_best(2)
+    pointer = store.folder / "best"
+    written = pointer.read_text()
+    latest = (store.folder / "latest").read_text()
+    swapped = written.replace(first.name, newest.name)
+    for text in (latest, swapped, f"{newest.name}\n", f"{newest.name}\nbest {'0' * 64}\n"):
+        pointer.write_text(text)
+        caplog.clear()
+        assert store.best() == first
+        assert "the best is step_000000002" in caplog.text
+    caplog.clear()
+    for text in (written, f"{first.name}\n"):  # the second as older versions wrote it
+        pointer.write_text(text)
+        assert store.best() == first
+    assert not caplog.text
+
+
+def test_a_checkpoint_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, 4)
+    first, newest = CheckpointFolder(tmp_path / "checkpoints").folders()
+    shutil.rmtree(newest)
+    shutil.copytree(first, newest)
+    with pytest.raises(CheckpointError, match="it is that of step_000000002"):
+        read_state(newest)
 
 
 def test_a_damaged_pointer_and_manifest_are_no_end(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def differences(folder: Path, whole: Path) -> list[str]:
 
 
 def _pointed(folder: Path, pointer: str) -> Path:
-    return folder / CHECKPOINTS / (folder / CHECKPOINTS / pointer).read_text().strip()
+    return folder / CHECKPOINTS / (folder / CHECKPOINTS / pointer).read_text().split()[0]
 
 
 def _arrays(checkpoint: Path, everything: bool) -> dict[str, bytes]:

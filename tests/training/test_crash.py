@@ -25,7 +25,7 @@ def crash_test() -> ModuleType:
     return crash
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_interrupted_anywhere_both_families_end_as_if_they_never_were() -> None:
     # A process of its own: forks of one that has threads may hang.
     words = [sys.executable, str(SCRIPT), "--kills", "20", "--updates", "12", "--json"]
@@ -96,4 +96,4 @@ def test_a_difference_is_found(crash_test: ModuleType, finished: Path, tmp_path:
 
 
 def best(run: Path, pointer: str = "best") -> str:
-    return (run / "checkpoints" / pointer).read_text()
+    return (run / "checkpoints" / pointer).read_text().split()[0]

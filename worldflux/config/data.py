@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from worldflux.config.base import CheckedConfig
-from worldflux.config.options import option
+from worldflux.config.options import option, plain_text
 
 # Name -> module that makes the source, see worldflux/data/sources.py.
-SOURCES = {"gym": "worldflux.data.gym_source", "random": "worldflux.data.random_source"}
+SOURCES = {
+    "gym": "worldflux.data.gym_source",
+    "random": "worldflux.data.random_source",
+    "dataset": "worldflux.data.dataset_source",
+}
+RECORDED = ("dataset",)  # those that read data.path
+
+
+def _paths(value: Any) -> str | None:
+    texts = value if isinstance(value, list | tuple) else [value]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        return f"must be a text or a list of texts, got {value!r}"
+    return next(filter(None, map(plain_text, texts)), None)
 
 
 @dataclass
@@ -18,7 +32,13 @@ class DataConfig(CheckedConfig):
     source: str = option(
         "gym",
         choices=tuple(SOURCES),
-        help="gym collects in the environment while training; random is noise of the environment's shapes, to test machinery.",
+        help="gym collects in the environment while training; dataset reads recorded episodes; random is noise of the environment's shapes, to test machinery.",
+    )
+    path: Any = option(  # a text or a list of them: one file is the usual case
+        None,
+        check=_paths,
+        resumable=True,
+        help="Recorded episodes for data.source=dataset: a file, folder, glob or local name of a Minari dataset, or a list of them. On resume it may name where the same data lie now.",
     )
     capacity: int = option(
         1_000_000,
@@ -60,6 +80,11 @@ class DataConfig(CheckedConfig):
         unit="updates",
         help="Updates that go on along each sampled sequence, every one from the latent where the last ended.",
     )
+    record: bool = option(
+        False,
+        machine=True,
+        help="Keeps every whole episode that is collected, in files of the run's folder episodes/, which data=dataset reads; the replay alone forgets.",
+    )
     on_env_failure: str = option(
         "error",
         choices=("error", "degrade"),
@@ -67,7 +92,22 @@ class DataConfig(CheckedConfig):
         help="error stops the run when an environment fails; degrade goes on with what was collected (noise if that is less than a batch), and records it in degraded_modes.",
     )
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What `path` names, one or several."""
+        if self.path is None:
+            return ()
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
+
+    def with_paths(self, paths: Sequence[str]) -> DataConfig:
+        """The same with other files."""
+        return replace(self, path=[*paths]) if paths else self
+
     def _validate(self) -> None:
+        if self.source in RECORDED and not self.paths:
+            raise self.refuse("path", "must be given, e.g. data.path=episodes.npz")
+        if self.source not in RECORDED and self.paths:
+            raise self.refuse("path", f"is of data=dataset, and data.source is {self.source}")
         if self.collect_steps_per_update == 0 and self.prefill_steps == 0 and self.source == "gym":
             text = "must be above 0 with collect_steps_per_update 0"
             raise self.refuse("prefill_steps", f"{text}: nothing would be collected at all")

@@ -92,16 +92,66 @@ def read_arrays(path: Path, limit: int | None = None) -> dict[str, np.ndarray]:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def map_arrays(path: Path, limit: int | None = None) -> dict[str, np.ndarray]:
+    """As `read_arrays`, but arrays that are stored as they are stay on the disk and are mapped, read
+    only; memory is taken for compressed ones, of `limit` bytes in all."""
+    limit = memory() if limit is None else limit
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            arrays: dict[str, np.ndarray] = {}
+            compressed: dict[str, str] = {}
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                with archive.open(entry) as content:
+                    shape, fortran, dtype, skip = _header(content, entry)
+                if fortran or 0 in shape or entry.compress_type != zipfile.ZIP_STORED:
+                    limit -= math.prod(shape) * dtype.itemsize
+                    compressed[name] = entry.filename
+                else:
+                    begin = _content_at(file, entry) + skip
+                    arrays[name] = np.memmap(path, dtype, "r", begin, shape)
+            if limit < 0:
+                raise ValueError("its arrays are compressed, and memory has no room for them")
+            for name, inner in compressed.items():
+                with archive.open(inner) as content:
+                    arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
+            return arrays
+    except DAMAGED_ARCHIVE as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _content_at(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where in an archive the content of an entry begins."""
+    file.seek(entry.header_offset)
+    local = file.read(30)
+    if local[:4] != b"PK\3\4":
+        raise ValueError(f"{entry.filename} is not where the archive says")
+    name, extra = struct.unpack("<HH", local[26:30])
+    begin = entry.header_offset + 30 + int(name) + int(extra)
+    if begin + entry.file_size > os.fstat(file.fileno()).st_size:
+        raise ValueError(f"{entry.filename} is cut short")
+    return begin
+
+
 def _array_bytes(content: IO[bytes], entry: zipfile.ZipInfo) -> int:
     """Bytes of the array that an entry declares, which has just as many."""
+    shape, _, dtype, _ = _header(content, entry)
+    return math.prod(shape) * dtype.itemsize
+
+
+def _header(
+    content: IO[bytes], entry: zipfile.ZipInfo
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """What an entry declares, which has just as many bytes: shape, whether columns come first, type,
+    and where its numbers begin."""
     read_header = _HEADERS.get(np.lib.format.read_magic(content))
     if read_header is None:
         raise ValueError(f"{entry.filename} is no array")
-    shape, _, dtype = read_header(content)
-    declared: int = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or declared != entry.file_size - content.tell():
+    shape, fortran, dtype = read_header(content)
+    begin = content.tell()
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != entry.file_size - begin:
         raise ValueError(f"{entry.filename} is no array of its size")
-    return declared
+    return shape, fortran, dtype, begin
 
 
 def check_stored(path: Path) -> None:

@@ -247,6 +247,11 @@ class ReplayBuffer:
         """
         return cls._of(buffer_file.read_npz(Path(path)))
 
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray], path: Path) -> ReplayBuffer:
+        """The buffer of the arrays that `path` holds; BufferError where they contradict themselves."""
+        return cls._of(buffer_file.checked(arrays, path))
+
     def to_parquet(self, path: str | Path, *, compression: str = "zstd") -> None:
         """Writes one Parquet file, a row per step. Needs pyarrow."""
         buffer_file.write_parquet(self._arrays(), Path(path), compression)

@@ -48,7 +48,7 @@ def read_npz(path: Path) -> Arrays:
         raise BufferError(f"replay file {path} does not exist") from error
     except (OSError, ValueError) as error:
         raise BufferError(f"replay file {path} is damaged or no .npz: {error}") from error
-    return _checked(arrays, path)
+    return checked(arrays, path)
 
 
 def write_parquet(arrays: Arrays, path: Path, compression: str) -> None:
@@ -79,7 +79,7 @@ def read_parquet(path: Path) -> Arrays:
         column = table.column(key).combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False)
         arrays[key] = values.astype(dtype).reshape(len(table), *shape)
-    return _checked(arrays, path)
+    return checked(arrays, path)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _replaced(path: Path) -> Iterator[Path]:
         raise BufferError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _checked(arrays: Arrays, path: Path) -> Arrays:
+def checked(arrays: Arrays, path: Path) -> Arrays:
     """The arrays with episode_starts and reward_convention, where files of others lack them."""
     missing = [key for key in REQUIRED if key not in arrays]
     if "has_tail" in arrays:
@@ -132,5 +132,5 @@ def _arrow() -> tuple[ModuleType, ModuleType]:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingDependencyError(
-            "Parquet needs pyarrow, which is not installed; run: pip install pyarrow"
+            "Parquet needs pyarrow, which is not installed; run: pip install 'worldflux[parquet]'"
         ) from error

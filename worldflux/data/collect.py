@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldflux.config.spaces import Space
+from worldflux.data.recorder import Recorder
 from worldflux.data.replay import SequenceReplay
 from worldflux.envs.vector import VectorEnv
 
@@ -59,7 +60,7 @@ class Collector:
     Each step goes into the replay together with the action taken after it and the agent's
     entries; on an episode's last step, after which nothing is taken, the action is zero.
     env_steps counts executed environment steps (an autoreset row is none), action repeat once.
-    watcher: is called after each step.
+    watcher: is called after each step. recorder: keeps the episodes, where it is set.
 
     Environments in processes of their own take the last step of a `collect` while its caller goes
     on: that step is counted at once, its row goes into the replay with the next action as always,
@@ -72,6 +73,7 @@ class Collector:
         self.env_steps = 0
         self.episodes = 0
         self.watcher: Watcher | None = None
+        self.recorder: Recorder | None = None
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._carry: Carry | None = None
         self._stored_carry: Mapping[str, Any] | None = None  # from load_state_dict, any device
@@ -106,6 +108,8 @@ class Collector:
             row = self.envs.last
             action, entries = self._act(agent, row, explore)
             self.replay.add({**row, **entries, "action": action})
+            if self.recorder is not None:
+                self.recorder.add(row, action, self.envs.raw_reward)
             self.envs.send(action)
             self._in_flight = self.envs.num_envs - int(row["is_last"].sum())
             self.env_steps += self._in_flight
@@ -191,6 +195,7 @@ class Collector:
             "carry": dict(carry),
             "ended": [asdict(episode) for episode in self._ended],
             "envs": self.envs.state_dict() if self.envs.last else {},
+            **({} if self.recorder is None else {"recorder": self.recorder.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
@@ -205,11 +210,15 @@ class Collector:
         self._length = np.asarray(state["length"], np.int64).copy()
         self._ended = [Episode(**episode) for episode in state.get("ended", [])]
         self._carry, self._stored_carry = None, dict(state["carry"]) or None
+        if self.recorder is not None and "recorder" in state:
+            self.recorder.load_state_dict(state["recorder"])
         if not state["envs"]:
             return np.ones(self.envs.num_envs, bool)
         restored = self.envs.load_state_dict(state["envs"])
         if not restored.all():
             self.envs.reset_where(~restored)
+            if self.recorder is not None:
+                self.recorder.abandon(~restored)
             self._return[~restored] = 0.0
             self._length[~restored] = 0
         return restored

@@ -18,6 +18,7 @@ from worldflux.config.spaces import Space
 from worldflux.data.collect import Collector, Episode
 from worldflux.data.random_source import RandomSource
 from worldflux.data.ratio import UpdateRatio, updates_per_step
+from worldflux.data.recorder import Recorder
 from worldflux.data.replay import SequenceReplay
 from worldflux.data.replay_files import check_index, index_checksum, keep_saves
 from worldflux.data.sources import (
@@ -32,11 +33,17 @@ from worldflux.errors import ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
+    from worldflux.data.recorded.opening import RecordedSet
 
 log = logging.getLogger(__name__)
 
 
-def make(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
+def make(
+    data: DataConfig,
+    envs: VectorEnv | None,
+    sequences: Sequences,
+    recorded: RecordedSet | None = None,
+) -> Source:
     """Random noise, which says so, where there are no environments."""
     if envs is None:
         return RandomSource(sequences, fallback=True)
@@ -109,7 +116,7 @@ class GymSource(Source):
         self.replay = SequenceReplay(
             spaces={**envs.obs_spaces, "action": Space((envs.action_dim,)), **entry_spaces},
             entries=entry_spaces,
-            capacity=data.capacity // ranks,
+            capacity=share_of(data.capacity, envs.num_envs, sequences),
             length=context + data.consec * trained,
             num_envs=envs.num_envs,
             online=data.online,
@@ -117,6 +124,9 @@ class GymSource(Source):
         )
         _state_memory(self.replay)
         self.collector = Collector(envs, self.replay, seed=seeds[1])
+        if data.record:
+            spaces = envs.obs_spaces, envs.action_spaces
+            self.collector.recorder = Recorder(*spaces, envs.num_envs)
         self._chunks = ConsecutiveChunks(self.replay.sample, context, trained, data.consec)
         self._noise_like = replace(
             sequences, obs_spaces=envs.obs_spaces, action_spaces=envs.action_spaces, seed=seeds[2]
@@ -246,6 +256,8 @@ class GymSource(Source):
     def save(self, folder: Path) -> None:
         self._saved = self.replay.save(folder)
         self._index = index_checksum(folder, self._saved)
+        if self.collector.recorder is not None:
+            self.collector.recorder.write(folder)
 
     def keep_saves(self, folder: Path, states: list[Mapping[str, Any]]) -> None:
         keep_saves(folder, {state["replay"] for state in states})
@@ -256,6 +268,14 @@ class GymSource(Source):
 
     def close(self) -> None:
         self.collector.envs.close()
+
+
+def share_of(capacity: int, envs: int, sequences: Sequences) -> int:
+    """The steps that this process keeps of what all keep together: as with one process, what does
+    not divide by the environments goes to the last ones."""
+    rows, extra = divmod(capacity, envs * sequences.ranks)
+    behind = envs * (sequences.ranks - 1 - sequences.rank)  # environments of the processes after it
+    return rows * envs + min(envs, max(0, extra - behind))
 
 
 def _state_memory(replay: SequenceReplay) -> None:

@@ -15,9 +15,15 @@ from worldflux.envs.vector import VectorEnv
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
+    from worldflux.data.recorded.opening import RecordedSet
 
 
-def make(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> RandomSource:
+def make(
+    data: DataConfig,
+    envs: VectorEnv | None,
+    sequences: Sequences,
+    recorded: RecordedSet | None = None,
+) -> RandomSource:
     return RandomSource(sequences)
 
 

@@ -14,6 +14,9 @@ from worldflux.data.replay_files import ReplayFiles
 from worldflux.errors import BufferError, ConfigurationError
 
 SEGMENT_BYTES = 16 * 2**20
+# Of the layout of what is saved
+ROWS = "steps per environment (data.capacity / training.num_envs)"
+EXTRA = "environments with one step more"
 STEP_SPACES = {"reward": Space((), "float32"), **dict.fromkeys(FLAGS, Space((), "bool"))}
 
 
@@ -50,18 +53,13 @@ class SequenceReplay:
                 raise ConfigurationError(f"replay key {key!r} is reserved for the step itself")
         if length < 1:
             raise ConfigurationError(f"replay: sequences of {length} steps cannot be sampled")
-        rows, extra = divmod(capacity, num_envs)
-        if rows < length:
+        if capacity // num_envs < length:
             raise ConfigurationError(
                 f"data.capacity={capacity}: {num_envs} environments and sequences of {length} "
                 f"steps (with replay context) need at least {num_envs * length}"
             )
         self.spaces = {**spaces, **STEP_SPACES}
         self.entries = frozenset(entries)
-        self.capacity = capacity
-        # What each environment keeps. The newest `capacity` steps: those of one moment come in order.
-        self.kept = [rows + (env >= num_envs - extra) for env in range(num_envs)]
-        self.rows = max(self.kept)  # of the ring
         self.length = length
         self.num_envs = num_envs
         self.online = online
@@ -69,14 +67,23 @@ class SequenceReplay:
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._queue: deque[tuple[int, int]] = deque()  # (environment, first step) of windows
         self._step_bytes = sum(_step_bytes(space) for space in self.spaces.values())
-        fitting = SEGMENT_BYTES // (self._step_bytes * num_envs)
-        self.segment_rows = min(self.rows, max(fitting, length))
         self.segments: list[dict[str, np.ndarray]] = []  # key -> [N, rows of this segment, ...]
         self.versions: list[list[int]] = []  # of each segment: rows written, windows written back
+        self._hold(capacity)
+
+    def _hold(self, capacity: int) -> None:
+        """Lays out memory and files of an empty replay."""
+        self.capacity = capacity
+        rows, extra = divmod(capacity, self.num_envs)
+        # What each environment keeps. The newest `capacity` steps: those of one moment come in order.
+        self.kept = [rows + (env >= self.num_envs - extra) for env in range(self.num_envs)]
+        self.rows = max(self.kept)  # of the ring
+        fitting = SEGMENT_BYTES // (self._step_bytes * self.num_envs)
+        self.segment_rows = min(self.rows, max(fitting, self.length))
         layout = {
-            "num_envs": num_envs,
-            "steps per environment (data.capacity / training.num_envs)": self.rows,
-            **({"environments with one step more": extra} if extra else {}),
+            "num_envs": self.num_envs,
+            ROWS: self.rows,
+            **({EXTRA: extra} if extra else {}),
             "segment rows": self.segment_rows,
             "spaces": {key: [list(s.shape), s.dtype] for key, s in sorted(self.spaces.items())},
         }
@@ -189,8 +196,12 @@ class SequenceReplay:
     def load(self, folder: Path, tag: str | None = None) -> str:
         """Restores a save exactly (None: the newest) and returns its name.
 
-        Raises BufferError where it is damaged or was made for other spaces or another capacity.
+        Raises BufferError where it is damaged or was made for other spaces or another capacity. A save
+        of a version that rounded the capacity down to a multiple of the environments goes on with it.
         """
+        stored, rows = self._files.stored_layout(folder, tag), self.capacity // self.num_envs
+        if (stored.get(ROWS), stored.get(EXTRA)) == (rows, None) and self.rows > rows:
+            self._hold(rows * self.num_envs)
         save = self._files.load(folder, tag, self._new_segment)
         self.segments, self.versions = save.segments, save.versions
         self.added = int(save.sampler["added"])

@@ -90,11 +90,7 @@ class ReplayFiles:
     def load(self, folder: Path, tag: str | None, new_segment: Callable[[int], Segment]) -> Save:
         """The save with this tag, in memory that `new_segment` gives; tag None: the newest."""
         folder = folder.resolve()
-        path = _newest(folder) if tag is None else folder / f"replay-{tag}.json"
-        try:
-            index = read_sealed(path)
-        except (OSError, ValueError) as error:
-            raise BufferError(f"replay {path} is missing or damaged: {error}") from error
+        path, index = _index(folder, tag)
         self._check(index, path)
         segments = []
         self._written.clear()
@@ -106,6 +102,12 @@ class ReplayFiles:
             segments.append(segment)
         self._folder = folder
         return Save(segments, index["versions"], index["sampler"], f"{_serial(path):06d}")
+
+    @staticmethod
+    def stored_layout(folder: Path, tag: str | None) -> Mapping[str, Any]:
+        """The layout of a save; see `load`."""
+        layout = _index(folder.resolve(), tag)[1].get("layout")
+        return layout if isinstance(layout, dict) else {}
 
     def _write(
         self,
@@ -190,6 +192,15 @@ def _read(folder: Path, file: Mapping[str, Any], arrays: Mapping[str, np.ndarray
             array[:, : stored.shape[1]] = stored
     except (OSError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise BufferError(f"replay file {path} is missing or damaged: {error}") from error
+
+
+def _index(folder: Path, tag: str | None) -> tuple[Path, dict[str, Any]]:
+    """The index of a save and its file; BufferError where it is damaged."""
+    path = _newest(folder) if tag is None else folder / f"replay-{tag}.json"
+    try:
+        return path, read_sealed(path)
+    except (OSError, ValueError) as error:
+        raise BufferError(f"replay {path} is missing or damaged: {error}") from error
 
 
 def _newest(folder: Path) -> Path:

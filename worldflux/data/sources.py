@@ -1,7 +1,7 @@
 """Where the trainer's batches come from: the interface of a source, and how one is made.
 
-A source is one file of this folder and one row of `worldflux.config.data.SOURCES`. Recorded data
-(`ReplayBuffer`) reaches the trainer through worldflux/training/feeds.py.
+A source is one file of this folder and one row of `worldflux.config.data.SOURCES`. A ReplayBuffer of
+Python's reaches the trainer through worldflux/training/feeds.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from worldflux.errors import MissingDependencyError, TrainingError
 
 if TYPE_CHECKING:
     from worldflux.core.agent import Agent
+    from worldflux.data.recorded.opening import RecordedSet
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Sequences:
 
     entry_spaces: what the agent stores beside each step. batch_size: sequences of one update, and
     replay_context extra steps in front of the sequence_length trained ones. ranks: processes that
-    share what `data` counts; environments, batch_size and seed are those of this process.
+    share what `data` counts, of which this is number `rank`; environments, batch_size and seed are
+    those of this process.
     """
 
     obs_spaces: Mapping[str, Space]
@@ -50,6 +52,7 @@ class Sequences:
     replay_context: int = 0
     seed: int = 0
     ranks: int = 1
+    rank: int = 0
 
     @property
     def length(self) -> int:
@@ -128,15 +131,27 @@ class Source(Protocol):
 class SourceModule(Protocol):
     """What the file of a source offers."""
 
-    def make(self, data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
-        """envs None: they could not be made and `data.on_env_failure=degrade`."""
+    def make(
+        self,
+        data: DataConfig,
+        envs: VectorEnv | None,
+        sequences: Sequences,
+        recorded: RecordedSet | None,
+    ) -> Source:
+        """envs None: they could not be made and `data.on_env_failure=degrade`, or there are none to be
+        made. recorded: the episodes of `data.path`, for sources that read it."""
         ...
 
 
-def make_source(data: DataConfig, envs: VectorEnv | None, sequences: Sequences) -> Source:
-    """The source that `data.source` names; envs as for `SourceModule.make`."""
+def make_source(
+    data: DataConfig,
+    envs: VectorEnv | None,
+    sequences: Sequences,
+    recorded: RecordedSet | None = None,
+) -> Source:
+    """The source that `data.source` names; arguments as for `SourceModule.make`."""
     module: SourceModule = importlib.import_module(SOURCES[data.source])
-    return module.make(data, envs, sequences)
+    return module.make(data, envs, sequences, recorded)
 
 
 def try_envs(make: Callable[[], VectorEnv], data: DataConfig) -> VectorEnv | None:

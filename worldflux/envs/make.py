@@ -89,6 +89,8 @@ def make_envs(
             _warn_left_out(config.id, ", ".join(left_out))
         envs = _vectorize(first, makers, mode, fewer and not task_numbers)
         length: int | None = first.get_wrapper_attr("episode_length")
+    encoded = _encoded(first)
+    inner = encoded.env
     return VectorEnv(
         envs,
         first.get_wrapper_attr("obs_spaces"),
@@ -100,7 +102,8 @@ def make_envs(
         tasks=() if layout is None else layout.tasks,
         task_numbers=task_numbers * num_envs,
         call_timeout=config.call_timeout,
-        notes=notes_of(config, _encoded(first)),
+        notes=notes_of(config, encoded),
+        own_spaces=(None, None) if layout else (inner.observation_space, inner.action_space),
     )
 
 

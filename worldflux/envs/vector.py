@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Self
 
 import numpy as np
+from gymnasium import spaces as gs
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
@@ -39,7 +40,8 @@ class VectorEnv:
     task_numbers `[N]` says which each environment is, and action_mask `[N, A]` is 1 for the action
     dimensions that its task has. name: what the environment is called. episode_length: agent steps
     after which every episode is cut, as the made environment knows it; None: no limit is known.
-    notes: what a person should know of it. call_timeout: seconds that a call may take.
+    notes: what a person should know of it. call_timeout: seconds that a call may take. own_spaces: of
+    observation and action before they are encoded, of a single task.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class VectorEnv:
         task_numbers: Sequence[int] = (),
         notes: Notes | None = None,
         call_timeout: float | None = None,
+        own_spaces: tuple[gs.Space[Any] | None, gs.Space[Any] | None] = (None, None),
     ) -> None:
         self.num_envs = envs.num_envs
         self.obs_spaces = obs_spaces
@@ -71,7 +74,7 @@ class VectorEnv:
         self._envs = envs
         self._action = np.zeros((self.num_envs, self.action_dim), np.float32)  # of the step begun
         self.name, self.episode_length = name, episode_length
-        self.notes = notes or Notes()
+        self.notes, self.own_spaces = notes or Notes(), own_spaces
         self._timeout = call_timeout
         self._waiting = Waiting(name)
         self._seed = seed

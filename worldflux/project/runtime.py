@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
     from worldflux.core.agent import Agent
     from worldflux.core.ranks import Ranks
+    from worldflux.data.recorded.opening import RecordedSet
     from worldflux.envs.vector import VectorEnv
 
 log = logging.getLogger("worldflux.project")
@@ -188,11 +189,13 @@ class Project(Parts):
         agent: Agent,
         model: WorldModelConfig,
         ranks: Ranks,
+        recorded: RecordedSet | None = None,
     ) -> Source:
         """The data of dataset.py, or what it stands in for, with what degrades it."""
         if self.model is None:
             data = replace(config.data, source="random") if self.failed else config.data
-            source = super().source(replace(config, data=data), envs, agent, model, ranks)
+            config = replace(config, data=data)
+            source = super().source(config, envs, agent, model, ranks, recorded)
         else:
             source = as_source(self.data, agent, config.training)
         if isinstance(source, Feed):

@@ -3,7 +3,7 @@
 A checkpoint is a folder with ``model.safetensors``, ``optimizer.safetensors`` (every other array:
 optimizer, normalisers, random streams, running metrics, environment state) and ``state.json``
 (numbers, and the checksums of all three). It is written under a temporary name, flushed to the disk
-and renamed; the text files ``latest`` and ``best`` name one folder each.
+and renamed; the text files ``latest`` and ``best`` name one folder each, and the weights in it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldflux.errors import BufferError, CheckpointError, DiskError, TrainingError
-from worldflux.run_folder.checkpoints import SCHEMA, CheckpointFolder, no_checkpoint, read_state
+from worldflux.run_folder.checkpoints import (
+    SCHEMA,
+    CheckpointFolder,
+    binding,
+    no_checkpoint,
+    read_state,
+)
 from worldflux.run_folder.disk import (
     disk_errors,
     file_facts,
@@ -209,7 +215,8 @@ class CheckpointStore(CheckpointFolder):
 
     def _point(self, pointer: str, name: str) -> None:
         with disk_errors("checkpoint pointer", self.folder / pointer):
-            write_atomic(self.folder / pointer, name + "\n")
+            text = f"{name}\n{binding(pointer, self.folder / name)}".strip()
+            write_atomic(self.folder / pointer, text + "\n")
 
     def _remove(self, folder: Path) -> None:
         # Renamed first: a crash while deleting must not leave something that looks like a

@@ -31,6 +31,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise CheckpointError(f"checkpoint {folder}: schema {schema!r}, expected {SCHEMA!r}")
     wrong = wrong_kinds(document, _KINDS)
+    step = document["state"].get("step") if wrong is None else None
+    if step is not None and folder.name.startswith("step_"):
+        name = CheckpointFolder.name(step)
+        wrong = None if folder.name == name else f"it is that of {name}"
     if wrong is None and set(document.get("files", ())) - {MODEL, OPTIMIZER}:
         wrong = f"files must be {MODEL} and {OPTIMIZER}"
     if wrong is not None:
@@ -53,22 +57,28 @@ class CheckpointFolder:
         return sorted(path for path in self.folder.glob("step_*") if path.is_dir())
 
     def best(self) -> Path | None:
-        """The one that `best` names; where that file is damaged or gone, what the newest one knows."""
+        """The one that `best` names; where that file is damaged, of another checkpoint or gone,
+        what the newest one knows."""
         folders = {folder.name: folder for folder in self.folders()}
-        try:
-            name = read_text(self.folder / BEST, NAME_BYTES).strip()
-        except (OSError, ValueError):
-            name = ""
-        if name in folders:
-            return folders[name]
-        steps = ((state.get("trainer") or {}).get("best_step") for _, state in self.resumable())
-        step = next(steps, None)
+        newest, state = next(self.resumable(), (None, {}))
+        step = (state.get("trainer") or {}).get("best_step")
         known = folders.get(self.name(step)) if isinstance(step, int) else None
+        try:
+            name, bound = [*read_text(self.folder / BEST, NAME_BYTES).split("\n"), ""][:2]
+        except (OSError, ValueError):
+            name = bound = ""
+        folder = folders.get(name.strip())
+        if folder is None:
+            reason = "names no checkpoint"
+        elif bound and binding(BEST, folder) not in ("", bound):
+            reason = f"was not written for {folder.name}"
+        elif not bound and newest and known not in (None, folder) and folder <= newest:
+            reason = f"names {folder.name}"  # a file of an older version, which nothing binds
+        else:
+            return folder
         if known is not None or (self.folder / BEST).exists():
-            text = "%s names no checkpoint: %s"
-            log.warning(
-                text, self.folder / BEST, f"the best is {known.name}" if known else "none is"
-            )
+            text = f"the best is {known.name}" if known else "none is"
+            log.warning("%s %s: %s", self.folder / BEST, reason, text)
         return known
 
     def resumable(self) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -80,6 +90,16 @@ class CheckpointFolder:
                 continue
             if state.get("resumable"):
                 yield folder, state
+
+
+def binding(pointer: str, folder: Path) -> str:
+    """The second line of a file that names a checkpoint: its own name and the checksum of the
+    weights that it is written for, so that another file's content or another checkpoint in its place
+    shows. Empty for a checkpoint that is damaged: whoever reads that one reports it."""
+    try:
+        return f"{pointer} {read_state(folder)['files'][MODEL]['sha256']}"
+    except (CheckpointError, LookupError, TypeError):
+        return ""
 
 
 def has_checkpoint(run: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import stat
@@ -17,6 +18,22 @@ from safetensors import SafetensorError
 
 from worldflux.config.files import read_document
 from worldflux.errors import ConfigurationError, DiskError
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def where_allowed(path: Path) -> Iterator[None]:
+    """For what a command that looks at a run leaves there: a warning where the folder may only be
+    read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        log.warning("%s is not written: %s", path, error.strerror)
 
 
 @contextmanager

@@ -47,8 +47,9 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(("error", "data_mode", "run_classification"), _TEXT),
     **dict.fromkeys(("config", "model_config", "training_config", "env", "scores"), _MAPPING),
     **dict.fromkeys(("config.env", "config.data", "config.training", "config.model"), dict),
-    **dict.fromkeys(("config.visualization", "runtime_profile"), _MAPPING),
+    **dict.fromkeys(("config.visualization", "runtime_profile", "host", "versions"), _MAPPING),
     **dict.fromkeys(("global_step", "env_steps", "episodes", "parameters", "seed"), _COUNT),
+    **dict.fromkeys(("env.action_repeat", "env.num_envs"), _COUNT),
     **dict.fromkeys(("degraded_modes", "damaged_checkpoints"), _LIST),
     **dict.fromkeys(("scores.last", "scores.best", "scores.recent_training_return"), _NUMBER),
     **dict.fromkeys(("scores.last_step", "scores.best_step", "training_config.nproc"), _COUNT),
@@ -102,9 +103,9 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
         write_atomic(folder / MANIFEST, text)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run folder, with a warning where its configuration is not as the run wrote
-    it; CheckpointError says what is missing or wrong."""
+def read_manifest(folder: Path, *, warn: bool = True) -> dict[str, Any]:
+    """The manifest of a run folder; CheckpointError says what is missing or wrong. warn: see
+    `warn_of_change`, which whoever may refuse the run calls afterwards."""
     path = folder / MANIFEST
     check_links(folder, (MANIFEST,))
     try:
@@ -120,9 +121,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {wrong}")
     content.setdefault(SIGNATURE, None)
     content.setdefault(CHECKSUM, None)
-    if not is_as_written(content):
-        warn_once(f"{path} was changed after the run wrote it{_changed(folder, content)}")
+    if warn:
+        warn_of_change(folder, content)
     return content
+
+
+def warn_of_change(folder: Path, content: Mapping[str, Any]) -> None:
+    """A warning where the configuration in a manifest is not as the run wrote it."""
+    if not is_as_written(content):
+        text = f"was changed after the run wrote it{_changed(folder, content)}"
+        warn_once(f"{folder / MANIFEST} {text}")
 
 
 def is_as_written(content: Mapping[str, Any]) -> bool:
@@ -150,11 +158,11 @@ def of_checkpoint(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def manifest_or_copy(folder: Path) -> dict[str, Any]:
+def manifest_or_copy(folder: Path, *, warn: bool = True) -> dict[str, Any]:
     """The manifest; where it is missing or damaged, what the newest checkpoint keeps of it, with a
     warning. CheckpointError: neither is there."""
     try:
-        return read_manifest(folder)
+        return read_manifest(folder, warn=warn)
     except CheckpointError as error:
         copy = of_checkpoint(folder)
         if not copy:

@@ -7,6 +7,7 @@ METRICS = "metrics.jsonl"
 CSV = "metrics.csv"
 LOCK = "run.lock"
 CHECKPOINTS, REPLAY = "checkpoints", "replay"
+EPISODES = "episodes"  # with data.record=true
 REPORT, VIDEOS, PICTURES = "report", "videos", "pictures"
 LEARNING_CURVE = f"{REPORT}/learning_curve.png"
 PREVIOUS = "previous"  # earlier runs of the folder
@@ -28,10 +29,11 @@ OF_TRAINER = (
     CSV,
     CHECKPOINTS,
     REPLAY,
+    EPISODES,
     TENSORBOARD,
     PICTURES,
     VIDEOS,
     REPORT,
     WANDB,
 )
-FOLDERS = frozenset({CHECKPOINTS, REPLAY, PREVIOUS, HYDRA, REPORT, VIDEOS, PICTURES})
+FOLDERS = frozenset({CHECKPOINTS, REPLAY, EPISODES, PREVIOUS, HYDRA, REPORT, VIDEOS, PICTURES})

@@ -91,15 +91,23 @@ def run_state(folder: Path) -> RunState:
     A folder that is claimed is running, even before it has a manifest. CheckpointError: the
     manifest cannot be read.
     """
-    if claimed_by(folder) is not None:
+    if _is_claimed(folder):
         return RunState.RUNNING
     if not (folder / MANIFEST).exists():
         return RunState.MISSING
-    status = RunState(read_manifest(folder)["status"])
+    status = RunState(read_manifest(folder, warn=False)["status"])
     if status != RunState.RUNNING:
         return status
     # It may have been claimed since the first look.
-    return RunState.BROKEN_OFF if claimed_by(folder) is None else RunState.RUNNING
+    return RunState.RUNNING if _is_claimed(folder) else RunState.BROKEN_OFF
+
+
+def _is_claimed(folder: Path) -> bool:
+    """Whether somebody writes the folder, as far as this user may know."""
+    try:
+        return claimed_by(folder) is not None
+    except PermissionError:
+        return False
 
 
 def claimed_by(folder: Path) -> str | None:
@@ -229,9 +237,10 @@ def _myself() -> dict[str, Any]:
 def _read(descriptor: int) -> dict[str, Any]:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:  # its holder is about to write it, or has let go
+    except (ValueError, RecursionError):  # its holder is about to write it, or has let go
         return {}
-    return holder if isinstance(holder, dict) else {}
+    whole = isinstance(holder, dict) and holder.keys() >= {"host", "boot", "process", "born"}
+    return holder if whole and isinstance(holder["process"], int) else {}
 
 
 def _text(holder: dict[str, Any]) -> str:

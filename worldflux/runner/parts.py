@@ -15,15 +15,23 @@ if TYPE_CHECKING:
     from worldflux.core.agent import Agent
     from worldflux.core.ranks import Ranks
     from worldflux.dashboard.live import LiveDashboard
+    from worldflux.data.recorded.opening import RecordedSet
     from worldflux.data.sources import Source
     from worldflux.envs.vector import VectorEnv
+    from worldflux.training.session import Callback
 
 
 class Fitted(NamedTuple):
-    """The environments of a run, and its model's configuration with what they decide."""
+    """The environments of a run, None where it trains in none, the episodes that it reads, and its
+    model's configuration with what they decide."""
 
-    envs: VectorEnv
+    envs: VectorEnv | None
     model: WorldModelConfig
+    recorded: RecordedSet | None = None
+
+    def close(self) -> None:
+        if self.envs is not None:
+            self.envs.close()
 
 
 class Parts:
@@ -31,7 +39,8 @@ class Parts:
 
     model: what a subclass has its data made for; None: the configured one, in the environment.
     facts: more content for the manifest. page_modes: degraded modes of what is only shown.
-    fitted: environments that were made when the run was checked; the run takes them over.
+    fitted, callbacks: environments and own callbacks that were made when the run was checked; the
+    run takes them over.
     """
 
     def __init__(self) -> None:
@@ -39,6 +48,7 @@ class Parts:
         self.facts: Mapping[str, Any] = {}
         self.page_modes: list[str] = []
         self.fitted: Fitted | None = None
+        self.callbacks: list[Callback] | None = None
 
     def prepare(self, config: RunConfig) -> None:
         """Gets ready for a checked configuration; writes nothing."""
@@ -56,9 +66,10 @@ class Parts:
         agent: Agent,
         model: WorldModelConfig,
         ranks: Ranks,
+        recorded: RecordedSet | None = None,
     ) -> Source:
         """Where the batches come from. envs: this process's share of the environments, None where
-        there are none."""
+        there are none. recorded: the episodes of `data.path`."""
         from worldflux.data.sources import Sequences, make_source
         from worldflux.training.parallel import rank_seed
 
@@ -72,8 +83,9 @@ class Parts:
             replay_context=agent.replay_context,
             seed=rank_seed(training.seed, ranks.rank),
             ranks=ranks.size,
+            rank=ranks.rank,
         )
-        return make_source(config.data, envs, sequences)
+        return make_source(config.data, envs, sequences, recorded)
 
     def continuation(self, folder: Path) -> str:
         """The command that continues a run, for a shell."""
@@ -82,4 +94,4 @@ class Parts:
     def close(self) -> None:
         """The run is over, or was refused."""
         if self.fitted is not None:
-            self.fitted.envs.close()
+            self.fitted.close()

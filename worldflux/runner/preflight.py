@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldflux.config.data import RECORDED
 from worldflux.config.files import memory
 from worldflux.config.run import RunConfig
+from worldflux.config.targets import Target
 from worldflux.dashboard.server import check_host, check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 from worldflux.runner.parts import Fitted, Parts
@@ -54,17 +56,22 @@ def check_trainable(configs: Iterable[RunConfig]) -> None:
     seen: list[tuple[object, ...]] = []
     for config in configs:
         check_machine(config)
-        facts = (config.env, config.model, config.data.on_env_failure, config.init_from)
+        data = config.data
+        facts = (config.env, config.model, data.on_env_failure, data.paths, config.init_from)
         if facts not in seen:
             seen.append(facts)
             fitted = check_environment(config, one_environment)
             if fitted is not None:
-                fitted.envs.close()
+                fitted.close()
 
 
 def check_run(config: RunConfig, parts: Parts) -> None:
     """Everything a run needs exists here; its environments are made for `parts` to keep."""
     check_machine(config)
+    if config.callbacks and config.training.nproc == 1:
+        from worldflux.training.own_callbacks import own_callbacks
+
+        parts.callbacks = own_callbacks(config.callbacks)
     parts.prepare(config)
     if parts.model is not None:
         return
@@ -81,6 +88,8 @@ def check_run(config: RunConfig, parts: Parts) -> None:
 def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
     check_loggers(config.logger.names(), config.logger.to_dict())
+    for name, entry in config.callbacks.items():
+        Target.of(f"callbacks.{name}", entry)
     if config.visualization.enabled and config.data.on_env_failure != "degrade":
         check_installed()
         check_host(config.visualization.host)
@@ -97,8 +106,10 @@ def check_machine(config: RunConfig) -> None:
 
 
 def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) -> Fitted | None:
-    """The environments that `make` gives, which fit the model: a wrong id, argument or shape shows
-    here. None where the run has none, or goes on without."""
+    """The environments that `make` gives and the recorded episodes, which fit the model: a wrong id,
+    argument, file or shape shows here. None where the run has neither, or goes on without."""
+    if config.data.source in RECORDED:
+        return check_recorded(config, make)
     if config.env.suite == "none":
         return None
     try:
@@ -113,6 +124,32 @@ def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv])
     except BaseException:
         envs.close()
         raise
+
+
+def check_recorded(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) -> Fitted:
+    """The episodes of `data.path`, which fit the model and the environment, where one is named. That
+    of a run which collects nothing is made to look at, and closed again."""
+    from worldflux.runner.fitting import for_recorded, recorded_for
+
+    if config.env.suite == "none":
+        recorded = recorded_for(config, None)
+        try:
+            model = for_recorded(config.model, recorded)
+        except ConfigurationError as error:
+            raise error.within("model") from None
+        _check_begin(config, model)
+        return Fitted(None, model, recorded)
+    envs = make(config) if config.data.source == "mixed" else one_environment(config)
+    try:
+        _check_idle(config, envs)
+        fitted = Fitted(envs, _fitted(config, envs), recorded_for(config, envs))
+    except BaseException:
+        envs.close()
+        raise
+    if config.data.source == "mixed":
+        return fitted
+    envs.close()
+    return fitted._replace(envs=None)
 
 
 def check_size(model: WorldModelConfig) -> None:
@@ -144,7 +181,19 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
         model = for_environment(config.model, envs)
     except ConfigurationError as error:
         raise error.within("model") from None
+    _check_begin(config, model)
+    return model
+
+
+def _check_begin(config: RunConfig, model: WorldModelConfig) -> None:
+    """The weights that it begins with, or goes on from, are those of such a model."""
     check_size(model)
+    if model.components or model.losses:
+        from worldflux.models.factory import make_model
+
+        made = make_model(model)
+        if model.losses:
+            made.try_losses()
     if config.resume not in (None, "auto"):
         from worldflux.training.initial import check_continues
 
@@ -153,4 +202,3 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
         from worldflux.training.initial import InitialWeights
 
         InitialWeights.find(config.init_from).check(model)
-    return model

@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from worldflux.config.data import RECORDED
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
@@ -20,7 +22,7 @@ from worldflux.core.precision import tune_cuda
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
-from worldflux.errors import DiskError, WorldFluxError
+from worldflux.errors import CheckpointError, DiskError, WorldFluxError
 from worldflux.models.factory import make_model
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
@@ -29,16 +31,20 @@ from worldflux.run_folder.state import claim
 from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.parts import Fitted, Parts
-from worldflux.runner.preflight import one_environment, training_envs
+from worldflux.runner.preflight import check_recorded, one_environment, training_envs
+from worldflux.runner.repeat import repeating, words_of
 from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
+from worldflux.training.own_callbacks import own_callbacks
 from worldflux.training.progress import Progress
 from worldflux.training.seed import set_seed
+from worldflux.training.session import Callback
 from worldflux.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from worldflux.config.run import RunConfig
     from worldflux.dashboard.live import LiveDashboard
+    from worldflux.data.recorded.opening import RecordedSet
     from worldflux.envs.vector import VectorEnv
 
 EVALUATION_UNAVAILABLE = "evaluation_unavailable"
@@ -98,9 +104,9 @@ def _run(
     if fitted is None and parts.model is None:
         fitted = _fitted(config, ranks, live.renders)
         set_seed(training.seed)  # environments may have seeded the streams, each in its own way
-    envs, model_config = fitted or (None, parts.model or config.model)
-    if envs is not None and ranks.first:
-        _describe(envs)
+    envs, model_config, recorded = fitted or Fitted(None, parts.model or config.model)
+    if ranks.first:
+        _describe(config, envs, recorded)
     if resume and has_checkpoint(folder):
         check_same_run(folder, replace(config, model=model_config))
     try:
@@ -114,13 +120,13 @@ def _run(
         if weights is not None:
             weights.load_into(agent.model)
             facts |= weights.facts(model_config)
-        source = parts.source(config, envs, agent, model_config, ranks)
+        source = parts.source(config, envs, agent, model_config, ranks, recorded)
         evaluator = _evaluator(config, model_config, envs, source) if ranks.first else None
         live.watch(source)
         trainer = Trainer(
             agent,
             training,
-            live.callbacks,
+            [*_own_callbacks(config, parts, ranks), *live.callbacks, *_watchers(config, ranks)],
             run_dir=folder,
             evaluator=evaluator,
             solved_return=config.env.solved_return,
@@ -143,12 +149,37 @@ def _run(
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
 
 
+def _watchers(config: RunConfig, ranks: Ranks) -> list[Callback]:
+    """What looks at the training beside its evaluation."""
+    if not ranks.first or config.env.suite == "none" or not config.training.model_eval_interval:
+        return []
+    from worldflux.report.imagination import layout_of_env
+    from worldflux.runner.measured import ModelMeasure
+
+    return [ModelMeasure(config.env, layout_of_env(config.env))]
+
+
+def _own_callbacks(config: RunConfig, parts: Parts, ranks: Ranks) -> list[Callback]:
+    """Those of the `callbacks` group, in the first process: what one ends, ends in all."""
+    if not ranks.first:
+        return []
+    return own_callbacks(config.callbacks) if parts.callbacks is None else parts.callbacks
+
+
 def _subject(config: RunConfig) -> str:
-    return "random data" if config.env.suite == "none" else config.env.id
+    if config.env.suite != "none":
+        return config.env.id
+    return "random data" if config.data.source == "random" else "recorded data"
 
 
-def _describe(envs: VectorEnv) -> None:
+def _describe(config: RunConfig, envs: VectorEnv | None, recorded: RecordedSet | None) -> None:
     """Says how the agent observes and acts, and what may not be meant so."""
+    if recorded is not None:
+        log.info("data %s: %s", ", ".join(config.data.paths), recorded.summary())
+        if config.env.suite == "none":
+            log.info("nothing will be evaluated: no environment is named (env=...)")
+    if envs is None:
+        return
     log.info("environment %s: %s", envs.name, envs.notes.summary)
     for doubt in envs.notes.doubts:
         log.warning("environment %s: %s", envs.name, doubt)
@@ -161,6 +192,9 @@ def _describe(envs: VectorEnv) -> None:
 def _fitted(config: RunConfig, ranks: Ranks, render: bool) -> Fitted | None:
     """This process's share of the environments to train in, and the model for them; None where they
     cannot be made and the run may degrade."""
+    if config.data.source in RECORDED:
+        make = partial(training_envs, rank=ranks.rank, size=ranks.size, render=render)
+        return check_recorded(config, make)
     if config.env.suite == "none":
         return None
     envs = try_envs(
@@ -236,17 +270,19 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
         raise
     finally:
         if draws:
-            _draw_curve(folder)
+            _write_report(folder)
 
 
-def _draw_curve(folder: Path) -> None:
+def _write_report(folder: Path) -> None:
     # Only now: matplotlib takes a third of a second to load.
     from worldflux.report.curves import draw_run
+    from worldflux.report.own import write_own_page
 
     try:
         draw_run(folder)
-    except OSError as error:
-        log.warning("no learning curve was drawn: %s", error)
+        write_own_page(folder, repeating(folder), words_of(folder))
+    except (OSError, CheckpointError) as error:
+        log.warning("the report is not complete: %s", error)
 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:

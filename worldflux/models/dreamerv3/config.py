@@ -33,6 +33,13 @@ class DreamerV3Config(WorldModelConfig):
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     shortest_sequence: ClassVar[int] = 2  # the values of the replay look one step ahead
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
+    parts: ClassVar[tuple[str, ...]] = (
+        "encoder", "decoder", "reward", "continue", "actor", "critic",
+    )  # fmt: skip
+    tensors: ClassVar[tuple[str, ...]] = (
+        "deter", "stoch", "feat", "embed", "posterior_logits", "prior_logits", "decoded", "action",
+        "obs", "reward", "is_first", "is_last", "is_terminal", "model",
+    )  # fmt: skip
     inert: ClassVar[dict[str, str]] = {
         "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",
     }
@@ -215,6 +222,16 @@ class DreamerV3Config(WorldModelConfig):
         at_most=1,
         help="Lambda of the lambda-returns: 1 takes whole returns, 0 one step and then the critic.",
     )
+    replay_lambda: float | None = option(
+        None,
+        at_least=0,
+        at_most=1,
+        help="lambda_ of the returns of replayed states; null takes lambda_.",
+    )
+    continue_discount: bool = option(
+        True,
+        help="The continue head learns the discount with the ends of episodes; false: the ends alone, and the discount is applied in imagination.",
+    )
     actor_lr: float | None = option(
         None, help="Must be null: one optimizer trains all modules; set training.learning_rate."
     )
@@ -237,6 +254,26 @@ class DreamerV3Config(WorldModelConfig):
     )
     slow_critic_scale: float = option(
         1.0, at_least=0, help="Weight of the loss that keeps the critic near its slow copy."
+    )
+    replay_slow_critic_scale: float | None = option(
+        None,
+        at_least=0,
+        help="slow_critic_scale on replayed states; null takes slow_critic_scale.",
+    )
+    slow_critic_targets: bool = option(
+        False,
+        help="Imagined returns and advantages rest on the slow critic's values instead of the critic's.",
+    )
+    reward_grads: bool = option(
+        True, help="The reward loss trains the world model, and not the reward head alone."
+    )
+    replay_value_grads: bool = option(
+        True,
+        help="The value loss on replayed states trains the world model, and not the critic alone.",
+    )
+    actor_critic_grads: bool = option(
+        False,
+        help="Actor and critic losses also train the world model, through the states that imagination starts from.",
     )
     return_normalization: bool = option(
         True,
@@ -283,6 +320,11 @@ class DreamerV3Config(WorldModelConfig):
     def discount(self) -> float:
         """Discount per step: `gamma`, or 1 - 1 / discount_horizon."""
         return 1.0 - 1.0 / self.discount_horizon if self.gamma is None else self.gamma
+
+    @property
+    def continue_target(self) -> float:
+        """What the continue head learns for a step that does not end the episode."""
+        return self.discount if self.continue_discount else 1.0
 
     def kl_scales(self) -> tuple[float, float]:
         """Scales of the dynamics and of the representation KL, with `kl_balance` applied."""
@@ -345,7 +387,7 @@ class DreamerV3Config(WorldModelConfig):
             for key, shape in {"cnn": others, "mlp": images}.get(kind, {}).items():
                 text = f"{kind!r} does not fit the observation {key!r} of shape {shape}"
                 raise self.refuse(name, text, "'auto' chooses by shape")
-        if images:
+        if images and not {"encoder", "decoder"} <= self.components.keys():
             self._check_images(images)
 
     def _check_images(self, images: dict[str, tuple[int, ...]]) -> None:

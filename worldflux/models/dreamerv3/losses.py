@@ -38,14 +38,16 @@ class Returns(NamedTuple):
     weight: Tensor
 
 
-def imagined_returns(reward: Tensor, con: Tensor, value: Tensor, lam: float) -> Returns:
+def imagined_returns(
+    reward: Tensor, con: Tensor, value: Tensor, lam: float, discount: float = 1.0
+) -> Returns:
     """Returns of imagined trajectories from predictions `[N, H+1]` (DreamerV3, eq. 5).
 
-    con already holds the discount. The weight of a step is the probability of reaching it.
+    discount: 1 where con already holds it. The weight of a step is the probability of reaching it.
     """
-    keep = torch.full_like(reward, lam)  # [N, H+1]
-    returns = lambda_return(reward, con, keep, value, boot=value)  # [N, H]
-    return Returns(returns, torch.cumprod(con, -1))  # [N, H] and [N, H+1]
+    keep, live = torch.full_like(reward, lam), con * discount  # [N, H+1] each
+    returns = lambda_return(reward, live, keep, value, boot=value)  # [N, H]
+    return Returns(returns, torch.cumprod(live, -1) / discount)  # [N, H] and [N, H+1]
 
 
 def policy_loss(

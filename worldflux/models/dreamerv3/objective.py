@@ -11,8 +11,10 @@ E embed, A action.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ from worldflux.models.dreamerv3.losses import (
 from worldflux.models.dreamerv3.modules import RECON, DreamerV3Modules
 from worldflux.models.dreamerv3.networks import ActionDist
 from worldflux.models.dreamerv3.rssm import Latent, ScanWeights
+from worldflux.models.own_code import own_terms
 
 
 @dataclass
@@ -119,6 +122,7 @@ class Objective:
         )
         if not self.model.has_actor:
             losses, _, arrays = self.model_terms(obs, latent, logit)
+            losses |= self.own_terms(obs, prev_action, latent, logit)
             return Step(losses, {}, latent, logit, arrays)
         imagined = self.imagine(latent, noise)
         behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
@@ -127,6 +131,7 @@ class Objective:
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
         losses["repval"], replay_arrays = self.replay_value(obs, value_logits, boot, slow_value)
+        losses |= self.own_terms(obs, prev_action, latent, logit)
         metrics |= {name: model_arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
         return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
 
@@ -156,9 +161,10 @@ class Objective:
         for key, dist in decoded.items():
             losses[RECON + key] = dist.loss(targets[key])  # [B, T]
         feat = latent.feat()  # [B, T, F]
-        reward, con = model.reward(feat), model.con(feat)
+        reward = model.reward(feat if config.reward_grads else feat.detach())
         losses["rew"] = reward.loss(obs["reward"])  # [B, T]
-        losses["con"] = con.loss(continue_target(obs["is_terminal"], config.discount))  # [B, T]
+        target = continue_target(obs["is_terminal"], config.continue_target)  # [B, T]
+        losses["con"] = model.con(feat).loss(target)  # [B, T]
         arrays = {
             "dyn_ent": prior.entropy().sum(-1).detach(),  # [B, T, S] -> [B, T]
             "rep_ent": posterior.entropy().sum(-1).detach(),  # [B, T, S] -> [B, T]
@@ -166,11 +172,40 @@ class Objective:
         if not model.has_actor:
             return losses, None, arrays
         arrays["rep/slowval"] = self._slow_value(feat)
-        return losses, model.critic(feat).logits, arrays
+        value_feat = feat if config.replay_value_grads else feat.detach()
+        return losses, model.critic(value_feat).logits, arrays
 
     def _slow_value(self, feat: Tensor) -> Tensor:
         with torch.no_grad():
             return self.model.slow_critic(feat.detach()).pred()  # [..., F] -> [...]
+
+    def own_terms(
+        self, obs: Mapping[str, Tensor], prev_action: Tensor, latent: Latent, logit: Tensor
+    ) -> dict[str, Tensor]:
+        """The user's own terms `[B, T]`; see the configuration's `tensors`."""
+        model = self.model
+        if not model.own_losses:
+            return {}
+
+        def decoded() -> dict[str, Tensor]:
+            dists = model.decoder(latent.deter, latent.stoch.flatten(-2))
+            return {key: dist.pred() for key, dist in dists.items()}
+
+        tensors: dict[str, Callable[[], Any]] = {
+            "deter": lambda: latent.deter,  # [B, T, D]
+            "stoch": lambda: latent.stoch,  # [B, T, S, K]
+            "feat": latent.feat,  # [B, T, F]
+            "embed": lambda: model.encoder(obs),  # [B, T, E]
+            "posterior_logits": lambda: logit,  # [B, T, S, K]
+            "prior_logits": lambda: model.rssm.prior(latent.deter),  # [B, T, S, K]
+            "decoded": decoded,
+            "action": lambda: prev_action,  # [B, T, A]
+            "obs": lambda: {key: obs[key] for key in model.obs_spaces},
+            "model": lambda: model,
+        }
+        steps = ("reward", "is_first", "is_last", "is_terminal")  # [B, T] each
+        tensors |= {key: functools.partial(obs.__getitem__, key) for key in steps}
+        return own_terms(model.own_losses, tensors, logit.shape[:2])
 
     # === Actor and critic in imagination ============================================
 
@@ -188,12 +223,21 @@ class Objective:
         feat = Latent(deter, stoch).feat()  # [N, F]
         return deter, stoch, feat, self.model.actor(feat).sample(act_noise)
 
-    @torch.no_grad()
     def imagine(self, latent: Latent, noise: Noise) -> Imagined:
         """Rolls the policy out from the last L states of every sequence (DreamerV3, eq. 3).
 
-        Nothing here is differentiated: the actor learns by REINFORCE on fixed features.
+        Nothing here is differentiated, as the actor learns by REINFORCE on fixed features; with
+        `actor_critic_grads` only the states that it starts from are.
         """
+        feat, action = self._rollout(latent, noise)
+        if self.model.config.actor_critic_grads:
+            starts = self.model.starts(latent.deter.shape[1])
+            first = latent.feat()[:, -starts:].flatten(0, 1)  # [N, F]
+            feat = torch.cat([first[None], feat[1:]])
+        return Imagined(feat, action)
+
+    @torch.no_grad()
+    def _rollout(self, latent: Latent, noise: Noise) -> tuple[Tensor, Tensor]:
         assert noise.imagine is not None and noise.act is not None
         starts = self.model.starts(latent.deter.shape[1])
         deter = latent.deter[:, -starts:].detach().flatten(0, 1)  # [B, L, D] -> [N, D]
@@ -207,20 +251,37 @@ class Objective:
             )
             feats.append(feat)
             actions.append(action)
-        return Imagined(torch.stack(feats), torch.stack(actions))  # [H+1, N, F], [H+1, N, A]
+        return torch.stack(feats), torch.stack(actions)  # [H+1, N, F], [H+1, N, A]
 
     def _predict(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic logits `[H+1, N, bins]`, and predictions `[N, H+1]` without gradient."""
         model = self.model
+        if {"critic", "reward", "continue"} & model.config.components.keys():
+            return self._predict_one_by_one(feat)
         heads = (model.critic, model.reward, model.con, model.slow_critic)
         value, reward, con, slow = joint_products(feat, [head.mlp.first for head in heads])
-        critic = model.critic.after(known_product(value, feat, model.critic.mlp.first))
+        if model.config.actor_critic_grads:
+            critic = model.critic(feat)
+        else:
+            critic = model.critic.after(known_product(value, feat, model.critic.mlp.first))
         with torch.no_grad():
             predictions = {
                 "rew": model.reward.after(reward).pred(),
                 "con": model.con.after(con).prob(),
                 "val": critic.pred(),
                 "slowval": model.slow_critic.after(slow).pred(),
+            }
+        return critic.logits, {key: x.T.contiguous() for key, x in predictions.items()}  # [N, H+1]
+
+    def _predict_one_by_one(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `_predict`, where a head of the user's own has no first product to share."""
+        model, critic = self.model, self.model.critic(feat)
+        with torch.no_grad():
+            predictions = {
+                "rew": model.reward(feat).pred(),
+                "con": model.con(feat).prob(),
+                "val": critic.pred(),
+                "slowval": model.slow_critic(feat).pred(),
             }
         return critic.logits, {key: x.T.contiguous() for key, x in predictions.items()}  # [N, H+1]
 
@@ -251,11 +312,14 @@ class Objective:
         """Losses `[B, L]`, metrics, the imagined return of every start `[B, L]` and details."""
         config = self.model.config
         value_logits, preds = self.predict(imagined.feat)
-        rew, con, val = preds["rew"], preds["con"], preds["val"]  # [N, H+1] each
-        returns, weight = imagined_returns(rew, con, val, config.lambda_)  # [N, H], [N, H+1]
+        value = preds["slowval" if config.slow_critic_targets else "val"]  # [N, H+1]
+        discount = config.discount / config.continue_target
+        returns, weight = imagined_returns(
+            preds["rew"], preds["con"], value, config.lambda_, discount
+        )  # [N, H], [N, H+1]
         self.model.return_norm.update(self.ranks.gather(returns))
         offset, scale = self.model.return_norm.offset_scale()
-        advantage = (returns - val[:, :-1]) / scale  # [N, H]
+        advantage = (returns - value[:, :-1]) / scale  # [N, H]
         actor, critic, arrays = self.behaviour_terms(
             imagined.feat, imagined.action, value_logits, returns, advantage,
             preds["slowval"][:, :-1], weight[:, :-1],
@@ -279,15 +343,18 @@ class Objective:
         """Replay-value loss `[B, L-1]` on the states that imagination started from, from the critic's
         logits `[B, T, bins]`; its gradient reaches the world model."""
         config, critic, starts = self.model.config, self.model.critic, boot.shape[1]
+        lam = config.lambda_ if config.replay_lambda is None else config.replay_lambda
+        scale = config.replay_slow_critic_scale
+        scale = config.slow_critic_scale if scale is None else scale
         reward, last, terminal = (
             obs[key][:, -starts:] for key in ("reward", "is_last", "is_terminal")
         )  # [B, L] each
-        returns = replay_returns(reward, last, terminal, boot, config.discount, config.lambda_)
+        returns = replay_returns(reward, last, terminal, boot, config.discount, lam)
         # The last state has no return; its value is only reported.
         slow = slow_value[:, -starts:-1]  # [B, L-1]
         value = critic.dist(value_logits[:, -starts:-1])  # of [B, L-1, bins]
         weight = (~last[:, :-1]).to(returns.dtype)  # [B, L-1]
-        loss = value_loss(value, returns, slow, weight, config.slow_critic_scale)  # [B, L-1]
+        loss = value_loss(value, returns, slow, weight, scale)  # [B, L-1]
         values = critic.dist(value_logits[:, -starts:].detach()).pred()  # [B, L]
         return loss, {"rep/boot": boot, "rep/ret": returns, "rep/val": values}
 

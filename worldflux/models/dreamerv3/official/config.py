@@ -13,7 +13,6 @@ from worldflux.models.dreamerv3.official.names import FIELDS
 
 # What our model does and an official run might have chosen otherwise.
 FIXED = {
-    "ac_grads": False,
     "dyn.typ": "rssm",
     "dyn.rssm.act": "silu",
     "dyn.rssm.norm": "rms",
@@ -30,14 +29,15 @@ FIXED = {
     "conhead.output": "binary",
     "policy_dist_disc": "categorical",
     "policy_dist_cont": "bounded_normal",
-    "contdisc": True,
-    "imag_loss.slowtar": False,
-    "repl_loss.slowtar": False,
     "valnorm.impl": "none",
     "advnorm.impl": "none",
-    "reward_grad": True,
-    "repval_grad": True,
-    "opt.momentum": True,
+}
+
+# Our fields that follow another one unless they are given.
+SAME = {
+    "critic_num_bins": "reward_num_bins",
+    "replay_lambda": "lambda_",
+    "replay_slow_critic_scale": "slow_critic_scale",
 }
 
 LOSSES = {
@@ -90,8 +90,9 @@ def config_from_official(
     for field in [name for name in values if name.endswith("_units")]:
         if values[field] == values["hidden_dim"]:
             del values[field]
-    if values["critic_num_bins"] == values["reward_num_bins"]:
-        del values["critic_num_bins"]
+    for field, other in SAME.items():
+        if values[field] == values[other]:
+            del values[field]
     scales = {ours: setting(agent, f"loss_scales.{theirs}") for ours, theirs in LOSSES.items()}
     if not setting(agent, "repval_loss"):
         scales["replay_value"] = 0.0

@@ -13,7 +13,7 @@ import numpy as np
 
 from worldflux.errors import ConfigurationError
 from worldflux.models.dreamerv3.config import LOSS_SCALES, DreamerV3Config
-from worldflux.models.dreamerv3.official.config import FIXED, LOSSES
+from worldflux.models.dreamerv3.official.config import FIXED, LOSSES, SAME
 from worldflux.models.dreamerv3.official.names import FIELDS
 from worldflux.models.official import file_settings, unknown_names, word_settings
 
@@ -21,7 +21,7 @@ SECTION = "agent."  # of config.yaml, which holds what is the model's
 CONTEXT = "replay_context"
 # Of the first weights, of the optimizer, of reports, or of nothing that the official code still does.
 IGNORED = re.compile(
-    r"(opt|report\w*|valnorm|advnorm)\b.*|.+\.(winit|outscale)|policy\.unimix|seed|"
+    r"repl_loss.slowtar|(opt|report\w*|valnorm|advnorm)\b.*|.+\.(winit|outscale)|policy\.unimix|seed|"
     r"batch_(size|length)|(dyn|enc|dec)\.(?!rssm|simple|typ).*|" + CONTEXT
 )
 SIZES = {field for field in FIELDS if field.endswith("_units")} | {
@@ -111,7 +111,7 @@ def official_defaults() -> dict[str, Any]:
         "opt.wd": 0.0,
     }
     for field, paths in FIELDS.items():
-        value = DreamerV3Config._default(field)
+        value = DreamerV3Config._default(SAME.get(field, field))
         if field not in SIZES and field != "critic_num_bins":
             value = list(value) if isinstance(value, tuple) else value
             defaults |= dict.fromkeys(paths, value)
