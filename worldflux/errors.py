@@ -12,6 +12,11 @@ C = TypeVar("C", bound="ConfigurationError")
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
+def described(error: BaseException) -> str:
+    """What foreign code raised, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 class WorldFluxError(Exception):
     """Base class of every error this package raises on purpose.
 

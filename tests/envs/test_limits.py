@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -256,13 +257,21 @@ def test_a_second_signal_does_not_end_what_does_not_hang() -> None:
     assert stop.received == signal.SIGTERM and waiting.longest() == 0
 
 
-def test_a_module_of_this_folder_is_pointed_at(
+def test_a_module_of_this_folder_is_imported_and_another_one_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("my_env.py").touch()
-    for fields in ({"import_module": "my_env"}, {"id": "my_env:My-v0"}):
-        with pytest.raises(ConfigurationError, match=r"PYTHONPATH=\. worldflux-run"):
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    monkeypatch.setenv("PYTHONPATH", "/some/where")
+    line = "import gymnasium; gymnasium.register('My-v0', 'gymnasium.envs.classic_control:CartPoleEnv')"
+    for name in ("my_env", "my_other"):
+        Path(f"{name}.py").write_text(line.replace("My", name))
+    for fields in (
+        {"import_module": "my_env", "id": "my_env-v0"},
+        {"id": "my_other:my_other-v0"},
+    ):
+        make_envs(EnvConfig(**fields)).close()
+    places = rf"the current folder \({tmp_path}\), PYTHONPATH \(/some/where\) and the installed"
+    for fields in ({"import_module": "not_mine"}, {"id": "not_mine:My-v0"}):
+        with pytest.raises(ConfigurationError, match=places):
             make_envs(EnvConfig(**fields))
-    with pytest.raises(ConfigurationError, match="neither installed nor in PYTHONPATH"):
-        make_envs(EnvConfig(import_module="not_mine"))

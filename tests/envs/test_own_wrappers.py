@@ -89,7 +89,14 @@ def test_a_run_keeps_its_wrappers_and_a_foreign_ones_are_not_imported(
     [
         ("+env.wrappers.a={_target_: nowhere.B}", "env.wrappers.a._target_ =nowhere.B: No module"),
         ("+env.wrappers.a={_target_: scaled.Scalde}", "has no class or function 'Scalde'."),
-        ("+env.wrappers.a={_target_: scaled.Scaled, facto: 2}", "env.wrappers.a cannot be made: "),
+        (
+            "+env.wrappers.a={_target_: scaled.Scaled, facto: 2}",
+            "env.wrappers.a has no argument 'facto', only factor. Did you mean: 'factor'?",
+        ),
+        (
+            "+env.wrappers.a={_target_: scaled.Scaled, factor: x}",
+            "a.factor must be a number, got 'x'",
+        ),
         ("+env.wrappers.a={_target_: builtins.id}", "must give a Gymnasium environment, got int"),
         ("+env.wrappers.a=scaled.Scaled", "env.wrappers.a must be {_target_: module.Class"),
         ("+env.wrappers.a={_target_: Scaled}", "env.wrappers.a must be {_target_: module.Class"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import worldflux
 from tests.cli.conftest import TINY
+from worldflux.cli.help import help_text
 from worldflux.cli.main import main
 from worldflux.cli.verbs import VERBS
 from worldflux.errors import WorldFluxError
@@ -51,6 +53,7 @@ def run_blocks(page: str, **changes: str) -> dict[str, Any]:
     return done
 
 
+@pytest.mark.slow(6)
 def test_every_example_of_the_page_on_python_runs(short: None) -> None:
     done = run_blocks("python.md", **{"2_004": "3"})
     assert done["config"].training.total_steps == 2_000
@@ -65,11 +68,6 @@ def test_the_page_on_recorded_data_trains_from_a_file(short: None) -> None:
     assert Path("offline_model/config.json").is_file()
 
 
-def test_the_callback_of_its_page_stops_the_training(short: None) -> None:
-    done = run_blocks("callbacks.md")
-    assert len(done["stop"].losses) == 3
-
-
 def test_the_environment_of_its_page_trains(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     (module,) = blocks(DOCS / "own_environment.md", "python")
     (option,) = blocks(DOCS / "own_environment.md", "yaml")
@@ -81,7 +79,7 @@ def test_the_environment_of_its_page_trains(short: None, monkeypatch: pytest.Mon
     config = worldflux.compose("env=point", config_dir="my_conf")
     assert (config.env.id, config.env.time_limit) == ("Point-v0", 20)
     words = next(line for line in lines(DOCS / "own_environment.md") if "env.id=" in line)
-    run = worldflux.train(*words.split()[2:])
+    run = worldflux.train(*words.split()[1:])
     assert run.manifest["env"]["id"] == "Point-v0"
 
 
@@ -121,11 +119,10 @@ def composed(line: str) -> list[str]:
 
 # What cannot be composed where the test runs: a run, files or a package of the reader's own, and flags
 # that compose nothing.
-READERS = re.compile(
-    r"resume=|init_from=|my_conf|scaled|third|loss_scales\.deter| -sc | --(help|cfg) ?"
-)
+READERS = re.compile(r"resume=|init_from=|my_conf|third| -sc | --(help|cfg) ?")
 
 
+@pytest.mark.slow(7)
 def test_every_command_that_trains_can_be_composed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +149,19 @@ def test_every_verb_is_called_as_it_is_parsed() -> None:
                 importlib.import_module(module).parser().read(words[2:])
                 seen.add(words[1])
     assert seen == set(VERBS)
+
+
+def test_a_shell_reads_every_command() -> None:
+    """An unquoted parenthesis of `range(3)` would be an error of the shell."""
+    wrong = {}
+    examples = re.findall(r"^  (worldflux-run .*?)(?:  .*)?$", help_text(None), re.M)
+    assert len(examples) >= 10
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md"]
+    for text in (*examples, *(block for page in pages for block in blocks(page, "bash"))):
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+        if done.returncode:
+            wrong[text] = done.stderr
+    assert wrong == {}
 
 
 # === The README ================================================================================

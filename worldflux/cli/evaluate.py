@@ -75,9 +75,11 @@ def parser() -> Parser:
 
 def opened(options: argparse.Namespace) -> tuple[TrainedRun | SavedModel, Agent]:
     """What is evaluated, with its agent; an official checkpoint is imported on the fly."""
+    from worldflux.models.hub import local
     from worldflux.models.official import importer_of  # PyTorch: nothing for --help
     from worldflux.runner.trained import open_trained
 
+    options.run = local(options.run)
     importer = importer_of(options.run)
     if importer is not None:
         return imported(importer, options)

@@ -12,6 +12,7 @@ from worldflux.cli.parser import Parser
 from worldflux.config.fields import near_miss
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.families import families
+from worldflux.models.hub import local
 
 PROGRAM = "worldflux import"
 
@@ -49,7 +50,7 @@ def _main(words: list[str]) -> int:
     }
     try:
         module = official(options.family)
-        imported = module.import_checkpoint(options.checkpoint, options.out, **more)
+        imported = module.import_checkpoint(local(options.checkpoint), options.out, **more)
     except OSError as error:
         raise CheckpointError(f"{error.filename}: {error.strerror}") from None
     weights = imported.model.parameters()

@@ -28,12 +28,16 @@ VERBS = {
         "worldflux.cli.verify",
         "check a finished run, or compare seeds with published ones",
     ),
-    "report": ("worldflux.cli.report", "learning curve of a run, table and curves of a sweep"),
+    "report": ("worldflux.cli.report", "compare runs and sweeps: curves, tables, a page"),
     "imagine": ("worldflux.cli.imagine", "picture what a trained model imagines"),
     "record": ("worldflux.cli.record", "play episodes and write them as a file to train on"),
     "data": ("worldflux.cli.data", "what recorded episodes hold, and the same in another format"),
     "import": ("worldflux.cli.import_model", "make a model folder of an official checkpoint"),
-    "export": ("worldflux.cli.export_model", "write a model as an official checkpoint"),
+    "export": (
+        "worldflux.cli.export_model",
+        "write a policy as ONNX or torch.export, a model as an official checkpoint",
+    ),
+    "push": ("worldflux.cli.push", "upload a model with its card to the Hugging Face hub"),
 }
 
 _HELP = """\

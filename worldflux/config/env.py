@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from worldflux.config.base import CheckedConfig
 from worldflux.config.options import USER, option, plain_text, plain_texts
+from worldflux.config.targets import no_target
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ SUITES = {
     "dmc": SuiteRow("worldflux.envs.dmc", unused=("import", "noop_max")),
     "none": SuiteRow(None),
 }
-TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # module.Class
 
 
 def _seeds(value: Any) -> str | None:
@@ -149,9 +148,7 @@ class EnvConfig(CheckedConfig):
 
     def _validate(self) -> None:
         for name, wrapper in self.wrappers.items():
-            target = wrapper.get("_target_") if isinstance(wrapper, dict) else None
-            if not (isinstance(target, str) and TARGET.fullmatch(target)):
-                text = f"must be {{_target_: module.Class, ARGUMENT: value}}, got {wrapper!r}"
+            if text := no_target(wrapper):
                 raise self.refuse(f"wrappers.{name}", text)
         if self.wrappers and self.suite == "none":
             raise self.refuse("wrappers", "has no meaning with suite none", "leave it out")

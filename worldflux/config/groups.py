@@ -7,7 +7,7 @@ groups asks here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from worldflux.config.options import option, rules
 from worldflux.config.page import Gameplay, Visualization
 from worldflux.config.slurm import GROUP as LAUNCHER
 from worldflux.config.slurm import SlurmConfig
+from worldflux.config.targets import no_target
 from worldflux.config.training import TrainingConfig
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import DEFAULT, families
@@ -28,6 +29,7 @@ from worldflux.models.families import DEFAULT, families
 # Python cannot name a field `import`; YAML and the command line can.
 SPELLING = {"import_module": "import"}
 FIELDS = {key: name for name, key in SPELLING.items()}
+CALLBACKS = "callbacks"  # a group whose keys are the user's own
 EXPERIMENT = "experiment"  # recipes over all groups: an option of none, added with a plus
 
 
@@ -64,6 +66,12 @@ class RunConfig:
     visualization: Visualization = option(
         factory=Visualization, folders=("dashboard",), machine=True, help="The live page of a run."
     )
+    callbacks: dict[str, Any] = option(
+        factory=dict,
+        folders=("callbacks",),
+        resumable=True,
+        help="Callbacks of your own, by a name of yours: {_target_: module.Class, ARGUMENT: value}; see docs/callbacks.md.",
+    )
     project: dict[str, Any] = option(
         factory=dict,
         machine=True,
@@ -82,6 +90,9 @@ class RunConfig:
         for name in ("resume", "init_from"):
             if getattr(self, name) == "":
                 raise ConfigurationError("must name a folder, got an empty text", key=name)
+        for name, entry in self.callbacks.items():
+            if text := no_target(entry):
+                raise ConfigurationError(text, key=f"callbacks.{name}")
         # Evaluation acts too, so this holds whatever the data source is.
         if getattr(self.model, "actor_critic", True) is False:
             text = "must be true: a run acts in its environment"
@@ -93,7 +104,7 @@ TOP = tuple(field_types(RunConfig))
 GROUPS: dict[str, type[CheckedConfig]] = {
     name: field_types(RunConfig)[name]
     for name, rule in rules(RunConfig).items()
-    if "folders" in rule
+    if "folders" in rule and name != CALLBACKS
 }
 # What GROUP=OPTION chooses: the folders of `conf/`.
 CHOICES = tuple(
@@ -137,6 +148,18 @@ def _mappings(cls: type) -> Iterator[str]:
     return (
         name for name, hint in field_types(cls).items() if getattr(hint, "__origin__", 0) is dict
     )
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration as plain data, by key as the user writes it; a mapping whose
+    keys are the user's own is one value."""
+    free = free_mappings()
+    for name, value in tree.items():
+        key = f"{prefix}{SPELLING.get(name, name)}"
+        if isinstance(value, dict) and key not in free:
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
 
 
 def is_machine(key: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from worldflux.config.base import CheckedConfig, read_json, read_yaml
-from worldflux.config.fields import field_types, near_miss
+from worldflux.config.fields import coerce, field_types, near_miss
 from worldflux.config.modalities import (
     action_spaces_from,
     action_spec_of,
@@ -24,6 +24,7 @@ from worldflux.config.modalities import (
 from worldflux.config.options import DEVICE, ENVIRONMENT, option
 from worldflux.config.presets import size_fields
 from worldflux.config.spaces import Space, Task, flat_action_dim
+from worldflux.config.targets import no_target
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import families, family_of_type, is_model_type
 
@@ -71,6 +72,9 @@ class WorldModelConfig(CheckedConfig):
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields of the common set that do nothing in a family, and why: other values are refused.
     inert: ClassVar[dict[str, str]] = {}
+    # Parts in whose place one of the user's own can stand, and the tensors that a loss term may take.
+    parts: ClassVar[tuple[str, ...]] = ()
+    tensors: ClassVar[tuple[str, ...]] = ()
     # Beginnings of the names of weights that a model may begin without, fresh: see `of_weights`.
     optional: ClassVar[tuple[str, ...]] = ()
 
@@ -142,6 +146,15 @@ class WorldModelConfig(CheckedConfig):
         "float32",
         choices=DTYPES,
         help="Type in which encode, transition, update, decode and loss compute; parameters stay float32. A run takes training.mixed_precision instead.",
+    )
+
+    components: dict[str, Any] = option(
+        factory=dict,
+        help="Networks of your own in the place of the family's, by the part's name: {_target_: module.Class, ARGUMENT: value}; see docs/parts.md.",
+    )
+    losses: dict[str, Any] = option(
+        factory=dict,
+        help="Loss terms of your own, by a name of yours: {_target_: module.function, scale: 1.0, ARGUMENT: value}; see docs/loss.md.",
     )
 
     @classmethod
@@ -277,6 +290,7 @@ class WorldModelConfig(CheckedConfig):
 
     def _validate(self) -> None:
         self._check_family()
+        self._check_own_code()
         self._fill_observations()
         self._fill_actions()
 
@@ -291,6 +305,22 @@ class WorldModelConfig(CheckedConfig):
         for name, reason in self.inert.items():
             if getattr(self, name) != self._default(name):
                 raise self.refuse(name, f"does nothing in {type(self).__name__}: {reason}")
+
+    def _check_own_code(self) -> None:
+        for name, entry in self.components.items():
+            if name not in self.parts:
+                text = f"has no {name!r}, only {', '.join(self.parts) or 'no part'}."
+                raise self.refuse("components", text, near_miss(name, self.parts))
+            if wrong := no_target(entry):
+                raise self.refuse(f"components.{name}", wrong)
+        for name, entry in self.losses.items():
+            if not self.tensors:
+                raise self.refuse("losses", f"are not built for {type(self).__name__}")
+            if not name.isidentifier():
+                raise self.refuse("losses", f"must have names of letters and digits, got {name!r}")
+            if wrong := no_target(entry):
+                raise self.refuse(f"losses.{name}", wrong)
+            coerce(entry.get("scale", 1.0), float, f"losses.{name}.scale", self.refuse)
 
     def _fill_observations(self) -> None:
         shape = self.obs_shape

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString
 from omegaconf import OmegaConf
 
-from worldflux.config.groups import CHOICES, EXPERIMENT, free_mappings
+from worldflux.config.groups import CALLBACKS, CHOICES, EXPERIMENT, free_mappings
 from worldflux.config.run import JSON
 from worldflux.errors import ConfigurationError
 
@@ -68,6 +68,15 @@ def value_of(override: Override) -> Any:
     """The value of an override as a composition has it: the inverse of `spelled`."""
     content: Any = OmegaConf.to_container(OmegaConf.create([override.value()]), resolve=True)
     return content[0]
+
+
+def typed(value: Any) -> str:
+    """A value as a person would type it, for reading: not every text comes back as it went in."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str).replace(" ", "")
+    return str(value)
 
 
 def override(key: str, value: Any) -> str:
@@ -140,17 +149,18 @@ def parse_overrides(words: Sequence[str], loader: ConfigLoader | None = None) ->
 def with_free_keys(overrides: Sequence[Override]) -> list[str]:
     """Overrides as words. Those of keys that have no schema, such as env.kwargs, set them whether
     they are there already or not, with which of Hydra's spellings (none, +, ++) they came."""
-    free, words = {*free_mappings(), *FREE_OF_HYDRA}, []
+    free, words = {*free_mappings(), *FREE_OF_HYDRA} - {*CHOICES}, []
+    free_of = tuple(f"{name}." for name in (*free, CALLBACKS))
     for item in overrides:
         word, key = str(item.input_line), item.get_key_element().lstrip("+")
-        inside = key in free or key.startswith(tuple(f"{name}." for name in free))
+        inside = key in free or key.startswith(free_of)
         words.append("++" + word.lstrip("+") if inside and not item.is_delete() else word)
     return words
 
 
 def _check_option(key: str, value: Any) -> None:
-    # Of recipes and loggers there may be several.
-    several = isinstance(value, list) and key in CHOICES and key != "logger"
+    # Of recipes, loggers and callbacks there may be several.
+    several = isinstance(value, list) and key in CHOICES and key not in ("logger", CALLBACKS)
     for one in _items(value):
         if not isinstance(one, str) or several:
             wrong = value if isinstance(value, list) else one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from worldflux.config.base import CheckedConfig
 from worldflux.config.data import COLLECTING
 from worldflux.config.fields import field_types, per_class
 from worldflux.config.groups import (
+    CALLBACKS,
     FIELDS,
     GROUPS,
     OF_TRAINING,
@@ -71,8 +73,9 @@ def _spelled(cls: type) -> type:
             continue
         hint = field_types(cls)[item.name]
         # OmegaConf takes any number for a bool; the group's class does not.
-        annotations[key] = Any if "folders" in rule or hint is bool else hint
-        if "folders" in rule or rule.get("follows") in (ENVIRONMENT, USER):
+        of_group = isinstance(hint, type) and issubclass(hint, CheckedConfig)
+        annotations[key] = Any if of_group or hint is bool else hint
+        if of_group or rule.get("follows") in (ENVIRONMENT, USER):
             defaults[key] = MISSING
         elif "follows" in rule:
             defaults[key] = f"${{{rule['follows']}}}"
@@ -112,16 +115,21 @@ def composed_schema(model: type[CheckedConfig] | None = None) -> DictConfig:
     return schema
 
 
+# Hydra's store copies what it is given and what it gives.
+_stored = per_class(hydra_schema)
+_stored_whole = functools.cache(composed_schema)
+
+
 def register(*folders: Path) -> None:
     """Gives Hydra the schemas that `conf/` refers to, and what installed families leave to us.
 
     folders: more places that options are looked for in.
     """
     store = ConfigStore.instance()
-    store.store(name="base_config", node=composed_schema())
+    store.store(name="base_config", node=_stored_whole())
     for one in families():
         try:
-            store.store(name=f"base_{one.name}", node=hydra_schema(one.config_class()))
+            store.store(name=f"base_{one.name}", node=_stored(one.config_class()))
         except Exception as error:  # a type that OmegaConf does not know, for example
             if one in OURS:
                 raise
@@ -162,7 +170,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
     _check_keys("", values, list(TOP))
-    for name in (*GROUPS, "project"):
+    for name in (*GROUPS, CALLBACKS, "project"):
         if not isinstance(values[name], dict):
             raise ConfigurationError(f"must be a group of options, got {values[name]!r}", key=name)
     kind = str(values["model"].get("model_type"))

@@ -33,12 +33,19 @@ def compiled(function: Function, /) -> Function:
     return cast(Function, torch.compile(function, dynamic=False, fullgraph=True))
 
 
-def compiler(enabled: bool, device: torch.device) -> Compiler:
-    """`compiled` or `eager`. Raises ConfigurationError if the CPU has no C++ compiler to compile
+def compiled_in_pieces(function: Function, /) -> Function:
+    """The same where some of it may not be compilable, which then runs as it is."""
+    return cast(Function, torch.compile(function, dynamic=False))
+
+
+def compiler(enabled: bool, device: torch.device, whole: bool = True) -> Compiler:
+    """`compiled` (whole: all of it is known to be compilable) or `eager`. Raises ConfigurationError if the CPU has no C++ compiler to compile
     with."""
     if enabled:
         check_compiler(device)
-    return compiled if enabled else eager
+    if not enabled:
+        return eager
+    return compiled if whole else compiled_in_pieces
 
 
 def check_compiler(device: torch.device) -> None:

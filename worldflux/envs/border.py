@@ -111,6 +111,10 @@ class Border:
             encoded.append(obs if self._place is None else self._place.padded(obs))
         return {key: np.stack([obs[key] for obs in encoded]) for key in encoded[0]}
 
+    def actions(self) -> list[dict[str, Any]]:
+        """How a flat action `[A]` becomes the environment's; see `ActionDecoder.described`."""
+        return self._decode.described()
+
     def decode(self, flat: np.ndarray, batch: bool) -> Any:
         """Actions of the environments from flat ones `[N, A]`; of the only one unless in a batch."""
         actions = [self._decode(row[: self._decode.flat_dim]) for row in flat]

@@ -9,18 +9,19 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, parse_env_id
 
+from worldflux.config.targets import looked_for
 from worldflux.errors import (
     ConfigurationError,
     EnvironmentUnavailableError,
     MissingDependencyError,
     WorldFluxError,
+    described,
 )
 
 # Packages that gymnasium's own environments need: word in its error -> extra of ours.
@@ -122,22 +123,8 @@ def make_error(env_id: str, kwargs: dict[str, Any], error: BaseException) -> Wor
     return EnvironmentUnavailableError(text, key="env.id")
 
 
-def looked_for(module: str, missing: str | None) -> str:
-    """Where a module would have been imported from; nothing where another one is missing."""
-    top = module.partition(".")[0]
-    if missing not in (module, top):
-        return ""
-    text = "it is neither installed nor in PYTHONPATH"
-    here = Path(f"{top}.py").exists() or Path(top).is_dir()
-    return f"{text}; PYTHONPATH=. worldflux-run ... finds that of this folder" if here else text
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _extra(env_id: str) -> str | None:

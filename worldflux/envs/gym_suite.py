@@ -8,9 +8,10 @@ from contextlib import suppress
 import gymnasium as gym
 
 from worldflux.config.env import EnvConfig
-from worldflux.envs.failures import described, looked_for, missing, registered
+from worldflux.config.targets import import_named, looked_for
+from worldflux.envs.failures import missing, registered
 from worldflux.envs.suites import GymEnv, choose_renderer
-from worldflux.errors import ConfigurationError, WorldFluxError
+from worldflux.errors import ConfigurationError, WorldFluxError, described
 
 # Packages whose environments register on import: id prefix -> (module, extra of ours).
 REGISTERED_BY = {
@@ -51,7 +52,7 @@ def episode_steps(config: EnvConfig) -> int | None:
 
 def _import(module: str) -> None:
     try:
-        importlib.import_module(module)
+        import_named(module)
     except (KeyboardInterrupt, WorldFluxError):
         raise
     except BaseException as error:  # foreign code: sys.exit() too
@@ -66,7 +67,7 @@ def _register(config: EnvConfig) -> None:
     module, _, name = config.id.rpartition(":")
     if module:
         with suppress(ModuleNotFoundError):  # gymnasium.make tells it
-            importlib.import_module(module)
+            import_named(module)
     for prefix, (module, extra) in REGISTERED_BY.items():
         if name.startswith(prefix):
             try:

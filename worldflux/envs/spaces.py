@@ -296,7 +296,7 @@ class ActionDecoder:
             raise ConfigurationError("the environment has an empty action space")
         self.spaces = {leaf.name: _action_space(leaf) for leaf in parts}
         self.ranges = {leaf.name: action_range(leaf.space, rescale) for leaf in parts}
-        self.space = space
+        self.space, self._rescale = space, rescale
         self._decoders: list[tuple[Leaf, slice, Callable[[np.ndarray], Any]]] = []
         begin = 0
         for leaf in parts:
@@ -304,6 +304,16 @@ class ActionDecoder:
             self._decoders.append((leaf, slice(begin, end), _decoder(leaf.space, rescale)))
             begin = end
         self.flat_dim = begin
+
+    def described(self) -> list[dict[str, Any]]:
+        """How each action key is read from the flat action, as plain data: the argmax of each group
+        of `classes` entries plus `start`, or the values times `scale` plus `offset`, clipped to `low`
+        and `high` (null: no bound)."""
+        return [
+            {"name": leaf.name, "begin": part.start, "end": part.stop}
+            | _described(leaf.space, self._rescale)
+            for leaf, part, _ in self._decoders
+        ]
 
     def __call__(self, flat: np.ndarray) -> Any:
         values = {leaf.path: decode(flat[part]) for leaf, part, decode in self._decoders}
@@ -381,11 +391,34 @@ def action_range(space: gs.Space[Any], rescale: bool) -> str:
     return text + unit * _unbounded(space)
 
 
+def _described(space: gs.Space[Any], rescale: bool) -> dict[str, Any]:
+    common = {"shape": list(space.shape or ()), "dtype": str(space.dtype)}
+    if (entries := discrete_entries(space)) is not None:
+        coded, start = entries
+        starts = np.broadcast_to(start, len(coded.classes)).tolist()
+        return {"kind": "discrete", "classes": list(coded.classes), "start": starts, **common}
+    assert isinstance(space, gs.Box)
+    scale, offset = _scale(space, rescale)
+    low, high = (
+        [float(x) if np.isfinite(x) else None for x in bound.reshape(-1)]
+        for bound in (space.low, space.high)
+    )
+    ends = {"scale": scale.tolist(), "offset": offset.tolist(), "low": low, "high": high}
+    return {"kind": "continuous", **ends, **common}
+
+
+def _scale(space: gs.Box, rescale: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and offset from the agent's values to the environment's, flat."""
+    first, last = action_ends(space)
+    if not rescale:
+        return np.ones_like(first), np.zeros_like(first)
+    return (last - first) / 2, (first + last) / 2
+
+
 def _box_decoder(space: gs.Box, rescale: bool) -> Callable[[np.ndarray], Any]:
     low = space.low.astype(np.float64).reshape(-1)
     high = space.high.astype(np.float64).reshape(-1)
-    first, last = action_ends(space)
-    middle, half = ((first + last) / 2, (last - first) / 2) if rescale else (0.0, 1.0)
+    half, middle = _scale(space, rescale)
     whole = np.issubdtype(space.dtype, np.integer)
     shape, dtype = space.shape, space.dtype
 

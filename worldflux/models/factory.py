@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from worldflux.config.fields import near_miss
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.presets import size_names, unknown_size
+from worldflux.config.targets import entry_of
 from worldflux.errors import ConfigurationError, UnknownPresetError
 from worldflux.models.families import DEFAULT, OURS, Family, families, family, family_of_type, names
+from worldflux.models.hub import is_address
 from worldflux.models.saved import is_of_run, saved_model
 from worldflux.run_folder.names import BEST
 
@@ -27,6 +29,7 @@ def create_world_model(
     observation_modalities: dict[str, Any] | None = None,
     action_spec: dict[str, Any] | None = None,
     component_overrides: dict[str, Any] | None = None,
+    losses: dict[str, Any] | None = None,
     device: str = "cpu",
     api_version: str = "v3",
     **config_overrides: Any,
@@ -34,14 +37,20 @@ def create_world_model(
     """A model by name, alias or folder.
 
     model: `family:size`, an alias such as `dreamer-small`, a folder that `save_pretrained` wrote, a
-        run (its best checkpoint) or one of its checkpoints. config_overrides: any field of the family's configuration; a folder takes none.
+        run (its best checkpoint) or one of its checkpoints. component_overrides: networks of your own
+        by the part's name (``encoder``, ``decoder``, ``reward`` …): a class, or
+        ``{"_target_": class or "module.Class", "argument": value}``; the field `components`. losses:
+        loss terms of your own, likewise. config_overrides: any field of the family's configuration;
+        a folder takes none.
     Raises UnknownPresetError (a ValueError) for a name that does not exist and ConfigurationError
     for overrides that do not fit, both before any tensor is made.
     """
     if api_version not in API_VERSIONS:
         raise UnknownPresetError(f"api_version must be v3 or v0.2, got {api_version!r}")
-    if component_overrides:
-        raise ConfigurationError("component_overrides is not built: models are made whole")
+    for field, entries in (("components", component_overrides), ("losses", losses)):
+        if entries:
+            named = {name: entry_of(f"{field}.{name}", one) for name, one in entries.items()}
+            config_overrides[field] = {**config_overrides.get(field, {}), **named}
     overrides = {
         "obs_shape": obs_shape,
         "action_dim": action_dim,
@@ -59,10 +68,14 @@ def create_world_model(
     return make_model(config).to(device)
 
 
-def load_saved(path: Path, checkpoint: str = BEST, device: str = "cpu") -> WorldModel:
-    """The model of a model folder, a run or a checkpoint. checkpoint: which one of a run."""
-    config, folder = saved_model(path, checkpoint)
-    model: WorldModel = model_class(config.model_type).from_pretrained(folder, device=device)
+def load_saved(
+    path: Path, checkpoint: str = BEST, device: str = "cpu", trust: bool = False
+) -> WorldModel:
+    """The model of a model folder, a run or a checkpoint. checkpoint: which one of a run. trust: what
+    it names as parts is imported although another user made it."""
+    config, folder = saved_model(path, checkpoint, trust)
+    kind = model_class(config.model_type)
+    model: WorldModel = kind.from_pretrained(folder, device=device, trust=trust)
     return model
 
 
@@ -108,7 +121,7 @@ def resolve(model: str) -> tuple[Family, str]:
 def is_folder(model: str) -> bool:
     """Whether the text names something saved, or can only be meant as a path."""
     path = Path(model)
-    if path.is_dir() or is_of_run(path):
+    if is_address(model) or path.is_dir() or is_of_run(path):
         return True
     if path.is_absolute() or model.startswith((".", "~")):
         raise FileNotFoundError(f"no model folder at {model}")

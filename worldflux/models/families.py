@@ -59,6 +59,7 @@ class Family:
         it can, `add_arguments`, `export_checkpoint`, and `recognises` and `load_checkpoint`, by which
         a checkpoint is played as it is. published: module with the SOURCE, ADDRESS and SCORE_OF of published
         returns, and `task_of`, from a run's manifest to suite and name of its published task.
+    exported: function that makes the PolicyStep to export of an agent, as `module:attribute`.
     metrics: mapping from what its agent's `update` logs to a sentence on each, as `module:attribute`;
         ``<key>`` in a name stands for any text.
     toml_name: what worldflux.toml calls it; the name unless given. evaluations: into how many parts
@@ -80,6 +81,7 @@ class Family:
     official: str | None = None
     published: str | None = None
     metrics: str = ""
+    exported: str = ""
     toml_name: str = ""
     evaluations: int = 20
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
@@ -139,6 +141,7 @@ OURS = (
         official="worldflux.models.dreamerv3.official.checkpoint",
         published="worldflux.models.dreamerv3.official.published",
         metrics="worldflux.models.dreamerv3.metrics:METRICS",
+        exported="worldflux.models.dreamerv3.exported:policy_step",
         toml_name="dreamer",
         evaluations=30,
         recipes={
@@ -174,6 +177,7 @@ OURS = (
         official="worldflux.models.tdmpc2.official.checkpoint",
         published="worldflux.models.tdmpc2.official.published",
         metrics="worldflux.models.tdmpc2.metrics:METRICS",
+        exported="worldflux.models.tdmpc2.exported:policy_step",
         # Every planned step of an evaluation costs as much as an update.
         evaluations=10,
         recipes={

@@ -18,6 +18,7 @@ from worldflux.config.files import check_yaml, environment_hidden
 from worldflux.config.model import WorldModelConfig
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import families
+from worldflux.models.hub import local
 from worldflux.models.world_model import WorldModel
 
 Shapes = Mapping[str, Sequence[int]]
@@ -65,6 +66,7 @@ def shown(value: Any) -> str:
 
 def importer_of(path: Path) -> ModuleType | None:
     """The module of the family whose official checkpoint a path is; None: it is none."""
+    path = local(path)
     for one in families():
         module = one.official_module()
         if module is not None and hasattr(module, "recognises") and module.recognises(path):

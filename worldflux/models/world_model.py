@@ -41,9 +41,10 @@ from worldflux.core.state import (
 )
 from worldflux.errors import CheckpointError, ConfigurationError, ValidationError
 from worldflux.models.families import family_of_type
-from worldflux.models.saved import check_checksum, saved_model
+from worldflux.models.saved import META, as_manifest, check_checksum, saved_model
 from worldflux.run_folder.disk import replaced
 from worldflux.run_folder.names import BEST
+from worldflux.run_folder.trust import SIGNATURE, signature
 
 UNREADABLE = (SafetensorError, OSError, MemoryError)  # of a file of tensors
 P = ParamSpec("P")
@@ -240,6 +241,14 @@ class WorldModel(nn.Module):
         steps |= {"action": action, "reward": reward, "is_first": first}
         return steps | {"is_terminal": terminal, "is_last": last.to(self.device).bool()}
 
+    def try_losses(self) -> None:
+        """ConfigurationError where a loss term of the user's own does not work on a small batch."""
+        lead = (2, max(self.config.shortest_sequence, 2))  # B, T
+        with torch.random.fork_rng(devices=[]):
+            obs = {key: torch.zeros(*lead, *one.shape) for key, one in self.obs_spaces.items()}
+            actions = torch.zeros(*lead, self.action_dim)
+            self.loss(Batch(obs=obs, actions=actions, rewards=torch.zeros(lead)))
+
     # === Rollouts =========================================================================
 
     def rollout(
@@ -303,7 +312,9 @@ class WorldModel(nn.Module):
             "contract_fingerprint": self.fingerprint(),
             "created_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (folder / "worldflux_meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+        if self.config.components or self.config.losses:
+            meta[SIGNATURE] = signature(as_manifest(self.config))
+        (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
@@ -312,14 +323,16 @@ class WorldModel(nn.Module):
         device: torch.device | str = "cpu",
         *,
         checkpoint: str = BEST,
+        trust: bool = False,
     ) -> Self:
         """The model saved in a folder, in a run or in a checkpoint. TypeError if it is another
         family's model.
 
-        checkpoint: which one of a run. Raises ConfigurationError if config, weights and metadata do
-        not belong together and CheckpointError for damaged files.
+        checkpoint: which one of a run. trust: parts of its own are imported although another user
+        made it. Raises ConfigurationError if config, weights and metadata do not belong together and
+        CheckpointError for damaged files.
         """
-        config, folder = saved_model(Path(path), checkpoint)
+        config, folder = saved_model(Path(path), checkpoint, trust)
         if not isinstance(config, cls.config_class):
             raise TypeError(
                 f"{path} holds a {config.model_type!r} model, not one for {cls.__name__}"
@@ -327,7 +340,7 @@ class WorldModel(nn.Module):
         check_checksum(folder)
         with memory_for(f"the {config.model_type} model in {folder}"):
             model = cls(config)
-        meta_file = folder / "worldflux_meta.json"
+        meta_file = folder / META
         if meta_file.is_file():
             meta = read_json(meta_file)
             if not isinstance(meta, dict):

@@ -1,7 +1,7 @@
 """Whose run a folder holds: a signature over what its configuration would import or open.
 
-A recorded configuration may name Python modules (``env.import``, an id ``module:Name-v0``) and an
-address to listen on. Both are followed only in a run that this user made, or where the command line
+A recorded configuration may name Python modules (``env.import``, an id ``module:Name-v0``, each
+``_target_``) and an address to listen on. Both are followed only in a run that this user made, or where the command line
 names them. The key is the user's own, in the state directory of the machine or home.
 """
 
@@ -25,6 +25,7 @@ KEY_BYTES = 32
 # not about a file in the run folder.
 SIGNED = ("env", "visualization")
 LOCAL = ("tensorboard", "csv")
+OF_MODEL = ("components", "losses")  # what of a model's configuration is code of the user's own
 
 
 def signature(manifest: Mapping[str, Any]) -> str | None:
@@ -43,12 +44,21 @@ def is_signed(manifest: Mapping[str, Any]) -> bool:
     )
 
 
-def modules_of(env: Mapping[str, Any]) -> list[str]:
-    """The modules that making an environment of this configuration imports by name."""
+def modules_of(config: Mapping[str, Any]) -> list[str]:
+    """The modules that a run of this configuration imports by name; groups may be missing."""
+    env = config.get("env") or {}
     ids = [str(env.get("id") or ""), *map(str, env.get("tasks") or ())]
     names = [str(env.get("import_module") or ""), *(id.rpartition(":")[0] for id in ids)]
-    names += [target.rpartition(".")[0] for target in _targets(env.get("wrappers"))]
+    own = [env.get("wrappers"), config.get("callbacks"), *_code(config).values()]
+    names += [target.rpartition(".")[0] for one in own for target in _targets(one)]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def _code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the model is code of the user's own, by its key; nothing where there is none."""
+    model = config.get("model")
+    values = model if isinstance(model, Mapping) else {}
+    return {name: values[name] for name in OF_MODEL if values.get(name)}
 
 
 def _targets(content: Any) -> Iterator[str]:
@@ -64,13 +74,13 @@ def _targets(content: Any) -> Iterator[str]:
 def check_modules(
     folder: Path,
     manifest: Mapping[str, Any],
-    env: Mapping[str, Any],
+    config: Mapping[str, Any],
     named: Collection[str] = (),
     hint: str = "",
 ) -> None:
-    """ConfigurationError where a recorded environment would import a module although another user
+    """ConfigurationError where a recorded configuration would import a module although another user
     made the run. named: modules that the command line names. hint: how else they are named."""
-    foreign = [name for name in modules_of(env) if name not in named]
+    foreign = [name for name in modules_of(config) if name not in named]
     if foreign and not is_signed(manifest):
         raise ConfigurationError(
             f"{folder} names the module {foreign[0]!r}, which would be imported, and it is not "
@@ -93,6 +103,11 @@ def _content(manifest: Mapping[str, Any]) -> bytes | None:
     signed = {name: config.get(name) for name in SIGNED}
     if away := sent_away(config):
         signed["logger"] = away
+    if callbacks := config.get("callbacks"):
+        signed["callbacks"] = callbacks
+    signed |= _code(config)
+    if code := _code({"model": manifest.get("model_config")}):
+        signed["model_config"] = code
     return json.dumps(signed, sort_keys=True).encode()
 
 

@@ -104,14 +104,19 @@ def resume(folder: str | Path | Run, *overrides: str, trust: bool = False) -> Ru
 
 
 def load_model(
-    path: str | Path | Run, *, checkpoint: str = "best", device: str = "cpu"
+    path: str | Path | Run,
+    *,
+    checkpoint: str = "best",
+    device: str = "cpu",
+    trust: bool = False,
 ) -> WorldModel:
     """The world model of a run, of one of its checkpoints, or of a model folder: its `encode`,
-    `rollout` and `decode`. checkpoint: of a run, `best`, `latest` or a folder's name. Nothing that a
-    run names is imported. CheckpointError, ConfigurationError: what is missing, damaged or wrong."""
+    `rollout` and `decode`. checkpoint: of a run, `best`, `latest` or a folder's name. Nothing is
+    imported but networks of its own (`model.components`) of a model that you made, or with trust.
+    CheckpointError, ConfigurationError: what is missing, damaged or wrong."""
     from worldflux.models.factory import load_saved
 
-    return load_saved(Path(path), checkpoint, device)
+    return load_saved(Path(path), checkpoint, device, trust)
 
 
 def _train(overrides: Sequence[str], config_dir: str | Path | None, trust: bool = False) -> Run:

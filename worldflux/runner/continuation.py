@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from worldflux.config.groups import (
     SPELLING,
     RunConfig,
     free_mappings,
+    leaves,
     may_change,
 )
 from worldflux.config.options import ENVIRONMENT, rules
@@ -32,7 +33,13 @@ from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import manifest_or_copy, plain, warn_of_change, warn_once
 from worldflux.run_folder.names import HYDRA, MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import RunState, run_state
-from worldflux.run_folder.trust import check_modules, is_signed, modules_of, sent_away
+from worldflux.run_folder.trust import (
+    OF_MODEL,
+    check_modules,
+    is_signed,
+    modules_of,
+    sent_away,
+)
 
 AUTO = "auto"  # resume=auto
 
@@ -40,6 +47,8 @@ AUTO = "auto"  # resume=auto
 ASIDE = ("resume", "init_from", *(f"model.{name}" for name in OF_TRAINING))
 # Of the model, what its spaces describe beside the fields that are declared to follow them.
 DESCRIPTIONS = ("observation_modalities", "action_spec", "episode_length")
+# Whose entries name code of the user's own.
+OWN_CODE = ("env.wrappers", "callbacks", *(f"model.{name}" for name in OF_MODEL))
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +59,7 @@ def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any,
     What the new one leaves to the environment is no difference, nor is a key that only one of them
     has: it is that of another version.
     """
-    before, after = dict(_leaves("", saved)), dict(_leaves("", chosen(config)))
+    before, after = dict(leaves(saved)), dict(leaves(chosen(config)))
     return {
         key: (value, after[key])
         for key, value in before.items()
@@ -95,14 +104,15 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def named_modules(overrides: Iterable[Override]) -> list[str]:
     """The modules that a command line names: in them it trusts."""
     fields = {"env.import": "import_module", "env.id": "id", "env.tasks": "tasks"}
-    env: dict[str, Any] = {"wrappers": {}}
+    env: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
     for item in overrides:
         key = item.get_key_element().lstrip("+")
         if key in fields:
             env[fields[key]] = value_of(item)
-        elif key == "env.wrappers" or key.startswith("env.wrappers."):
-            env["wrappers"] |= {key: {key.rpartition(".")[2]: value_of(item)}}
-    return modules_of(env)
+        elif _within(key, OWN_CODE):
+            targets[key] = {key.rpartition(".")[2]: value_of(item)}
+    return modules_of({"env": env, "callbacks": targets})
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -168,10 +178,15 @@ def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
     """
     content = dict(saved_config(folder))
     manifest = _manifest(folder)
+    callbacks = {"callbacks": content.get("callbacks")}
+    if not (is_signed(manifest) or {*modules_of(callbacks)} <= {*named}):
+        text = "worldflux-run: %s is not signed as a run of yours: its callbacks are left out"
+        print(text % folder, file=sys.stderr)
+        content["callbacks"] = {}
     check_modules(
         folder,
         manifest,
-        content["env"],
+        content,
         named,
         "name it on this command line (env.id=), in Python trust=True",
     )
@@ -192,7 +207,7 @@ def saved_job(folder: Path, named: Collection[str] = ()) -> DictConfig:
         if isinstance(value, dict) and group not in free_mappings():
             value = {SPELLING.get(key, key): item for key, item in value.items()}
             value = {key: item for key, item in value.items() if key in schema[group].keys()}
-        if value is not None or group not in MACHINE_GROUPS:
+        if value is not None or (group in content and group not in MACHINE_GROUPS):
             values[str(group)] = value
     values["model"] |= {name: f"${{training.{name}}}" for name in OF_TRAINING}
     values["model"] |= _followed(content)
@@ -257,16 +272,6 @@ def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
         if all(may_change(key) for key in different) and has_checkpoint(folder):
             return folder
     return None
-
-
-def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    free = free_mappings()
-    for name, value in tree.items():
-        key = f"{prefix}{SPELLING.get(name, name)}"
-        if isinstance(value, dict) and key not in free:
-            yield from _leaves(f"{key}.", value)
-        else:
-            yield key, value
 
 
 def _within(key: str, keys: tuple[str, ...]) -> bool:

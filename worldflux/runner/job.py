@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from worldflux.config.composition import Composition, checked, run_dir
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError, RunBusyError, WorldFluxError
+from worldflux.models.hub import is_address
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
 from worldflux.run_folder.previous import BEFORE_TRAINER, HELD, check_free, set_aside
@@ -168,7 +169,7 @@ def anchored(config: RunConfig, cwd: Path) -> RunConfig:
     """The configuration with its paths absolute, for a job that changes its working directory."""
 
     def absolute(path: str | None) -> str | None:
-        return path if path in (None, AUTO) else str(cwd / str(path))
+        return path if path in (None, AUTO) or is_address(str(path)) else str(cwd / str(path))
 
     there = [str(cwd / path) if (cwd / path).exists() else path for path in config.data.paths]
     data = config.data.with_paths(there)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worldflux.data.recorded.opening import RecordedSet
     from worldflux.data.sources import Source
     from worldflux.envs.vector import VectorEnv
+    from worldflux.training.session import Callback
 
 
 class Fitted(NamedTuple):
@@ -38,7 +39,8 @@ class Parts:
 
     model: what a subclass has its data made for; None: the configured one, in the environment.
     facts: more content for the manifest. page_modes: degraded modes of what is only shown.
-    fitted: environments that were made when the run was checked; the run takes them over.
+    fitted, callbacks: environments and own callbacks that were made when the run was checked; the
+    run takes them over.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class Parts:
         self.facts: Mapping[str, Any] = {}
         self.page_modes: list[str] = []
         self.fitted: Fitted | None = None
+        self.callbacks: list[Callback] | None = None
 
     def prepare(self, config: RunConfig) -> None:
         """Gets ready for a checked configuration; writes nothing."""

@@ -15,6 +15,7 @@ from worldflux.core.agent import Agent, Carry
 from worldflux.envs.border import Border, plain_env
 from worldflux.envs.suites import GymEnv
 from worldflux.errors import ConfigurationError, ValidationError
+from worldflux.models.hub import local
 from worldflux.models.saved import is_model_folder
 from worldflux.runner.trained import SavedModel, TrainedRun, open_trained, playable_config
 from worldflux.training.seed import isolated_rng
@@ -113,10 +114,10 @@ def load_policy(
 
     Raises CheckpointError for what is missing or damaged, and ConfigurationError.
     """
-    path = Path(path)
+    path = local(path)
     with isolated_rng(seed):
         if is_model_folder(path) and not overrides:
-            played: Any = SavedModel(path, playable_config(path), WITHOUT)
+            played: Any = SavedModel(path, playable_config(path, trust), WITHOUT)
         else:
             played = open_trained(path, checkpoint, overrides, trust)
         if isinstance(played, TrainedRun):  # the first action does not wait for a compiler

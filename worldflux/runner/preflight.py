@@ -12,6 +12,7 @@ import numpy as np
 from worldflux.config.data import RECORDED
 from worldflux.config.files import memory
 from worldflux.config.run import RunConfig
+from worldflux.config.targets import Target
 from worldflux.dashboard.server import check_host, check_installed
 from worldflux.errors import ConfigurationError, MissingDependencyError, TrainingError
 from worldflux.runner.parts import Fitted, Parts
@@ -67,6 +68,10 @@ def check_trainable(configs: Iterable[RunConfig]) -> None:
 def check_run(config: RunConfig, parts: Parts) -> None:
     """Everything a run needs exists here; its environments are made for `parts` to keep."""
     check_machine(config)
+    if config.callbacks and config.training.nproc == 1:
+        from worldflux.training.own_callbacks import own_callbacks
+
+        parts.callbacks = own_callbacks(config.callbacks)
     parts.prepare(config)
     if parts.model is not None:
         return
@@ -83,6 +88,8 @@ def check_run(config: RunConfig, parts: Parts) -> None:
 def check_machine(config: RunConfig) -> None:
     """What a run needs of this machine is there."""
     check_loggers(config.logger.names(), config.logger.to_dict())
+    for name, entry in config.callbacks.items():
+        Target.of(f"callbacks.{name}", entry)
     if config.visualization.enabled and config.data.on_env_failure != "degrade":
         check_installed()
         check_host(config.visualization.host)
@@ -182,6 +189,12 @@ def _fitted(config: RunConfig, envs: VectorEnv) -> WorldModelConfig:
 def _check_begin(config: RunConfig, model: WorldModelConfig) -> None:
     """The weights that it begins with, or goes on from, are those of such a model."""
     check_size(model)
+    if model.components or model.losses:
+        from worldflux.models.factory import make_model
+
+        made = make_model(model)
+        if model.losses:
+            made.try_losses()
     if config.resume not in (None, "auto"):
         from worldflux.training.initial import check_continues
 

@@ -18,6 +18,7 @@ from worldflux.config.run import run_config
 from worldflux.errors import ConfigurationError, RunBusyError
 from worldflux.run_folder.checkpoints import has_checkpoint, no_checkpoint
 from worldflux.run_folder.disk import shown
+from worldflux.run_folder.manifest import plain
 from worldflux.run_folder.names import MANIFEST, SAVED_CONFIG
 from worldflux.run_folder.state import claimed_by
 from worldflux.run_folder.trust import modules_of
@@ -108,7 +109,7 @@ def prepare(run: str, overrides: Sequence[Override], trust: bool = False) -> lis
     check_aliases(folder)
     named = named_modules(overrides)
     if trust:
-        named += modules_of(saved_config(folder)["env"])
+        named += modules_of(saved_config(folder))
     ConfigStore.instance().store(name="saved_run", node=saved_job(folder, named))
     rest = with_free_keys([item for item in overrides if item.get_key_element() != "resume"])
     return [*rest, override("resume", run), override("hydra.run.dir", str(folder.resolve()))]
@@ -138,7 +139,8 @@ def automatic(job: Job) -> Job:
 
 def _continuing(job: Job, run: Path) -> Job:
     """The job with the configuration of a run, and what may change as the job has it."""
-    saved, cfg = saved_job(run, modules_of(job.config.env.to_dict())), job.cfg
+    saved, cfg = saved_job(run, modules_of(plain(job.config))), job.cfg
+    saved.callbacks = cfg.callbacks
     for key, value in changed_settings(run, job.config).items():
         if not isinstance(value, dict | list):
             OmegaConf.update(saved, key, value)

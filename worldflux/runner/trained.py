@@ -23,7 +23,8 @@ from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import make_model
 from worldflux.models.families import family_of_type
-from worldflux.models.saved import is_model_folder
+from worldflux.models.hub import local
+from worldflux.models.saved import is_model_folder, saved_model
 from worldflux.report.video import write_video
 from worldflux.run_folder.checkpoint import damage, read_checkpoint
 from worldflux.run_folder.checkpoints import checkpoint_named, run_of
@@ -143,31 +144,36 @@ def open_trained(
     environment, so there they must name one. trust: see `open_run`. Raises ConfigurationError
     where that does not fit.
     """
+    path = local(path)
     if is_model_folder(path):
-        return open_model(path, overrides)
+        return open_model(path, overrides, trust)
     if not overrides:
         return open_run(path, checkpoint, trust)
     run = open_run(path, checkpoint, trust=True)  # its environment is not made as it is recorded
     env = chosen_env(run.model.model_type, overrides, run.env)
     items = parse_overrides(overrides)
-    if not trust and all(item.get_key_element() != "env" for item in items):
+    if not trust:
         named = named_modules(items)
-        check_modules(run.folder, manifest_or_copy(run.folder), env.to_dict(), named, NAMING)
+        content = {"env": env.to_dict(), "model": run.model.to_dict()}
+        if any(item.get_key_element() == "env" for item in items):
+            del content["env"]  # nothing of it is the run's
+        check_modules(run.folder, manifest_or_copy(run.folder), content, named, NAMING)
     fitted(run.folder, run.model, env)
     return replace(run, env=env)
 
 
-def playable_config(path: Path) -> WorldModelConfig:
-    """The configuration of a model folder; ConfigurationError: it cannot act."""
-    model = WorldModelConfig.load(path)
+def playable_config(path: Path, trust: bool = False) -> WorldModelConfig:
+    """The configuration of a model folder; ConfigurationError: it cannot act, or names parts of its
+    own that nobody trusts."""
+    model, _ = saved_model(path, trust=trust)
     if getattr(model, "actor_critic", True) is False:
         raise ConfigurationError(f"{path} is a world model without an actor: it cannot act")
     return model
 
 
-def open_model(path: Path, overrides: Sequence[str]) -> SavedModel:
+def open_model(path: Path, overrides: Sequence[str], trust: bool = False) -> SavedModel:
     """A model folder in the environment that `overrides` name."""
-    model = playable_config(path)
+    model = playable_config(path, trust)
     if not overrides:
         text = f"{path} is a model and knows no environment"
         raise ConfigurationError(f"{text}: name one, for example env=dmc env.id=walker-walk")
@@ -268,7 +274,8 @@ def open_run(path: Path, checkpoint: str = "best", trust: bool = False) -> Train
         config, model = manifest["config"], manifest["model_config"]
         family = family_of_type(model["model_type"]).config_class()
         if not trust:
-            check_modules(path, manifest, config["env"], hint=NAMING)
+            content = {"env": config["env"], "model": model}
+            check_modules(path, manifest, content, hint=NAMING)
         warn_of_change(path, manifest)
         chosen = checkpoint_named(path, checkpoint)
         return TrainedRun(

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from worldflux.config.groups import MACHINE_GROUPS, MACHINE_TRAINING
 from worldflux.errors import CheckpointError, RunBusyError, WorldFluxError
 from worldflux.run_folder.checkpoints import has_checkpoint
-from worldflux.run_folder.manifest import SCHEMA, read_manifest, write_manifest
+from worldflux.run_folder.manifest import SCHEMA, plain, read_manifest, write_manifest
 from worldflux.run_folder.names import HYDRA, LOG, MANIFEST
 from worldflux.run_folder.state import RunState, claim
 from worldflux.run_folder.trust import modules_of
@@ -101,12 +101,13 @@ def _continued(requested: RunConfig, folder: Path) -> RunConfig:
     Defaults may have changed since then, with another version; the run goes on as it began."""
     from worldflux.runner import resume
 
-    began = resume.config_of(folder, modules_of(requested.env.to_dict()))
+    began = resume.config_of(folder, modules_of(plain(requested)))
     machine = {name: getattr(requested.training, name) for name in MACHINE_TRAINING}
     return replace(
         began,
         model=began.model.with_overrides(device=requested.training.device),
         training=began.training.with_updates(**machine),
+        callbacks=requested.callbacks,
         **{name: getattr(requested, name) for name in MACHINE_GROUPS},
     )
 

@@ -129,8 +129,15 @@ class EarlyStoppingCallback(Callback):
         self.best: float | None = None
         self.best_step = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_step = state["best"], state["best_step"]
+
     def on_train_begin(self, trainer: TrainingSession) -> None:
-        self.best_step = trainer.state.global_step
+        if self.best is None:
+            self.best_step = trainer.state.global_step
 
     def on_step_end(self, trainer: TrainingSession) -> None:
         state = trainer.state

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,10 +27,19 @@ SAVE_PAUSE = 50  # times as long as the last save took, before the clock asks fo
 log = logging.getLogger("worldflux.training")
 
 
+class Remembering(Protocol):
+    """A callback, as far as it is saved."""
+
+    name: str
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class Checkpointing:
     """Agent, counters, random streams and source of a training, to and from its run folder.
 
-    facts: of the manifest, as far as they are known at the start. carry: what the next update takes
+    facts: of the manifest, as far as they are known at the start. callbacks: saved by their names. carry: what the next update takes
     over from the newest one. degraded_elsewhere: degraded modes of the other processes, at the last
     save.
     """
@@ -42,7 +51,9 @@ class Checkpointing:
         folder: RunWriter,
         device: torch.device,
         facts: Mapping[str, Any],
+        callbacks: Sequence[Remembering] = (),
     ) -> None:
+        self.callbacks = callbacks
         self.recorded = recorded_copy(facts)
         self.agent = agent
         self.books = books
@@ -98,6 +109,9 @@ class Checkpointing:
         set_rng_state(saved["rng"])
         carry = saved.get("carry") or former_carry(checkpoint.agent["optimizer"])
         self.carry = {key: value.to(self.device) for key, value in carry.items()}
+        for callback in self.callbacks:
+            if remembered := saved.get("callbacks", {}).get(callback.name):
+                callback.load_state_dict(remembered)
         self._note_degraded(saved.get("ranks", []))
 
     # Saving
@@ -110,6 +124,9 @@ class Checkpointing:
         state: dict[str, Any] = {**self.books.state_dict(), "rng": rng_state(), "carry": self.carry}
         if self.recorded:
             state[COPY] = self.recorded
+        remembered = {one.name: one.state_dict() for one in self.callbacks if one.name}
+        if any(remembered.values()):
+            state["callbacks"] = remembered
         if self.folder.is_open:
             state |= self.folder.logger.position()
         if source is not None:

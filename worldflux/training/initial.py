@@ -17,6 +17,7 @@ from worldflux.config.model import WorldModelConfig
 from worldflux.core.memory import memory_for
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.factory import model_class
+from worldflux.models.hub import local
 from worldflux.run_folder.checkpoints import CheckpointFolder, checkpoint_named, read_state, run_of
 from worldflux.run_folder.disk import file_facts, has_facts
 from worldflux.run_folder.manifest import read_manifest
@@ -40,7 +41,7 @@ class InitialWeights:
     def find(cls, origin: str) -> InitialWeights:
         """The weights of a model folder, of a run (its best checkpoint, else its newest), or of a
         checkpoint. ConfigurationError: it is none; CheckpointError: it is damaged."""
-        path = Path(origin)
+        path = local(origin)
         if (path / "config.json").is_file():
             weights = cls(origin, path / MODEL, WorldModelConfig.load(path).model_type)
         elif (path / MANIFEST).is_file() or (path / CHECKPOINTS).is_dir():

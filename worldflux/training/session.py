@@ -34,7 +34,20 @@ from worldflux.training.signals import StopSignals
 
 class Callback:
     """Base class of hooks; override those you need. An epoch is one pass over finite data, or the
-    whole training on a replay."""
+    whole training on a replay.
+
+    name: that of its entry in the `callbacks` group; one with a name is saved in checkpoints.
+    """
+
+    name = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, for a run that is resumed: plain data, NumPy arrays and tensors (which
+        come back as tensors)."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
 
     def on_train_begin(self, trainer: TrainingSession) -> None: ...
     def on_train_end(self, trainer: TrainingSession) -> None: ...
@@ -87,7 +100,7 @@ class TrainingSession:
             folder, loggers=loggers, ranks=ranks, config=self.facts.get("config")
         )
         self.checkpointing = Checkpointing(
-            self.agent, self.books, self.folder, self.device, self.facts
+            self.agent, self.books, self.folder, self.device, self.facts, self.callbacks
         )
         self._progress = progress
         self._degraded_modes = degraded_modes
@@ -123,6 +136,18 @@ class TrainingSession:
         self.folder.logger.phase(phase)
         if self._progress is not None:
             self._progress.update(replace(self.progress(), phase=phase), force=True)
+
+    @contextmanager
+    def pausing(self, phase: str) -> Iterator[None]:
+        """Something else is done meanwhile, which counts as no time of training; phase: what."""
+        self._show(phase)
+        with self.books.clock.pause():
+            yield
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Logs numbers at the present update."""
+        at = {"step": self.state.global_step, "env_steps": self.state.env_steps}
+        self.folder.logger.scalars(metrics, **at)
 
     def checkpoint(self) -> Checkpoint:
         """Everything that a run needs to continue, but the recorded steps."""

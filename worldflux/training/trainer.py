@@ -158,12 +158,12 @@ class Trainer(TrainingSession):
 
     def _evaluate(self, again: bool = False) -> None:
         """again: plays other episodes than the first evaluation of this update."""
+        if self.source is not None:  # the one process that evaluates waits for the others' steps
+            self._note_episodes(self.source, self.source.settle())
         self._validate()
         if self.evaluator is None:
             return
         self.books.meter.check()
-        if self.source is not None:
-            self._note_episodes(self.source, self.source.settle())
         if not self._stop.received:
             self._show("evaluating")
             seed = derive_seed(self.config.seed, EVALUATION, self.state.global_step, *[1] * again)

@@ -51,7 +51,9 @@ class DreamerV3Agent:
         self.model = model.to(self.device)
         self.config = model.config
         self.precision = Precision.of(training, self.device)
-        self.objective = Objective(model, compiler(training.compile_model, self.device))
+        whole = not self.config.components  # code of the user's own may break a graph
+        compile = compiler(training.compile_model, self.device, whole)
+        self.objective = Objective(model, compile)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.external: ExternalOptimizer | None = None
         if optimizer is not None or scheduler is not None:

@@ -33,6 +33,13 @@ class DreamerV3Config(WorldModelConfig):
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     shortest_sequence: ClassVar[int] = 2  # the values of the replay look one step ahead
     derived: ClassVar[tuple[str, ...]] = ("stoch_dim",)
+    parts: ClassVar[tuple[str, ...]] = (
+        "encoder", "decoder", "reward", "continue", "actor", "critic",
+    )  # fmt: skip
+    tensors: ClassVar[tuple[str, ...]] = (
+        "deter", "stoch", "feat", "embed", "posterior_logits", "prior_logits", "decoded", "action",
+        "obs", "reward", "is_first", "is_last", "is_terminal", "model",
+    )  # fmt: skip
     inert: ClassVar[dict[str, str]] = {
         "latent_dim": "its latent is deter_dim and stoch_discrete * stoch_classes",
     }
@@ -380,7 +387,7 @@ class DreamerV3Config(WorldModelConfig):
             for key, shape in {"cnn": others, "mlp": images}.get(kind, {}).items():
                 text = f"{kind!r} does not fit the observation {key!r} of shape {shape}"
                 raise self.refuse(name, text, "'auto' chooses by shape")
-        if images:
+        if images and not {"encoder", "decoder"} <= self.components.keys():
             self._check_images(images)
 
     def _check_images(self, images: dict[str, tuple[int, ...]]) -> None:

@@ -11,7 +11,15 @@ from worldflux.core.optim import move_target_
 from worldflux.models.dreamerv3.config import DreamerV3Config
 from worldflux.models.dreamerv3.networks import Actor, ContinueHead, Decoder, Encoder, TwoHotHead
 from worldflux.models.dreamerv3.normalize import RunningScale
+from worldflux.models.dreamerv3.own import (
+    OwnActor,
+    OwnContinueHead,
+    OwnDecoder,
+    OwnEncoder,
+    OwnTwoHotHead,
+)
 from worldflux.models.dreamerv3.rssm import RSSM
+from worldflux.models.own_code import own_losses
 from worldflux.models.world_model import WorldModel, name_among
 
 # Losses by the official names. Those of the observations stand beside them as `recon/<key>`.
@@ -41,19 +49,28 @@ class DreamerV3Modules(WorldModel):
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
-        self.encoder = Encoder(config, self.obs_spaces)
+        own = config.components
+        self.own_losses = own_losses(config)
+        self.encoder = (OwnEncoder if "encoder" in own else Encoder)(config, self.obs_spaces)
         self.rssm = RSSM(config, self.encoder.embed_dim, self.action_dim)
-        self.decoder = Decoder(config, self.obs_spaces)
         self.feat_dim = config.deter_dim + config.stoch_discrete * config.stoch_classes  # F
-        self.reward = self._two_hot_head(
-            config.units("reward"), config.reward_layers, config.reward_num_bins
-        )
-        self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
+        self.decoder: Decoder
+        if "decoder" in own:
+            self.decoder = OwnDecoder(config, self.obs_spaces, self.feat_dim)
+        else:
+            self.decoder = Decoder(config, self.obs_spaces)
+        self.reward = self._two_hot_head("reward", config.reward_layers, config.reward_num_bins)
+        self.con: ContinueHead
+        if "continue" in own:
+            self.con = OwnContinueHead(config, self.feat_dim)
+        else:
+            self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
         if not self.has_actor:
             return
-        self.actor = Actor(config, self.action_spaces, self.feat_dim)
+        actor = OwnActor if "actor" in own else Actor
+        self.actor = actor(config, self.action_spaces, self.feat_dim)
         bins = config.critic_num_bins or config.reward_num_bins
-        shape = config.units("critic"), config.critic_layers, bins
+        shape = "critic", config.critic_layers, bins
         self.critic = self._two_hot_head(*shape)
         self.slow_critic = self._two_hot_head(*shape).requires_grad_(False)
         self.slow_critic.load_state_dict(self.critic.state_dict())
@@ -66,7 +83,10 @@ class DreamerV3Modules(WorldModel):
             debias=config.return_norm_debias,
         )
 
-    def _two_hot_head(self, units: int, layers: int, bins: int) -> TwoHotHead:
+    def _two_hot_head(self, name: str, layers: int, bins: int) -> TwoHotHead:
+        if name in self.config.components:
+            return OwnTwoHotHead(self.config, name, self.feat_dim, bins)
+        units = self.config.units(name)
         return TwoHotHead(self.feat_dim, units, layers, bins, self.config.reward_bin_max)
 
     @property
@@ -76,7 +96,7 @@ class DreamerV3Modules(WorldModel):
 
     @property
     def scales(self) -> dict[str, float]:
-        """Scale of every loss, by the names of `LOSSES` and `recon/<key>`."""
+        """Scale of every loss, by the names of `LOSSES`, `recon/<key>` and `own/<name>`."""
         scales = self.config.loss_scales
         dyn, rep = self.config.kl_scales()
         named = {"dyn": dyn, "rep": rep, "rew": scales["reward"], "con": scales["continue"]}
@@ -84,7 +104,7 @@ class DreamerV3Modules(WorldModel):
         if self.has_actor:
             named |= {key: scales[key] for key in ("policy", "value")}
             named["repval"] = scales["replay_value"]
-        return named
+        return named | {loss.name: loss.scale for loss in self.own_losses}
 
     def starts(self, length: int) -> int:
         """From how many states of a sequence of this length imagination starts."""

@@ -241,9 +241,7 @@ class Actor(nn.Module):
 
     def __init__(self, config: DreamerV3Config, spaces: Mapping[str, Space], feat: int):
         super().__init__()
-        self.spaces = {key: spaces[key] for key in sorted(spaces)}
-        self.widths = [space.flat_dim for space in self.spaces.values()]
-        self.min_std, self.max_std = config.actor_min_std, config.actor_max_std
+        self._set_spaces(config, spaces)
         units = config.units("actor")
         self.mlp = MLP(feat, units, config.actor_layers)
         self.heads = nn.ModuleList()
@@ -251,6 +249,11 @@ class Actor(nn.Module):
             outs = ["logits"] if space.discrete else ["mean", "stddev"]
             head = {name: Linear(units, space.flat_dim, ACTOR_OUTSCALE) for name in outs}
             self.heads.append(nn.ModuleDict(head))
+
+    def _set_spaces(self, config: DreamerV3Config, spaces: Mapping[str, Space]) -> None:
+        self.spaces = {key: spaces[key] for key in sorted(spaces)}
+        self.widths = [space.flat_dim for space in self.spaces.values()]
+        self.min_std, self.max_std = config.actor_min_std, config.actor_max_std
 
     def forward(self, feat: Tensor) -> ActionDist:
         x = self.mlp(feat)  # [..., U]

@@ -11,8 +11,10 @@ E embed, A action.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ from worldflux.models.dreamerv3.losses import (
 from worldflux.models.dreamerv3.modules import RECON, DreamerV3Modules
 from worldflux.models.dreamerv3.networks import ActionDist
 from worldflux.models.dreamerv3.rssm import Latent, ScanWeights
+from worldflux.models.own_code import own_terms
 
 
 @dataclass
@@ -119,6 +122,7 @@ class Objective:
         )
         if not self.model.has_actor:
             losses, _, arrays = self.model_terms(obs, latent, logit)
+            losses |= self.own_terms(obs, prev_action, latent, logit)
             return Step(losses, {}, latent, logit, arrays)
         imagined = self.imagine(latent, noise)
         behaviour, metrics, boot, arrays = self.behaviour(imagined, logit.shape[0])
@@ -127,6 +131,7 @@ class Objective:
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
         losses["repval"], replay_arrays = self.replay_value(obs, value_logits, boot, slow_value)
+        losses |= self.own_terms(obs, prev_action, latent, logit)
         metrics |= {name: model_arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
         return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
 
@@ -173,6 +178,34 @@ class Objective:
     def _slow_value(self, feat: Tensor) -> Tensor:
         with torch.no_grad():
             return self.model.slow_critic(feat.detach()).pred()  # [..., F] -> [...]
+
+    def own_terms(
+        self, obs: Mapping[str, Tensor], prev_action: Tensor, latent: Latent, logit: Tensor
+    ) -> dict[str, Tensor]:
+        """The user's own terms `[B, T]`; see the configuration's `tensors`."""
+        model = self.model
+        if not model.own_losses:
+            return {}
+
+        def decoded() -> dict[str, Tensor]:
+            dists = model.decoder(latent.deter, latent.stoch.flatten(-2))
+            return {key: dist.pred() for key, dist in dists.items()}
+
+        tensors: dict[str, Callable[[], Any]] = {
+            "deter": lambda: latent.deter,  # [B, T, D]
+            "stoch": lambda: latent.stoch,  # [B, T, S, K]
+            "feat": latent.feat,  # [B, T, F]
+            "embed": lambda: model.encoder(obs),  # [B, T, E]
+            "posterior_logits": lambda: logit,  # [B, T, S, K]
+            "prior_logits": lambda: model.rssm.prior(latent.deter),  # [B, T, S, K]
+            "decoded": decoded,
+            "action": lambda: prev_action,  # [B, T, A]
+            "obs": lambda: {key: obs[key] for key in model.obs_spaces},
+            "model": lambda: model,
+        }
+        steps = ("reward", "is_first", "is_last", "is_terminal")  # [B, T] each
+        tensors |= {key: functools.partial(obs.__getitem__, key) for key in steps}
+        return own_terms(model.own_losses, tensors, logit.shape[:2])
 
     # === Actor and critic in imagination ============================================
 
@@ -223,6 +256,8 @@ class Objective:
     def _predict(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic logits `[H+1, N, bins]`, and predictions `[N, H+1]` without gradient."""
         model = self.model
+        if {"critic", "reward", "continue"} & model.config.components.keys():
+            return self._predict_one_by_one(feat)
         heads = (model.critic, model.reward, model.con, model.slow_critic)
         value, reward, con, slow = joint_products(feat, [head.mlp.first for head in heads])
         if model.config.actor_critic_grads:
@@ -235,6 +270,18 @@ class Objective:
                 "con": model.con.after(con).prob(),
                 "val": critic.pred(),
                 "slowval": model.slow_critic.after(slow).pred(),
+            }
+        return critic.logits, {key: x.T.contiguous() for key, x in predictions.items()}  # [N, H+1]
+
+    def _predict_one_by_one(self, feat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `_predict`, where a head of the user's own has no first product to share."""
+        model, critic = self.model, self.model.critic(feat)
+        with torch.no_grad():
+            predictions = {
+                "rew": model.reward(feat).pred(),
+                "con": model.con(feat).prob(),
+                "val": critic.pred(),
+                "slowval": model.slow_critic(feat).pred(),
             }
         return critic.logits, {key: x.T.contiguous() for key, x in predictions.items()}  # [N, H+1]
 

@@ -153,6 +153,7 @@ class DreamerV3(DreamerV3Modules):
         }
         if self.has_actor:
             components |= {"actor": means["policy"], "critic": means["value"] + means["repval"]}
+        components |= {loss.name: means[loss.name] for loss in self.own_losses}
         metrics = {name: float(value) for name, value in step.metrics.items()}
         return LossOutput(objective.total(step.losses), components, metrics)
 

@@ -76,7 +76,8 @@ class TDMPC2Agent:
         self.precision = Precision.of(training, self.device)
         self.ranks: Ranks = ALONE
         self.head_added: int | None = None  # the update before which a termination head was added
-        self._compile = compiler(training.compile_model, self.device)
+        whole = not self.config.components  # code of the user's own may break a graph
+        self._compile = compiler(training.compile_model, self.device, whole)
         self.objective, self.planner = self._sections()
         self.policy_parameters = parameters_of([model.pi])
         encoder = parameters_of([model.encoder])

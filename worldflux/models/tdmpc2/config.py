@@ -25,6 +25,10 @@ class TDMPC2Config(WorldModelConfig):
     """TD-MPC2 (Hansen et al.). Defaults are the official ones, those of size 5m."""
 
     needs_obs_shape: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = ("encoder", "dynamics", "reward", "termination", "policy")
+    tensors: ClassVar[tuple[str, ...]] = (
+        "latent", "target", "td_target", "obs", "action", "reward", "terminated", "valid", "model",
+    )  # fmt: skip
     optional: ClassVar[tuple[str, ...]] = (OPTIONAL,)
     official_names: ClassVar[Mapping[str, tuple[str, ...]]] = OFFICIAL_NAMES
     inert: ClassVar[dict[str, str]] = {
@@ -257,6 +261,10 @@ class TDMPC2Config(WorldModelConfig):
         observation stands for one that is not known yet."""
         spaces = self.obs_spaces()
         images = {name: space.shape for name, space in spaces.items() if space.image}
+        if "encoder" in self.components:
+            if self.multitask:
+                raise self.refuse("components", "encoder is not built with several tasks")
+            return
         if not images:
             return
         if self.multitask:

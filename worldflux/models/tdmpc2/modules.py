@@ -12,17 +12,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from worldflux.config.spaces import TASK_KEY
+from worldflux.config.spaces import TASK_KEY, Space
 from worldflux.core.distributions import Binary, MultiOneHot
 from worldflux.core.math import episode_discount, one_hot_flat
 from worldflux.core.optim import move_target_
 from worldflux.errors import ValidationError
+from worldflux.models.own_code import own_losses, own_part
 from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.distributions import SquashedNormal, SymlogTwoHot
 from worldflux.models.tdmpc2.networks import Policy, QEnsemble, QScale, head, latent_mlp
+from worldflux.models.tdmpc2.own import OwnLatent, OwnPolicy, prepared_shapes
 from worldflux.models.tdmpc2.pixels import PixelEncoder, centred, draw_shift, shift_pictures
 from worldflux.models.tdmpc2.tasks import TaskEmbedding, TaskTerms, action_masks
 from worldflux.models.world_model import WorldModel
+
+Observation = Tensor | dict[str, Tensor]
+
+
+def steps_of(observation: Observation, index: int | slice) -> Observation:
+    """Some steps of what `TDMPC2Modules.observation` gives, time first."""
+    if isinstance(observation, Mapping):
+        return {key: value[index] for key, value in observation.items()}
+    return observation[index]
 
 
 class TDMPC2Modules(WorldModel):
@@ -49,13 +60,25 @@ class TDMPC2Modules(WorldModel):
             self.register_buffer("action_masks", masks, persistent=False)
         self.observed = {k: s for k, s in self.obs_spaces.items() if not self._is_task(k)}
         self.pictures = any(space.image for space in self.observed.values())
+        self.joins = "encoder" in config.components
+        self.own_losses = own_losses(config)
         self.encoder = nn.ModuleDict(self._encoder(task_dim))
         joint = latent + task_dim + self.action_dim  # Z + A
-        self.dynamics = latent_mlp(joint, units, layers, latent, config.simnorm_dim)
-        self.reward = head(joint, units, layers, config.num_bins, zero=True)
+        own = config.components
+        self.dynamics: nn.Module
+        if "dynamics" in own:
+            self.dynamics = OwnLatent(config, "dynamics", joint)
+        else:
+            self.dynamics = latent_mlp(joint, units, layers, latent, config.simnorm_dim)
+        self.reward: nn.Module
+        if "reward" in own:
+            self.reward = own_part(config, "reward", joint, config.num_bins)
+        else:
+            self.reward = head(joint, units, layers, config.num_bins, zero=True)
         width = latent + task_dim  # Z
-        self.termination: nn.Sequential | None = self._termination() if config.episodic else None
-        self.pi = Policy(config, width, self.action_spaces)
+        self.termination: nn.Module | None = self._termination() if config.episodic else None
+        policy = OwnPolicy if "policy" in own else Policy
+        self.pi = policy(config, width, self.action_spaces)
         ensemble = (config.num_q_networks, joint, units, layers, config.num_bins)
         self.q = QEnsemble(*ensemble)
         self.target_q = QEnsemble(*ensemble).requires_grad_(False)
@@ -64,18 +87,20 @@ class TDMPC2Modules(WorldModel):
         bins = torch.linspace(config.bin_min, config.bin_max, config.num_bins)
         self.register_buffer("bins", bins, persistent=False)
 
-    def _termination(self) -> nn.Sequential:
+    def _termination(self) -> nn.Module:
         config = self.config
         width = config.latent_dim + config.task_dim * config.multitask  # Z
+        if "termination" in config.components:
+            return own_part(config, "termination", width, 1)
         return head(width, config.hidden_dim, config.num_hidden_layers, 1)
 
-    def fresh_termination(self, seed: int) -> nn.Sequential:
+    def fresh_termination(self, seed: int) -> nn.Module:
         """A termination head drawn from `seed` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self._termination().to(self.device, self.dtype)
 
-    def set_termination(self, head: nn.Sequential | None) -> None:
+    def set_termination(self, head: nn.Module | None) -> None:
         """Predicts ends of episodes with `head` from here on; None: takes them to be endless."""
         self.termination = head
         self.config = self.config.with_overrides(episodic=head is not None)
@@ -85,6 +110,8 @@ class TDMPC2Modules(WorldModel):
 
     def _encoder(self, task_dim: int) -> dict[str, nn.Module]:
         config, latent, group = self.config, self.config.latent_dim, self.config.simnorm_dim
+        if self.joins:
+            return {"own": OwnLatent(config, "encoder", prepared_shapes(self.observed))}
         if self.pictures:
             (space,) = self.observed.values()
             return {"rgb": PixelEncoder(space.shape[0], latent, group)}
@@ -115,28 +142,47 @@ class TDMPC2Modules(WorldModel):
         lengths = self.config.task_episode_lengths or (0,) * self.config.num_tasks
         return [self.discount_of(length or None) for length in lengths]
 
-    def observation(self, obs: Mapping[str, Tensor]) -> Tensor:
+    def observation(self, obs: Mapping[str, Tensor]) -> Observation:
         """What the encoder reads of observations `[..., *]`: a picture `[..., C, 64, 64]`, or one
-        flat float vector `[..., O]`, keys as declared."""
+        flat float vector `[..., O]`, keys as declared; an encoder of the user's own reads a dict of
+        both."""
+        parts = {key: self._prepared(space, obs[key]) for key, space in self.observed.items()}
+        if self.joins:
+            return parts
         if self.pictures:
-            (key,) = self.observed
-            return obs[key]
-        parts = []
+            (picture,) = parts.values()
+            return picture
+        return torch.cat([*parts.values()], -1)  # [..., O]
+
+    def _prepared(self, space: Space, value: Tensor) -> Tensor:
+        if space.image:
+            return value
+        lead = value.shape[: value.ndim - len(space.shape)]
+        flat = value.reshape(*lead, -1)  # [..., *shape] -> [..., size]
+        return (one_hot_flat(flat, space.classes) if space.discrete else flat).to(self.dtype)
+
+    def _joined(self, observation: Mapping[str, Tensor], shift: Tensor | None) -> Tensor:
+        """Latents `[..., L]` of an encoder that reads several keys; pictures are in [0, 1]."""
+        parts = dict(observation)
         for key, space in self.observed.items():
-            value = obs[key]
-            lead = value.shape[: value.ndim - len(space.shape)]
-            flat = value.reshape(*lead, -1)  # [..., *shape] -> [..., size]
-            parts.append(one_hot_flat(flat, space.classes) if space.discrete else flat)
-        return torch.cat([part.to(self.dtype) for part in parts], -1)  # [..., O]
+            if space.image:
+                lead, pictures = parts[key].shape[:-3], parts[key].flatten(0, -4)  # [N, C, H, W]
+                if shift is not None:
+                    pictures = shift_pictures(pictures, shift.flatten(0, -2))
+                parts[key] = (centred(pictures, self.dtype) + 0.5).unflatten(0, lead)
+        out: Tensor = self.encoder["own"](parts)
+        return out.to(self.dtype)
 
     def latent(
-        self, observation: Tensor, task: Tensor | None = None, shift: Tensor | None = None
+        self, observation: Observation, task: Tensor | None = None, shift: Tensor | None = None
     ) -> Tensor:
         """Latents `[..., Z]` of what `observation` gives.
 
         task `[...]` of a multi-task model; leading dimensions may be missing. shift `[..., 2]`:
         moves pictures, see `shift_pictures`; None leaves them in place.
         """
+        if isinstance(observation, Mapping):
+            return self._joined(observation, shift)
         if self.pictures:
             lead, pictures = observation.shape[:-3], observation.flatten(0, -4)  # [N, C, 64, 64]
             if shift is not None:

@@ -168,23 +168,36 @@ def latent_mlp(in_features: int, units: int, layers: int, latent: int, group: in
     )
 
 
-def share_of_latent(net: nn.Sequential, z: Tensor) -> Tensor:
+def first_layer(net: nn.Module) -> Layer | None:
+    """The first layer of an MLP of ours; None: the network is the user's own."""
+    first = net[0] if isinstance(net, nn.Sequential) else None
+    return first if isinstance(first, Layer) else None
+
+
+def share_of_latent(net: nn.Module, z: Tensor) -> Tensor:
     """What z `[..., Z]` adds to the first layer's linear part in an MLP on `[z, action]`.
 
-    Where many actions are tried in one z, it is taken once for all: see `with_action`.
+    Where many actions are tried in one z, it is taken once for all: see `with_action`. A network of
+    the user's own has no such part; it is z itself.
     """
-    first = net[0]
-    assert isinstance(first, Layer)
+    first = first_layer(net)
+    if first is None:
+        return z
     return F.linear(z, first.weight[:, : z.shape[-1]], first.bias)  # [..., Z] -> [..., U]
 
 
-def with_action(net: nn.Sequential, share: Tensor, action: Tensor) -> Tensor:
+def with_action(net: nn.Module, share: Tensor, action: Tensor) -> Tensor:
     """The MLP's output for actions `[..., A]` and the share of their latents, which broadcasts."""
-    first, *others = net
-    assert isinstance(first, Layer)
+    first = first_layer(net)
+    if first is None:
+        lead = torch.broadcast_shapes(share.shape[:-1], action.shape[:-1])
+        joint = [share.expand(*lead, -1), action.expand(*lead, -1).to(share.dtype)]
+        out: Tensor = net(torch.cat(joint, -1))  # [..., Z + A]
+        return out
+    assert isinstance(net, nn.Sequential)
     weight = first.weight[:, -action.shape[-1] :]  # [U, A]
     hidden = first.finish(share + F.linear(action, weight))  # [..., U]
-    for layer in others:
+    for layer in [*net][1:]:
         hidden = layer(hidden)  # [..., U], in the end the width of the last layer
     return hidden
 
@@ -269,11 +282,15 @@ class Policy(nn.Sequential):
     """
 
     def __init__(self, config: TDMPC2Config, in_features: int, spaces: Mapping[str, Space]):
+        out = self._set_spaces(config, spaces)
+        super().__init__(*head(in_features, config.hidden_dim, config.num_hidden_layers, out))
+
+    def _set_spaces(self, config: TDMPC2Config, spaces: Mapping[str, Space]) -> int:
+        """Returns the width of the output."""
         self.action_dim = flat_action_dim(spaces)
         self.classes = tuple(c for _, space in sorted(spaces.items()) for c in space.classes)
         self.log_std = config.log_std_min, config.log_std_max
-        out = self.action_dim if self.classes else 2 * self.action_dim
-        super().__init__(*head(in_features, config.hidden_dim, config.num_hidden_layers, out))
+        return self.action_dim if self.classes else 2 * self.action_dim
 
     def dist(self, z: Tensor, mask: Tensor | None = None) -> SquashedNormal | MultiOneHot:
         """Distribution of the flat action `[..., A]` in latents `[..., Z]`; mask: see

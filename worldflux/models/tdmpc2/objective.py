@@ -9,8 +9,9 @@ observation, A action, Q number of Q networks, K bins, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from worldflux.core.compile import Compiler, eager
 from worldflux.core.math import symlog_two_hot
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.errors import TrainingError
+from worldflux.models.own_code import own_terms
 from worldflux.models.tdmpc2.distributions import SymlogTwoHot
 from worldflux.models.tdmpc2.losses import (
     consistency_loss,
@@ -29,7 +31,7 @@ from worldflux.models.tdmpc2.losses import (
     termination_loss,
     value_loss,
 )
-from worldflux.models.tdmpc2.modules import TDMPC2Modules
+from worldflux.models.tdmpc2.modules import Observation, TDMPC2Modules, steps_of
 from worldflux.models.tdmpc2.tasks import TaskTerms
 
 
@@ -98,7 +100,7 @@ class Slices:
     of it: None with a single task.
     """
 
-    obs: Tensor
+    obs: Observation
     action: Tensor
     reward: Tensor
     terminated: Tensor
@@ -148,6 +150,7 @@ class Objective:
             "td": config.td_loss_coef,
             "termination": config.termination_loss_coef,
             "policy": config.policy_loss_coef,
+            **{loss.name: loss.scale for loss in model.own_losses},
         }
         self.targets = compile(self._targets)
         self.model_terms = compile(self._model_terms)
@@ -191,7 +194,26 @@ class Objective:
         shift = (None, None) if noise.shift is None else (noise.shift[0], noise.shift[1:])
         target, td = self.targets(data, noise.td_action, noise.td_index, shift[1])
         losses, latent, ended = self.model_terms(data, target, td, noise.q_dropout, shift[0])
+        losses |= self.own_terms(data, latent, target, td)
         return ModelStep(losses, latent, target, td, ended)
+
+    def own_terms(
+        self, data: Slices, latent: Tensor, target: Tensor, td: Tensor
+    ) -> dict[str, Tensor]:
+        """The user's own terms `[H, B]`; see the configuration's `tensors`."""
+        model = self.model
+        tensors: dict[str, Callable[[], Any]] = {
+            "latent": lambda: latent,  # [H+1, B, Z]
+            "target": lambda: target,  # [H, B, Z]
+            "td_target": lambda: td,  # [H, B]
+            "obs": lambda: data.obs,  # [H+1, B, O]
+            "action": lambda: data.action,  # [H, B, A]
+            "reward": lambda: data.reward,  # [H, B]
+            "terminated": lambda: data.terminated,  # [H, B]
+            "valid": lambda: data.valid,  # [H+1, B]
+            "model": lambda: model,
+        }
+        return own_terms(model.own_losses, tensors, data.reward.shape)
 
     @torch.no_grad()
     def _targets(
@@ -199,7 +221,7 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         """Latents of the next observations `[H, B, Z]` and TD targets `[H, B]`."""
         model, terms = self.model, data.terms
-        target = model.latent(data.obs[1:], data.task, shift)  # [H, B, Z]
+        target = model.latent(steps_of(data.obs, slice(1, None)), data.task, shift)  # [H, B, Z]
         action = model.policy_dist(target, terms).sample(action_noise)  # [H, B, A]
         value = model.q_values(target, action, index, target=True).amin(0)  # [2, H, B] -> [H, B]
         discount = model.discount if terms is None else terms.discount
@@ -207,7 +229,7 @@ class Objective:
 
     def rollout(self, data: Slices, shift: Tensor | None) -> Tensor:
         """Latents `[H+1, B, Z]` of the first observation and, from there, of the dynamics."""
-        latent = [self.model.latent(data.obs[0], data.task, shift)]  # [B, Z]
+        latent = [self.model.latent(steps_of(data.obs, 0), data.task, shift)]  # [B, Z]
         for action in data.action:
             latent.append(self.model.next(latent[-1], action))  # [B, Z]
         return torch.stack(latent)

@@ -21,7 +21,7 @@ from torch import Tensor
 from worldflux.core.compile import Compiler, eager
 from worldflux.core.distributions import MultiOneHot
 from worldflux.models.tdmpc2.distributions import SymlogTwoHot
-from worldflux.models.tdmpc2.modules import TDMPC2Modules
+from worldflux.models.tdmpc2.modules import Observation, TDMPC2Modules
 from worldflux.models.tdmpc2.networks import share_of_latent, with_action
 from worldflux.models.tdmpc2.tasks import TaskTerms
 
@@ -134,7 +134,7 @@ class Planner:
     @torch.no_grad()
     def __call__(
         self,
-        observation: Tensor,
+        observation: Observation,
         prev_mean: Tensor,
         is_first: Tensor,
         noise: PlanNoise,
@@ -156,7 +156,7 @@ class Planner:
             mean, std = rounds[-1].mean, rounds[-1].std
         last = rounds[-1]
         chosen = (last.score.log() - noise.exponential.log()).argmax(-1)  # [B, E] -> [B]
-        rows = torch.arange(len(z), device=z.device)  # [B]
+        rows = torch.arange(z.shape[0], device=z.device)  # [B]
         picked = last.elites[rows, chosen]  # [B]
         action = self.explore(last.actions[rows, 0, picked], mean, std, noise.action)  # [B, A]
         return Plan(action, mean, policy.actions, chosen, rounds)
@@ -203,7 +203,7 @@ class Planner:
     def start(self, prev_mean: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[B, H, A]` before the first iteration: the last call's mean,
         one step on."""
-        config, fresh = self.model.config, self.initial_mean(len(prev_mean))
+        config, fresh = self.model.config, self.initial_mean(prev_mean.shape[0])
         shifted = torch.cat([prev_mean[:, 1:], fresh[:, -1:]], 1)  # [B, H, A]
         if self.model.pi.classes:
             shifted = (1 - MAX_UNIFORM) * shifted + MAX_UNIFORM * fresh
@@ -261,7 +261,7 @@ class Planner:
         spread = (weight * (best - new_mean[:, :, None]) ** 2).sum(2) / total  # [B, H, A]
         new_std = spread.sqrt().clamp(config.min_std, config.max_std)
         if self.model.pi.classes:
-            uniform = self.initial_mean(len(mean))
+            uniform = self.initial_mean(mean.shape[0])
             new_mean = (1 - MIN_UNIFORM) * new_mean + MIN_UNIFORM * uniform
         if config.momentum:
             new_mean = config.momentum * mean + (1 - config.momentum) * new_mean
