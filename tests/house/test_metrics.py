@@ -14,12 +14,15 @@ from worldflux.models.families import OURS, Family
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.metrics import METRICS, metrics, metrics_named
 
-# Only where one model learns several tasks, a key has the name of a loss, or a loss is the user's.
+# Only where one model learns several tasks, a key has the name of a loss, a loss is the user's, or
+# recorded episodes are held out.
 ELSEWHERE = {
     "train/loss/own/<key>",
     "episode/return/<task>",
     "eval/return/<task>",
     "train/loss/recon/<key>",
+    "validation/loss/<key>",
+    "validation/loss/total",
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from worldflux.config.data import RECORDED
+from worldflux.config.data import COLLECTING, RECORDED
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
@@ -321,7 +321,7 @@ def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
     training = config.training
     rows = training.effective_batch_size()
     updates = None
-    if config.data.source == "gym":
+    if config.data.source in COLLECTING:
         updates = updates_per_step(config.data, rows, training.sequence_length)
     return {
         "config": plain(replace(config, model=model.config)),

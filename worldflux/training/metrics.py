@@ -23,6 +23,8 @@ METRICS = {
     "eval/return_std": "Standard deviation of the returns of those episodes.",
     "eval/length": "Mean length of those episodes in environment steps.",
     "eval/episodes": "Number of those episodes.",
+    "validation/loss/total": "Total loss of the model on held-out recorded episodes (data.validation_fraction).",
+    "validation/loss/<key>": "Each of its parts there, under the name that the model's loss gives it.",
     "eval/return/<task>": "Mean return of the evaluation episodes of one task.",
     "world_model/<key>/first": "Squared error of an observation, the reward or a latent after one imagined step, as a share"
     " of that of predicting the mean (docs/measure.md).",
