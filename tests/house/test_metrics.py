@@ -17,6 +17,7 @@ from worldflux.training.metrics import METRICS, metrics, metrics_named
 # Only where one model learns several tasks, a key has the name of a loss, or a loss is the user's.
 ELSEWHERE = {
     "train/loss/own/<key>",
+    "train/loss/redundancy",
     "episode/return/<task>",
     "eval/return/<task>",
     "train/loss/recon/<key>",
