@@ -283,6 +283,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     updates_per_step = args.train_ratio / (args.batch * args.length)
     loop_flops = flops * updates_per_step + act_flops / args.envs
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    on_device = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
     return {
         "family": args.family,
         "size": args.size,
@@ -310,6 +311,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "action_peak_share": round(act_flops / (act_ms * 1e6) / peak, 4),
         "loop_peak_share": round(loop_flops / (loop_ms * 1e6) / peak, 4),
         "peak_rss_mb": round(rss, 1),
+        **({} if on_device is None else {"device_memory_mb": round(on_device)}),
         "compile_s": round(max(0.0, first - update_ms / 1000), 1) if not args.eager else 0.0,
         "parameters": sum(p.numel() for p in agent.model.parameters() if p.requires_grad),
     }

@@ -1,6 +1,6 @@
 """Compares a model family with numbers that its official implementation computed.
 
-    python scripts/check_parity.py FAMILY DIR [--float64] [--compile] [--failures]
+    python scripts/check_parity.py FAMILY DIR [--float64] [--compile] [--device cuda] [--failures]
 
 DIR is a folder of recorded sets, units or checkpoints. Prints one row for each array and exits
 with 1 if any of them differs, is missing or is not known, with 2 if DIR cannot be read.
@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the comparison lies in tests/
 
 from tests.parity.comparison import dreamerv3, tdmpc2
-from tests.parity.comparison.compare import Comparison, Row
+from tests.parity.comparison.compare import Comparison, Computation, Row
 from worldflux.errors import WorldFluxError
 
 FAMILIES = {"dreamerv3": dreamerv3.compare_folder, "tdmpc2": tdmpc2.compare_folder}
@@ -46,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--float64", action="store_true", help="compute in float64")
     parser.add_argument("--compile", action="store_true", help="compile the update")
+    parser.add_argument("--device", default="cpu", help="where ours computes")
     parser.add_argument("--failures", action="store_true", help="print only rows that failed")
     options = parser.parse_args(argv)
     dtype = torch.float64 if options.float64 else torch.float32
     try:
-        comparison = FAMILIES[options.family](options.folder, dtype=dtype, compile=options.compile)
+        how = Computation(dtype, options.compile, torch.device(options.device))
+        comparison = FAMILIES[options.family](options.folder, how)
     except WorldFluxError as error:
         print(f"check_parity: {error}", file=sys.stderr)
         return error.exit_code

@@ -33,8 +33,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldflux.errors import ConfigurationError, WorldFluxError
-from worldflux.report.curves import EVAL, GRID, INK, TRAIN, compact, series
+from worldflux.report.curves import EVAL, GRID, INK, TRAIN, compact
 from worldflux.report.published import PublishedTask, published_task, rows_of
+from worldflux.report.returns import series
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.run_folder.names import MANIFEST

@@ -23,9 +23,10 @@ from PIL import Image
 
 from worldflux.models.families import family_of_type
 from worldflux.models.world_model import WorldModel
-from worldflux.report.curves import EVAL, TRAIN, series, smooth, uncluttered
+from worldflux.report.curves import EVAL, TRAIN, uncluttered
 from worldflux.report.imagination import Imagination, PlayedEpisode, discount_of, imagine, play
 from worldflux.report.imagination_picture import IMAGINED, KNOWN
+from worldflux.report.returns import series, smooth
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.runner.trained import open_run
 

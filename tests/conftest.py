@@ -20,6 +20,16 @@ settings.register_profile("suite", phases=PHASES, derandomize=True)
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that at the end no worker waits for another one. `slow(80)`: about 80 s."""
+
+    def seconds(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("slow")
+        return 0.0 if mark is None else mark.args[0] if mark.args else 5.0
+
+    items.sort(key=seconds, reverse=True)  # equal ones stay together
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C interrupts, in this process and in those that it starts, also where the suite runs in the

@@ -87,7 +87,7 @@ class Wrapped(gym.Wrapper[Any, Any, Any, Any]):
         from gymnasium import wrappers
 
         env: gym.Env[Any, Any] = wrappers.TimeLimit(Continuous(render_mode), 20)
-        env = wrappers.RecordEpisodeStatistics(wrappers.RecordEpisodeStatistics(env))
+        env = wrappers.RecordEpisodeStatistics(wrappers.OrderEnforcing(env))
         env = wrappers.NormalizeObservation(wrappers.RescaleAction(env, F32(0), F32(1)))
         super().__init__(wrappers.FlattenObservation(env))
 

@@ -29,7 +29,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "campaign.py"
 PARTS = ("damages", "hostile", "bombs", "environments", "words", "projects", "places")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_the_short_form_finds_nothing() -> None:
     # A process of its own: forks of one that has threads may hang. Its crashes are tested apart.
     command = [sys.executable, str(SCRIPT), "--short", "--part", *PARTS]

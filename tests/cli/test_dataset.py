@@ -81,12 +81,43 @@ def test_evaluated_in_the_environment_that_is_named(recorded: Path) -> None:
     assert run.score < 0 and run.manifest["env_steps"] == 0
 
 
+@pytest.mark.parametrize("model", ["dreamerv3", "tdmpc2"])
+def test_held_out_episodes_are_measured_and_change_nothing(recorded: Path, model: str) -> None:
+    words = [*DATA, LONG, f"model={model}", "data.validation_fraction=0.3"]
+    often = worldflux.train(*words, "training.eval_interval=2", "hydra.run.dir=often")
+    once = worldflux.train(*words, "training.eval_interval=0", "hydra.run.dir=once")
+    assert all(torch.equal(x, weights(once)[key]) for key, x in weights(often).items())
+    assert often.manifest["data_provenance"]["held_out"] == 1
+    for run, steps in ((often, [2, 4]), (once, [4])):
+        table = run.metrics()
+        total = table["validation/loss/total"]
+        assert table["step"][~np.isnan(total)].tolist() == steps
+    last = [one.metrics()["validation/loss/total"] for one in (often, once)]
+    assert last[0][~np.isnan(last[0])][-1] == last[1][~np.isnan(last[1])][-1]
+
+
+def test_mixed_batches_stopped_and_resumed(recorded: Path) -> None:
+    words = ["data=mixed", "data.path=episodes.npz", "env=pendulum", "env.time_limit=12", *OFFLINE]
+    words += ["data.prefill_steps=30", "data.recorded_share=0.4"]
+    whole = worldflux.train(*words, LONG, "hydra.run.dir=whole")
+    cut = worldflux.train(*words, "training.total_steps=2", "hydra.run.dir=cut")
+    resumed = worldflux.resume(cut, LONG)
+    assert [k for k, x in weights(resumed).items() if not torch.equal(x, weights(whole)[k])] == []
+    assert whole.manifest["data_mode"] == "online" and whole.manifest["env_steps"] > 30
+    assert whole.score == resumed.score < 0
+    assert whole.manifest["data_provenance"]["steps"] == 48
+
+
 def test_mistakes_are_one_line(recorded: Path, refused: Callable[..., str]) -> None:
     for words, line in {
         "data=dataset": r"data.path must be given",
+        "data=mixed data.path=episodes.npz env=none": "env=none has nothing to collect from: set data",
+        "data.validation_fraction=0.1": "data.validation_fraction is of recorded data",
+        "data=dataset data.path=episodes.npz data.validation_fraction=0.9": "data.validation_fraction"
+        " leaves none of 4 episodes to train on",
         "data=dataset data.path=[]": r"data.path must be a text or a list of texts",
         "data=dataset data.path=no.npz": "data.path=no.npz: no such file",
-        "data.path=episodes.npz": "data.path is of data=dataset, and data.source is gym",
+        "data.path=episodes.npz": "data.path is of data=dataset and mixed, and data.source is gym",
         "data=dataset data.path=episodes.npz env=cartpole": "data.path has the observations obs 3 "
         "float32, and env.id=CartPole-v1 has obs 4 float32; env=none trains without",
         "data=dataset data.path=episodes.npz model.obs_shape=[5]": "model.obs_shape is (5,), but the"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,11 +92,17 @@ def test_cfg_shows_what_would_run(folder: Path, capfd: pytest.CaptureFixture[str
         ("worldflux-run +experiment=atari", "+experiment=atari100k"),
     ],
 )
-def test_shell_completion(line: str, word: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    command = [sys.executable, "-m", "worldflux.cli.main", "-sc", "query=bash"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert word in done.stdout.split(), done.stderr
+def test_shell_completion(
+    line: str,
+    word: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert main(["-sc", "query=bash"]) == 0
+    assert word in capfd.readouterr().out.split()
 
 
 def models(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Gone(io.RawIOBase):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ascii", "gone", "closed", "none"])
 def test_the_run_and_its_log_are_whole(
     told: None, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -61,7 +62,7 @@ def test_the_run_and_its_log_are_whole(
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m worldflux models | head -n 1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m worldflux explain training | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env={**os.environ}
     )

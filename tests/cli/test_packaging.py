@@ -17,7 +17,7 @@ import yaml
 from worldflux import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-STATIC = ROOT / "worldflux" / "dashboard" / "static"
+STATIC = [ROOT / "worldflux" / room / "static" for room in ("dashboard", "report")]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_every_configuration_file_is_in_the_wheel(wheel: Path) -> None:
 @pytest.mark.slow
 def test_the_page_is_in_the_wheel(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    assets = {f"worldflux/dashboard/static/{p.name}" for p in STATIC.iterdir()}
-    assert len(assets) > 4 and assets <= inside
+    assets = {str(p.relative_to(ROOT)) for folder in STATIC for p in folder.iterdir()}
+    assert len(assets) > 8 and assets <= inside
 
 
 @pytest.mark.slow

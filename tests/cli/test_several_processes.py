@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.runner.slurm_task import first_node, slurm_task
 
@@ -29,6 +31,7 @@ WORDS = [
 SECONDS = 240  # the processes import PyTorch, on a machine that may have other things to do
 
 
+@pytest.mark.slow(15)
 def test_a_killed_rank_ends_the_run_with_its_name(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "worldflux.cli.main", *WORDS]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

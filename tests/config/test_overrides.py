@@ -65,7 +65,7 @@ def parse(word: str) -> Any:
     return value_of(OverridesParser.create().parse_override(word))
 
 
-@settings(max_examples=400, derandomize=True, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(VALUES)
 @example({"it's": 1, 'say "x"': {"a": ["${x}"]}})
 @example({"1": 1, "null": None, "true": True, "": 0})
@@ -82,7 +82,7 @@ def test_not_a_number_comes_back_too() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, max_size=3))
 @example({"text": "${x}", "it's": "${oc.env:HOME}"})
 @example({"id": "null", "number": "1", "empty": "", "lines": "a\nb", "nested": {"1": "'"}})
@@ -108,6 +108,7 @@ def test_keys_and_folders() -> None:
     assert parse(word) == ["file:///tmp/it's, a=b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plus", ["", "+", "++"])
 @pytest.mark.parametrize("word", ["env.kwargs.a=1", "env.kwargs={a:1}", "env.kwargs.a={b:[1,c]}"])
 def test_a_key_of_a_free_mapping_is_set_in_every_spelling(plus: str, word: str) -> None:

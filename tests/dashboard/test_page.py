@@ -121,7 +121,7 @@ def test_the_curve_of_a_real_run_grows(browser, tmp_path):
         assert browser.value(DRAWN) > few + 3, "what was seen stays"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 def test_a_real_model_of_pictures_shows_its_imagination_beside_reality(browser, tmp_path):
     pytest.importorskip("pygame", reason="needs the extra render (pygame)")
     words = ["env=pixels", "env.id=CartPole-v1", "env.time_limit=20"]

@@ -74,7 +74,9 @@ def test_the_page_needs_nothing_from_elsewhere(serve):
     _, client = serve()
     status, page = client.ask("/")
     assert status == 200 and page == client.ask("/index.html")[1]
-    names = {path.name for path in server_module.STATIC.iterdir()} - {"index.html"}
+    shared = server_module.STATIC.parents[1] / "report" / "static"
+    folders = (server_module.STATIC, shared)
+    names = {path.name for folder in folders for path in folder.iterdir()} - {"index.html"}
     for name in names:
         status, content = client.ask(f"/assets/{name}")
         assert status == 200

@@ -23,13 +23,17 @@ from tests.data.recordings import (
     same,
     write_d4rl,
 )
-from tests.data.test_sources import Walker, source
+from tests.data.test_sources import COUNTING, Walker, source
+from worldflux.config.data import DataConfig
+from worldflux.config.env import EnvConfig
 from worldflux.config.spaces import Space
 from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.recorded.encoding import View
 from worldflux.data.recorded.layout import described
 from worldflux.data.recorded.opening import RecordedSet, open_recorded
 from worldflux.data.recorded.stream import Stream
+from worldflux.data.sources import Sequences, make_source
+from worldflux.envs.make import make_envs
 from worldflux.envs.spaces import ImageFormat
 from worldflux.errors import BufferError, ConfigurationError
 from worldflux.run_folder.manifest import SCHEMA
@@ -412,3 +416,35 @@ def test_files_of_one_set_have_the_same_spaces(tmp_path: Path) -> None:
         open_recorded([str(tmp_path / "nothing.npz")])
     with pytest.raises(ConfigurationError, match="no file has such a name"):
         open_recorded([str(tmp_path / "*.nothing")])
+
+
+def test_recorded_rows_of_a_mixed_batch(tmp_path: Path) -> None:
+    """They are the last rows, begin from the initial state, and nothing is written back for them."""
+    rng = np.random.default_rng(0)
+    taken = np.eye(3, dtype=np.float32)[rng.integers(3, size=20)]
+    place = np.arange(20)
+    columns = {"obs": np.full((20, 3), -7, np.float32), "action": taken, "reward": place * 1.0}
+    spaces = described({"obs": Space((3,))}, {"action": Space((), "int64", (3,))})
+    np.savez(tmp_path / "a.npz", spaces=spaces, is_first=place == 0, **columns)
+    data = DataConfig(
+        source="mixed", path=str(tmp_path / "a.npz"), prefill_steps=40, collect_steps_per_update=4.0,
+        capacity=400, recorded_share=0.25,
+    )  # fmt: skip
+    envs = make_envs(EnvConfig(id=COUNTING, kwargs={"length": 7}), num_envs=2, mode="sync", seed=1)
+    sequences = Sequences(
+        envs.obs_spaces, envs.action_spaces, Walker.entry_spaces, 8, 5, replay_context=1
+    )
+    mixed = make_source(data, envs, sequences, open_recorded(data.paths))
+    mixed.advance(Walker(), 1)
+    mixed.advance(Walker(), 20)
+    batch = mixed.batch(8)
+    recorded = (batch["obs"] == -7).all((1, 2))
+    assert recorded.tolist() == [False] * 6 + [True] * 2
+    assert batch["is_first"][6:, 1].all() and not batch["is_first"][6:, 2:].any()
+    assert (batch["stepid"][6:] == -1).all() and (batch["stepid"][:6] >= 0).all()
+    assert (batch["dyn/stoch"][6:] == 0).all()
+    fresh = {key: np.full_like(batch[key][:, 1:], 55) for key in Walker.entry_spaces}
+    mixed.write_back(batch["stepid"][:, 1:], fresh)
+    written = mixed.online.replay.segments[0]["dyn/deter"]  # type: ignore[attr-defined]
+    assert 0 < (written == 55).any(-1).sum() <= 6 * 5
+    mixed.close()

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow(30)  # an environment of its own, and what runs in it
 PACKAGE = Path(__file__).parent / "package"
 ROOT = Path(__file__).parents[2]
 
@@ -199,7 +200,6 @@ def test_its_yaml_holds_only_its_own_keys_and_mistakes_are_one_line(shell: Shell
     assert not (shell.folder / "wrong").exists()
 
 
-@pytest.mark.slow
 def test_a_sweep_over_families_ends_in_one_table(shell: Shell) -> None:
     words = [*short(total_steps=2, batch_size=2, sequence_length=8), "model.hidden_dim=16"]
     out = shell("worldflux-run", "-m", "sweep=two", "model=dreamerv3,third", *words).out
@@ -208,7 +208,6 @@ def test_a_sweep_over_families_ends_in_one_table(shell: Shell) -> None:
     assert len(rows) == 3
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(shell: Shell) -> None:
     steps = short(total_steps=100, eval_interval=100, save_interval=20)
     words = ["model=third", "model/size=tiny", *steps]
@@ -248,7 +247,6 @@ def test_verify_checks_the_run(shell: Shell, run: str) -> None:
     assert set(checks.values()) == {"passed"}
 
 
-@pytest.mark.slow
 def test_a_project_of_its_own(shell: Shell) -> None:
     words = ["--model", "third", "--env-id", "CartPole-v1", "--yes", "--steps", "20"]
     shell("worldflux", "init", "project", *words)
@@ -275,7 +273,6 @@ def test_suites_have_a_stated_default_for_it(shell: Shell) -> None:
     assert len(err.splitlines()) == 1 and not (shell.folder / "pixels").exists()
 
 
-@pytest.mark.slow
 def test_it_trains_on_a_task_of_the_control_suite(shell: Shell) -> None:
     pytest.importorskip("dm_control", reason="needs the extra dmc")
     words = ["model=third", "model/size=tiny", "env=dmc", "env.id=cartpole-swingup", *short()]

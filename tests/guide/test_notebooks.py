@@ -7,6 +7,7 @@ from typing import Any
 
 import nbclient
 import nbformat
+import pytest
 
 from worldflux.run_folder.manifest import read_manifest
 
@@ -29,6 +30,7 @@ def executed(name: str, folder: Path) -> list[Any]:
     return shown
 
 
+@pytest.mark.slow(8)
 def test_train_and_look(tmp_path: Path) -> None:
     shown = executed("train_and_look.ipynb", tmp_path)
     assert shown[1] == "('CartPole-v1', 'dreamer', 10)"
@@ -37,6 +39,7 @@ def test_train_and_look(tmp_path: Path) -> None:
     assert read_manifest(run)["global_step"] == 12
 
 
+@pytest.mark.slow(8)
 def test_own_environment(tmp_path: Path) -> None:
     shown = executed("own_environment.ipynb", tmp_path)
     assert shown[2].startswith("(20, -")

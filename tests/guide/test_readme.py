@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import worldflux
 from tests.cli.conftest import TINY
+from worldflux.cli.help import help_text
 from worldflux.cli.main import main
 from worldflux.cli.verbs import VERBS
 from worldflux.errors import WorldFluxError
@@ -51,6 +53,7 @@ def run_blocks(page: str, **changes: str) -> dict[str, Any]:
     return done
 
 
+@pytest.mark.slow(6)
 def test_every_example_of_the_page_on_python_runs(short: None) -> None:
     done = run_blocks("python.md", **{"2_004": "3"})
     assert done["config"].training.total_steps == 2_000
@@ -119,6 +122,7 @@ def composed(line: str) -> list[str]:
 READERS = re.compile(r"resume=|init_from=|my_conf|third| -sc | --(help|cfg) ?")
 
 
+@pytest.mark.slow(7)
 def test_every_command_that_trains_can_be_composed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +149,19 @@ def test_every_verb_is_called_as_it_is_parsed() -> None:
                 importlib.import_module(module).parser().read(words[2:])
                 seen.add(words[1])
     assert seen == set(VERBS)
+
+
+def test_a_shell_reads_every_command() -> None:
+    """An unquoted parenthesis of `range(3)` would be an error of the shell."""
+    wrong = {}
+    examples = re.findall(r"^  (worldflux-run .*?)(?:  .*)?$", help_text(None), re.M)
+    assert len(examples) >= 10
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md"]
+    for text in (*examples, *(block for page in pages for block in blocks(page, "bash"))):
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+        if done.returncode:
+            wrong[text] = done.stderr
+    assert wrong == {}
 
 
 # === The README ================================================================================

@@ -14,13 +14,16 @@ from worldflux.models.families import OURS, Family
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.metrics import METRICS, metrics, metrics_named
 
-# Only where one model learns several tasks, a key has the name of a loss, or a loss is the user's.
+# Only where one model learns several tasks, a key has the name of a loss, a loss is the user's, or
+# recorded episodes are held out.
 ELSEWHERE = {
     "train/loss/own/<key>",
     "train/loss/redundancy",
     "episode/return/<task>",
     "eval/return/<task>",
     "train/loss/recon/<key>",
+    "validation/loss/<key>",
+    "validation/loss/total",
 }
 
 
@@ -38,6 +41,7 @@ def test_what_a_training_logs_is_what_has_a_sentence(
     monkeypatch.chdir(tmp_path)
     # CartPole ends by itself: TD-MPC2 has its termination head. The first episodes end in the prefill.
     words = [*TINY[:-1], f"model={family.name}", "training.log_interval=1", "training.seed=1"]
+    words.append("training.model_eval_interval=2")
     run = worldflux.train("env=cartpole", *words, "data.prefill_steps=400")
     logged = {name for record in read_metrics(run.folder) for name in record["metrics"]}
     of_family = [one for one in metrics() if one.family in ("", family.title)]

@@ -1,5 +1,7 @@
 """Observations may have any names that a step has not: ours never stand in their place."""
 
+import json
+
 import pytest
 import torch
 
@@ -94,3 +96,20 @@ def test_a_model_by_name_refuses_them_too():
     spaces = {"reward": {"shape": (3,), "dtype": "float32"}}
     with pytest.raises(ConfigurationError, match="reserved"):
         create_world_model("dreamerv3:ci", observation_modalities=spaces, action_dim=2)
+
+
+@pytest.mark.parametrize("kind", [DreamerV3, TDMPC2])
+def test_the_order_of_the_keys_is_their_names(kind, tmp_path):
+    """A saved configuration keeps none: the weights of another order would be of other numbers."""
+    keys = ("b", "a", "c")
+    model = model_of(kind, *keys).eval()
+    assert list(model.obs_spaces) == ["a", "b", "c"]
+    saved = json.loads(json.dumps(model.config.to_dict(), sort_keys=True))
+    other = kind(type(model.config).from_dict(saved)).eval()
+    other.load_state_dict(model.state_dict())
+    obs = {key: value[:, 0] for key, value in batch_of(keys, (B, T)).items() if key in keys}
+    torch.manual_seed(0)
+    first = model.encode(obs).tensors
+    torch.manual_seed(0)
+    for key, value in other.encode(obs).tensors.items():
+        assert torch.equal(value, first[key]), key

@@ -128,6 +128,7 @@ def test_updates_learn_to_predict_a_fixed_batch(kind: str) -> None:
     assert all(np.isfinite(float(value)) for value in metrics.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPACES)
 def test_the_policy_prior_climbs_q(kind: str) -> None:
     agent = build(kind, {"learning_rate": 1e-3}, entropy_coef=0.0, dropout=0.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from worldflux.cli.main import main
@@ -38,6 +39,7 @@ class Valves(gym.Env):
 gym.register("Valves-v0", Valves)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_multi_discrete_task_is_learnt(tmp_path: Path) -> None:
     words = [
         "model=tdmpc2", "model/size=ci", "env=gym", "env.id=Valves-v0", "logger=jsonl",

@@ -198,8 +198,9 @@ def test_config_says_the_family_of_a_folder(vector_model, tmp_path):
 
 @pytest.mark.parametrize("name", ["dreamerv3:ci", "tdmpc2:ci"])
 def test_dtype_is_the_type_of_the_computation(name):
-    obs, action = torch.randn(B, 6), torch.zeros(B, A)
-    made = {}
+    # Drawn alike in any order of tests: a latent that is nearly undecided would flip.
+    obs = torch.randn(B, 6, generator=torch.Generator().manual_seed(0))
+    action, made = torch.zeros(B, A), {}
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)
         model = create_world_model(name, obs_shape=(6,), action_dim=A, dtype=dtype)

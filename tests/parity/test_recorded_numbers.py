@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity.comparison.compare import Computation
 from tests.parity.comparison.dreamerv3 import compare_folder
 
 FOLDERS = ("disc", "cont", "units", "checkpoint")
 
 
-def differing(folder: Path, **options: object) -> list[str]:
-    comparison = compare_folder(folder, **options)  # type: ignore[arg-type]
+def differing(folder: Path, how: Computation) -> list[str]:
+    comparison = compare_folder(folder, how)
     assert len(comparison.rows) > 100
     return [str(row) for row in comparison.failures()]
 
@@ -25,14 +26,14 @@ def differing(folder: Path, **options: object) -> list[str]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_recorded_number_is_reproduced(recorded: Path, name: str, dtype: torch.dtype) -> None:
-    assert differing(recorded / name, dtype=dtype) == []
+    assert differing(recorded / name, Computation(dtype)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
 @pytest.mark.parametrize("name", ["disc", "cont"])
 def test_the_compiled_update_computes_the_same(recorded: Path, name: str) -> None:
-    assert differing(recorded / name, compile=True) == []
+    assert differing(recorded / name, Computation(compile=True)) == []
 
 
 def test_the_script_prints_a_row_for_every_array_and_exits_with_0(

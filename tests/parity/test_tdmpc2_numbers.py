@@ -71,8 +71,8 @@ def failed(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> Callable[[
     return run
 
 
-def differing(folder: Path, **options: Any) -> list[str]:
-    comparison = compare_folder(folder, **options)
+def differing(folder: Path, how: Computation) -> list[str]:
+    comparison = compare_folder(folder, how)
     assert len(comparison.rows) > 400
     return [str(row) for row in comparison.failures()]
 
@@ -80,14 +80,14 @@ def differing(folder: Path, **options: Any) -> list[str]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", INSTANCES)
 def test_every_recorded_number_is_reproduced(recorded: Path, name: str, dtype: torch.dtype) -> None:
-    assert differing(recorded / name, dtype=dtype) == []
+    assert differing(recorded / name, Computation(dtype)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
 @pytest.mark.parametrize("name", INSTANCES)
 def test_compiled_updates_and_plans_compute_the_same(recorded: Path, name: str) -> None:
-    assert differing(recorded / name, compile=True) == []
+    assert differing(recorded / name, Computation(compile=True)) == []
 
 
 # Of bfloat16, whose numbers have 8 bits (a rounding of 4e-3), relative to the largest element:
@@ -192,7 +192,7 @@ def test_float64_rows_allow_what_float32_makes_of_them(folder: Path) -> None:
     label = "float64_outputs/encode"
 
     def verdict(dtype: torch.dtype) -> bool:
-        (row,) = [r for r in compare_folder(folder, dtype=dtype).rows if r.name == label]
+        (row,) = [r for r in compare_folder(folder, Computation(dtype)).rows if r.name == label]
         return row.ok
 
     assert not verdict(torch.float32)
@@ -242,7 +242,7 @@ def test_a_checkpoint_is_compared_with_the_settings_of_its_folder(folder: Path, 
     doubles = Doubles({f"ck_{key}": value for key, value in outputs.items()}, "")
     for dtype in (torch.float32, torch.float64):
         comparison = Comparison()
-        compare_checkpoint(folder, name, config, doubles, comparison, dtype)
+        compare_checkpoint(folder, name, config, doubles, comparison, Computation(dtype))
         assert comparison.ok and len(comparison.rows) > 40, comparison.failures()
 
 

@@ -46,6 +46,7 @@ def both_ways(text: str, name: str, tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ACCEPTED, ids=lambda path: path.stem)
 def test_every_sample_goes_both_ways(path: Path, tmp_path: Path) -> None:
     if not path.is_file():
@@ -57,6 +58,7 @@ def test_every_sample_goes_both_ways(path: Path, tmp_path: Path) -> None:
     assert run.data.source == config.data.source
 
 
+@pytest.mark.slow
 def test_what_the_sections_become(tmp_path: Path) -> None:
     run = both_ways(SCAFFOLD.read_text(encoding="utf-8"), "x", tmp_path)
     assert (run.env.id, run.env.time_limit, run.env.solved_return) == ("CartPole-v1", 500, 475)
@@ -91,6 +93,7 @@ MANY_TO_ONE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY_TO_ONE)
 def test_files_of_the_same_run_come_back_as_they_were(name: str, tmp_path: Path) -> None:
     both_ways(MANY_TO_ONE[name], "x", tmp_path)

@@ -6,7 +6,8 @@ from matplotlib.image import imread
 from PIL import Image
 
 from worldflux.errors import ConfigurationError
-from worldflux.report.curves import compact, draw_run, learning_curve, series, smooth
+from worldflux.report.curves import compact, draw_run, learning_curve
+from worldflux.report.returns import series, smooth
 from worldflux.report.video import write_video
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.training.logger import MetricLogger

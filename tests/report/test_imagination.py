@@ -104,15 +104,17 @@ def test_who_knows_the_world_imagines_what_happens(decoder, horizon):
     assert len(episode) == LENGTH + 1 and not episode.truncated
     imagination = imagine(agent.model, episode, horizon, seed=0)
     assert imagination.starts.tolist() == list(range(0, LENGTH, horizon))
-    wanted = {"obs", "reward", "value"} if decoder else {"reward", "value"}
+    latents = {"latent/count", "latent/action"}
+    wanted = {"reward", "value", *({"obs"} if decoder else latents)}
     assert set(imagination.predicted) == wanted
     for name, predicted in imagination.predicted.items():
         truth = real(episode, imagination, name)
         inside = ~np.isnan(predicted)
         assert inside[:, 1:].sum() == LENGTH, name
         np.testing.assert_allclose(predicted[inside], truth[inside], rtol=1e-5)
-        off, guess = errors(episode, imagination)[name]
-        assert off < 1e-4 < guess
+        if name not in latents:
+            off, guess = errors(episode, imagination)[name]
+            assert off < 1e-4 < guess
 
 
 def test_the_return_to_come_is_discounted():
@@ -130,6 +132,7 @@ def pendulum(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_family_without_decoder_shows_reward_and_value(pendulum, tmp_path, capsys):
     assert command.main([str(pendulum), "--horizon", "7", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from worldflux.errors import CheckpointError
-from worldflux.report.curves import draw_sweep
+from worldflux.report.curves import draw_run
 from worldflux.run_folder.checkpoint import Checkpoint, write_checkpoint
 from worldflux.run_folder.disk import replaced
 from worldflux.run_folder.links import check_links
@@ -69,11 +69,9 @@ def test_what_is_written_replaces_links_with_the_mode_of_the_umask(tmp_path: Pat
     (tmp_path / "victim").write_text("precious")
     (tmp_path / "report").mkdir()
     (tmp_path / "report/learning_curve.png").symlink_to(tmp_path / "victim")
-    run = tmp_path / "a"
-    run.mkdir()
-    line = '{"step": 1, "env_steps": 1, "metrics": {"eval/return": 1.0}}\n'
-    (run / "metrics.jsonl").write_text(line * 2)
-    assert draw_sweep(tmp_path, {"$x": [run]}) is not None
+    line = '{"step": 1, "env_steps": 1, "metrics": {"episode/return": 1.0}}\n'
+    (tmp_path / "metrics.jsonl").write_text(line * 2)
+    assert draw_run(tmp_path) is not None
     assert (tmp_path / "victim").read_text() == "precious"
     with replaced(tmp_path / "file") as temporary:
         temporary.write_text("new")

@@ -76,6 +76,7 @@ def searcher(folder: Path) -> Any:
         process.communicate()
 
 
+@pytest.mark.slow(15)
 def test_a_real_search_goes_on_where_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_real_search_goes_on_where_it_ended(
     assert f"training.learning_rate={best['training.learning_rate']}" in command
 
 
+@pytest.mark.slow(10)
 def test_a_killed_search_continues_its_trial(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "2"]
     killed = searcher(*words, step_seconds=2.0)
@@ -115,6 +117,7 @@ def test_a_killed_search_continues_its_trial(folder: Path, searcher: Started) ->
     assert len(first) == 2 and first[0] == "0" and int(first[1]) > 0, "it began from nothing again"
 
 
+@pytest.mark.slow(10)
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_trial_to_the_next_command(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "1"]
@@ -129,6 +132,7 @@ def test_ctrl_c_leaves_the_trial_to_the_next_command(folder: Path, searcher: Sta
     assert [row["state"] for row in rows(folder)] == ["complete"]
 
 
+@pytest.mark.slow(10)
 def test_several_searchers_share_a_study(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "7"]
     both = [searcher(*words, step_seconds=0.02) for _ in range(2)]
@@ -141,6 +145,7 @@ def test_several_searchers_share_a_study(folder: Path, searcher: Started) -> Non
     assert len({row["training.learning_rate"] for row in found}) == 7
 
 
+@pytest.mark.slow(15)
 def test_bad_trials_are_pruned_and_failed_ones_recorded(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

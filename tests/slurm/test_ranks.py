@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 
@@ -25,6 +27,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.slow(8)
 def test_srun_with_two_tasks_is_one_run(slurm: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = ["srun", "--ntasks=2", "--immediate=60", sys.executable, "-m", "worldflux.cli.main"]
@@ -41,6 +44,7 @@ def test_srun_with_two_tasks_is_one_run(slurm: Path, tmp_path: Path) -> None:
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_other_than_as_many_tasks_are_refused(slurm: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = ["srun", "--ntasks=2", sys.executable, "-m", "worldflux.cli.main"]

@@ -18,7 +18,7 @@ from worldflux.cli import report
 from worldflux.cli.main import main
 from worldflux.run_folder.state import RunState, process_of, run_state
 
-pytestmark = pytest.mark.slow  # real processes
+pytestmark = pytest.mark.slow(15)  # real processes
 
 TINY = [
     "model/size=ci",

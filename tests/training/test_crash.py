@@ -25,7 +25,7 @@ def crash_test() -> ModuleType:
     return crash
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_interrupted_anywhere_both_families_end_as_if_they_never_were() -> None:
     # A process of its own: forks of one that has threads may hang.
     words = [sys.executable, str(SCRIPT), "--kills", "20", "--updates", "12", "--json"]

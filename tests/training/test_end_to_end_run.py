@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path, finished):
     assert_equal(content(tmp_path)[0].agent, content(finished[0])[0].agent)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_the_agent_learns_what_the_cue_means(tmp_path):
     learned = settings(
         "Cue-v0",

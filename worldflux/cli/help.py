@@ -23,13 +23,13 @@ Examples:
   worldflux-run                                          train the default agent on CartPole
   worldflux-run env=gym env.id=LunarLander-v3            any Gymnasium environment
   worldflux-run model/size=size12m env=pixels env.id=CartPole-v1
-  worldflux-run model={other} env=dmc env.tasks=[walker-walk,cup-catch]  several tasks, one model
+  worldflux-run model={other} env=dmc 'env.tasks=[walker-walk,cup-catch]'  several tasks, one model
   worldflux-run training.total_steps=20_000 training.learning_rate=1e-4 model.hidden_dim=320
-  worldflux-run -m training.seed=range(5)                a sweep; every job is checked first
-  worldflux-run -m sweep=families model={both} env=pendulum training.seed=range(3)
+  worldflux-run -m 'training.seed=range(5)'              a sweep; every job is checked first
+  worldflux-run -m sweep=families model={both} env=pendulum 'training.seed=range(3)'
                                                          a named one; again: goes on with it
-  worldflux-run -m training.seed=range(5) hydra/launcher=joblib  several jobs at a time, here
-  worldflux-run -m training.seed=range(5) hydra/launcher=slurm   the same on a cluster
+  worldflux-run -m 'training.seed=range(5)' hydra/launcher=joblib  several jobs at a time, here
+  worldflux-run -m 'training.seed=range(5)' hydra/launcher=slurm   the same on a cluster
   worldflux-run -m +experiment=classic_control           a recipe
   worldflux-run resume=outputs/2026-11-22/10-00-00       continue a stopped run
   worldflux-run hydra.run.dir=runs/a resume=auto         the same command begins and continues

@@ -28,7 +28,7 @@ VERBS = {
         "worldflux.cli.verify",
         "check a finished run, or compare seeds with published ones",
     ),
-    "report": ("worldflux.cli.report", "learning curve of a run, table and curves of a sweep"),
+    "report": ("worldflux.cli.report", "compare runs and sweeps: curves, tables, a page"),
     "imagine": ("worldflux.cli.imagine", "picture what a trained model imagines"),
     "record": ("worldflux.cli.record", "play episodes and write them as a file to train on"),
     "data": ("worldflux.cli.data", "what recorded episodes hold, and the same in another format"),

@@ -21,6 +21,7 @@ from worldflux.cli.parser import TRUST
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 from worldflux.project.schema import FILE, load_config
+from worldflux.report.measurement import lines
 from worldflux.run_folder.manifest import plain, read_manifest
 from worldflux.verify.proof import MARGIN, prove
 from worldflux.verify.quick import FAILED, PASSED, verify_quick
@@ -114,6 +115,9 @@ def _main(options: argparse.Namespace) -> int:
             progress=console.print,
             trust=options.trust,
         )
+        if options.format == "rich":
+            for task, measurement in quick.model.items():
+                print("\n".join([f"world model in {task}", *lines([measurement]), ""]))
         result = quick_result(quick, time.monotonic() - started)
         positive = not result["blocking"]
     show(options.format, mode, result)

@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -46,6 +47,8 @@ ConfigSource._get_header_dict = staticmethod(  # type: ignore[assignment]
 )
 PARTS = ("run", "sweep", "job", "runtime", "overrides")  # typed ones of the `hydra` section
 MOST_JOBS = 10_000
+# Of Hydra's own, as for a.b.x=1 where a.b is a list or null; they name no key.
+UNNAMED = (ValueError, TypeError, IndexError, AssertionError)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -114,9 +117,20 @@ class Composition:
                 return compose(self.name, overrides=words, return_hydra_config=True)
             except (OmegaConfBaseException, UnicodeDecodeError, WorldFluxError):
                 raise
-            except (ValueError, TypeError, IndexError) as error:  # of Hydra's own, as for a.b.x=1
+            except UNNAMED as error:
                 text = " ".join(str(error).split())
-                raise ConfigurationError(f"these overrides do not fit: {text}") from error
+                misfit = self._misfit(words) or "these overrides"
+                raise ConfigurationError(f"{misfit}: does not fit: {text}") from error
+
+    def _misfit(self, words: Sequence[str]) -> str | None:
+        """The override without which the others compose."""
+        for index, word in enumerate(words):
+            try:
+                compose(self.name, overrides=[*words[:index], *words[index + 1 :]])
+                return word
+            except (OmegaConfBaseException, HydraException, *UNNAMED):
+                continue
+        return None
 
     def check(self, overrides: Sequence[str]) -> RunConfig:
         """The configuration of one job, checked; raises the first mistake."""

@@ -14,8 +14,10 @@ SOURCES = {
     "gym": "worldflux.data.gym_source",
     "random": "worldflux.data.random_source",
     "dataset": "worldflux.data.dataset_source",
+    "mixed": "worldflux.data.mixed_source",
 }
-RECORDED = ("dataset",)  # those that read data.path
+RECORDED = ("dataset", "mixed")  # those that read data.path
+COLLECTING = ("gym", "mixed")  # those that take steps in an environment
 
 
 def _paths(value: Any) -> str | None:
@@ -32,13 +34,25 @@ class DataConfig(CheckedConfig):
     source: str = option(
         "gym",
         choices=tuple(SOURCES),
-        help="gym collects in the environment while training; dataset reads recorded episodes; random is noise of the environment's shapes, to test machinery.",
+        help="gym collects in the environment while training; dataset reads recorded episodes; mixed does both; random is noise of the environment's shapes, to test machinery.",
     )
     path: Any = option(  # a text or a list of them: one file is the usual case
         None,
         check=_paths,
         resumable=True,
-        help="Recorded episodes for data.source=dataset: a file, folder, glob or local name of a Minari dataset, or a list of them. On resume it may name where the same data lie now.",
+        help="Recorded episodes for data.source=dataset and mixed: a file, folder, glob or local name of a Minari dataset, or a list of them. On resume it may name where the same data lie now.",
+    )
+    validation_fraction: float = option(
+        0.0,
+        at_least=0,
+        below=1,
+        help="Share of the recorded episodes that is not trained on; at each evaluation the model's losses on them are logged as validation/loss/....",
+    )
+    recorded_share: float = option(
+        0.5,
+        above=0,
+        below=1,
+        help="Share of recorded sequences in each batch of data=mixed, at least one of them and one collected.",
     )
     capacity: int = option(
         1_000_000,
@@ -106,9 +120,19 @@ class DataConfig(CheckedConfig):
     def _validate(self) -> None:
         if self.source in RECORDED and not self.paths:
             raise self.refuse("path", "must be given, e.g. data.path=episodes.npz")
+        for name in ("validation_fraction", "recorded_share"):
+            if self.source not in RECORDED and getattr(self, name) != self._default(name):
+                text = f"is of recorded data, and data.source is {self.source}"
+                raise self.refuse(name, text, "data=dataset and data=mixed read them")
         if self.source not in RECORDED and self.paths:
-            raise self.refuse("path", f"is of data=dataset, and data.source is {self.source}")
-        if self.collect_steps_per_update == 0 and self.prefill_steps == 0 and self.source == "gym":
+            raise self.refuse(
+                "path", f"is of data=dataset and mixed, and data.source is {self.source}"
+            )
+        if (
+            self.collect_steps_per_update == 0
+            and self.prefill_steps == 0
+            and self.source in COLLECTING
+        ):
             text = "must be above 0 with collect_steps_per_update 0"
             raise self.refuse("prefill_steps", f"{text}: nothing would be collected at all")
         if self.collect_steps_per_update is not None and self.train_ratio is not None:

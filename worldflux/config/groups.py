@@ -7,7 +7,7 @@ groups asks here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,18 @@ def _mappings(cls: type) -> Iterator[str]:
     return (
         name for name, hint in field_types(cls).items() if getattr(hint, "__origin__", 0) is dict
     )
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration as plain data, by key as the user writes it; a mapping whose
+    keys are the user's own is one value."""
+    free = free_mappings()
+    for name, value in tree.items():
+        key = f"{prefix}{SPELLING.get(name, name)}"
+        if isinstance(value, dict) and key not in free:
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
 
 
 def is_machine(key: str) -> bool:

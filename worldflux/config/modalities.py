@@ -61,10 +61,11 @@ def complete_modalities(modalities: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spaces_of(modalities: Mapping[str, Any]) -> dict[str, Space]:
-    """Complete modalities as spaces."""
+    """Complete modalities as spaces, by name: networks take the keys in this order, and a saved
+    configuration keeps none."""
     return {
         name: Space(tuple(entry["shape"]), entry["dtype"], tuple(entry.get("classes", ())))
-        for name, entry in modalities.items()
+        for name, entry in sorted(modalities.items())
     }
 
 

@@ -70,6 +70,15 @@ def value_of(override: Override) -> Any:
     return content[0]
 
 
+def typed(value: Any) -> str:
+    """A value as a person would type it, for reading: not every text comes back as it went in."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str).replace(" ", "")
+    return str(value)
+
+
 def override(key: str, value: Any) -> str:
     """`key=value` for a value of Python."""
     return f"{key}={spelled(value)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from omegaconf import MISSING, BooleanNode, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ValidationError
 
 from worldflux.config.base import CheckedConfig
+from worldflux.config.data import COLLECTING
 from worldflux.config.fields import field_types, per_class
 from worldflux.config.groups import (
     CALLBACKS,
@@ -113,16 +115,21 @@ def composed_schema(model: type[CheckedConfig] | None = None) -> DictConfig:
     return schema
 
 
+# Hydra's store copies what it is given and what it gives.
+_stored = per_class(hydra_schema)
+_stored_whole = functools.cache(composed_schema)
+
+
 def register(*folders: Path) -> None:
     """Gives Hydra the schemas that `conf/` refers to, and what installed families leave to us.
 
     folders: more places that options are looked for in.
     """
     store = ConfigStore.instance()
-    store.store(name="base_config", node=composed_schema())
+    store.store(name="base_config", node=_stored_whole())
     for one in families():
         try:
-            store.store(name=f"base_{one.name}", node=hydra_schema(one.config_class()))
+            store.store(name=f"base_{one.name}", node=_stored(one.config_class()))
         except Exception as error:  # a type that OmegaConf does not know, for example
             if one in OURS:
                 raise
@@ -143,6 +150,7 @@ def _register_defaults(family: Family, folders: Sequence[Path]) -> None:
         "model": {"defaults": [f"/base_{family.name}@_here_", "_self_", *sizes]},
         "training": {},
         "data": {"prefill_steps": 1_000, "collect_steps_per_update": 1.0},
+        "data/mixed": {"prefill_steps": 1_000, "collect_steps_per_update": 1.0},
         "env/dmc": {"action_repeat": 1, "flatten": True},
         "env/pixels": {"frame_stack": 1},
     }
@@ -238,15 +246,18 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigurationError(text, key="model.dtype")
     if config.env.suite == "none":
         _check_without_environment(config)
-    elif data.source == "gym":
+    elif data.source in COLLECTING:
         _check_capacity(config)
         _check_prefill(config)
         _check_ratio(config)
+    if data.source == "mixed" and training.effective_batch_size() < 2 * training.nproc:
+        text = "must be 2 or more: one collected and one recorded sequence"
+        raise ConfigurationError(text, key="training.batch_size")
     if data.source == "dataset" and training.env_steps is not None:
         text = "counts steps in an environment, and data=dataset takes none"
         raise ConfigurationError(text, key="training.env_steps", hint="set training.total_steps")
     ratio = data.train_ratio is not None or data.collect_steps_per_update is not None
-    if data.source == "gym" and not ratio:
+    if data.source in COLLECTING and not ratio:
         text = "or data.collect_steps_per_update must be given"
         raise ConfigurationError(text, key="data.train_ratio")
     try:

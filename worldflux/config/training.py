@@ -204,6 +204,13 @@ class TrainingConfig(CheckedConfig):
         unit="updates",
         help="Updates between two evaluations; 0: only at the end.",
     )
+    model_eval_interval: int = option(
+        0,
+        at_least=0,
+        resumable=True,
+        unit="updates",
+        help="Updates between two measurements of the world model on eval_episodes fresh episodes (docs/measure.md); 0: none.",
+    )
     eval_episodes: int = option(
         10,
         at_least=1,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 RESAMPLES = 10_000
+IMPROVEMENT_RESAMPLES = 2_000  # as rliable draws for a probability of improvement
 DRAWS = 400_000
 
 
@@ -76,6 +77,39 @@ def stratified_interval(
     """
     draws = [resampled(values, statistic, seed=i) for i, values in enumerate(strata)]
     return percentile_interval(combine(draws), confidence)
+
+
+def stratified_iqm(
+    strata: Sequence[Sequence[float] | np.ndarray],
+) -> tuple[float, tuple[float, float] | None]:
+    """Mean over strata of their interquartile means, and its stratified bootstrap interval; None
+    where no stratum has more than one value."""
+    score = float(np.mean([iqm(np.asarray(values)) for values in strata]))
+    if max(map(len, strata)) < 2:
+        return score, None
+    return score, stratified_interval(strata, lambda draws: np.mean(draws, axis=0))
+
+
+def improvement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Probability `[...]` that a run of `first [..., N]` scores higher than one of `second
+    [..., M]`, ties counted half (Agarwal et al. 2021, section 4.3)."""
+    difference = np.asarray(first)[..., :, None] - np.asarray(second)[..., None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean((-2, -1))
+
+
+def improvement_interval(
+    pairs: Sequence[tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]],
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Stratified bootstrap interval of the mean of `improvement` over pairs, one of each task."""
+    draws = []
+    for i, (first, second) in enumerate(pairs):
+        sides = [
+            resampled(values, lambda v: v, seed=2 * i + side, resamples=IMPROVEMENT_RESAMPLES)
+            for side, values in enumerate((first, second))
+        ]
+        draws.append(improvement(*sides))
+    return percentile_interval(np.mean(draws, axis=0), confidence)
 
 
 def difference_interval(

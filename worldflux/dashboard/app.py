@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from worldflux.dashboard.board import Board
 from worldflux.dashboard.server import STATIC
 
+SHARED = ("worldflux.report", "static")  # what all pages have
 FRESH = {"Cache-Control": "no-cache, no-store"}
 # The page needs nothing from anywhere else.
 POLICY = (
@@ -134,7 +135,7 @@ def make_app(board: Board) -> ASGIApp:
         Route("/api/gameplay", json(gameplay)),
         Route("/api/imagination", json(lambda request: board.pictures.index())),
         Route("/api/imagination/{name:path}", picture),
-        Mount("/assets", StaticFiles(directory=STATIC)),
+        Mount("/assets", StaticFiles(directory=STATIC, packages=[SHARED])),
     ]
     app = Starlette(routes=routes, exception_handlers={404: not_found})
     inline = board.settings["root"] != str(STATIC.resolve())

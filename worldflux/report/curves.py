@@ -1,29 +1,30 @@
-"""Learning curves as pictures: of a run, and of the groups of runs of a sweep."""
+"""Learning curves as pictures: of a run, and of groups of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import fill
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from worldflux.core.statistics import iqm, percentile_interval, resampled
+from worldflux.report.comparison import Comparison, Task
+from worldflux.report.returns import is_online, series, smooth
 from worldflux.run_folder.disk import replaced, where_allowed
 from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.metrics import read_metrics
 from worldflux.run_folder.names import LEARNING_CURVE, MANIFEST
 
-MetricRecord = Mapping[str, Any]  # one of metrics.jsonl
-
 TRAIN, EVAL, INK, GRID = "#7aa6d6", "#c2410c", "#1f2937", "#e5e7eb"
 # Paul Tol's "bright" set, which colour-blind readers distinguish too; then in other dashes.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 DASHES = ("-", "--", ":", "-.")
-GRID_POINTS = 200
+COLUMNS = 3  # of panels
+GREYS = ("#64748b", "#a16207", "#94a3b8")  # of published scores
 
 
 def draw_run(folder: Path) -> Path | None:
@@ -34,27 +35,23 @@ def draw_run(folder: Path) -> Path | None:
     evaluations = series(records, "eval/return", "eval/return_low", "eval/return_high")
     if not len(episodes) and not len(evaluations):
         return None
-    x_label = "environment steps" if _online(records) else "gradient updates"
+    x_label = "environment steps" if is_online(records) else "gradient updates"
     return _save(
-        folder, learning_curve(episodes, evaluations, x_label=x_label, title=title_of(folder))
+        folder / LEARNING_CURVE,
+        learning_curve(episodes, evaluations, x_label=x_label, title=title_of(folder)),
     )
 
 
-def draw_sweep(root: Path, groups: Mapping[str, Sequence[Path]], title: str = "") -> Path | None:
-    """Draws ``report/learning_curve.png`` of a sweep. groups: the run folders of each, by label.
-
-    Evaluations, or training episodes where no run was evaluated; None where there is no point yet.
-    """
-    records = {label: [read_metrics(run) for run in runs] for label, runs in groups.items()}
-    online = any(_online(run) for runs in records.values() for run in runs)
-    x_label = "environment steps" if online else "gradient updates"
-    for metric, name in (("eval/return", "evaluation"), ("episode/return", "training")):
-        curves = {label: _curves(runs, metric) for label, runs in records.items()}
-        curves = {label: runs for label, runs in curves.items() if runs}
-        if curves:
-            y_label = f"{name} return: IQM, 95 % interval"
-            return _save(root, group_curves(curves, title, x_label, y_label))
-    return None
+def draw_comparison(
+    folder: Path, comparison: Comparison, title: str = "", *, svg: bool = False
+) -> list[Path]:
+    """Draws ``learning_curve.png`` into a folder, and the same as ``.svg``; nothing without a task."""
+    if not comparison.tasks:
+        return []
+    figure = compared(comparison, title)
+    path = folder / Path(LEARNING_CURVE).name
+    saved = [_save(one, figure) for one in (path, path.with_suffix(".svg"))[: 1 + svg]]
+    return [one for one in saved if one is not None]
 
 
 def title_of(folder: Path) -> str:
@@ -66,58 +63,6 @@ def title_of(folder: Path) -> str:
     model = manifest.get("model_config", {})
     name = "{} {}".format(model["model_type"], model["model_name"]) if model else None
     return " · ".join(text for text in (env, name, f"seed {manifest['seed']}") if text)
-
-
-def _online(records: Sequence[MetricRecord]) -> bool:
-    return any(record["env_steps"] for record in records)
-
-
-def series(records: Sequence[MetricRecord], *names: str) -> np.ndarray:
-    """Points `[N, 1 + len(names)]` of metrics over environment steps (updates where there are
-    none); records without the first name, or with a value that is not finite, are left out."""
-    x = "env_steps" if _online(records) else "step"
-    rows = [
-        (record[x], *(record["metrics"].get(name) for name in names))
-        for record in records
-        if names[0] in record["metrics"]
-    ]
-    kept = [row for row in rows if all(value is not None for value in row)]
-    return np.array(kept, np.float64).reshape(len(kept), 1 + len(names))
-
-
-def _curves(runs: Sequence[Sequence[MetricRecord]], metric: str) -> list[np.ndarray]:
-    """Points of the runs that have any, `[N, 2]` each; of two at one step the newer."""
-    curves = []
-    for records in runs:
-        points = series(records, metric)
-        kept = len(points) - 1 - np.unique(points[::-1, 0], return_index=True)[1]
-        if len(kept):
-            curves.append(points[kept])
-    return curves
-
-
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean with shrinking windows at both ends, same length."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    low = np.maximum(index - window // 2, 0)
-    high = np.minimum(index + window // 2 + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
-
-
-def band(curves: Sequence[np.ndarray]) -> np.ndarray:
-    """Interquartile mean and its 95 % bootstrap interval over runs `[N, 4]` (x, mean, low, high),
-    where all of them have come to; linear between a run's points."""
-    first, last = max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves)
-    if last < first:
-        return np.zeros((0, 4))
-    x = np.unique(np.concatenate([c[:, 0] for c in curves]))
-    x = x[(x >= first) & (x <= last)]
-    if len(x) > GRID_POINTS:
-        x = np.linspace(first, last, GRID_POINTS)
-    values = np.stack([np.interp(x, c[:, 0], c[:, 1]) for c in curves], axis=1)  # [N, runs]
-    draws = [percentile_interval(resampled(row, iqm, resamples=2000)) for row in values]
-    return np.column_stack([x, iqm(values), np.array(draws)])
 
 
 def learning_curve(
@@ -136,27 +81,70 @@ def learning_curve(
         axes.fill_between(x, low, high, color=EVAL, alpha=0.15, linewidth=0)
         label = "evaluation (mean, 95 % interval)"
         axes.plot(x, y, "o-", color=EVAL, linewidth=1.8, markersize=4, label=label)
-    _finish(axes, title, x_label, "return", fontsize=10)
+    _finish(axes, title, x_label, "return")
+    axes.legend(frameon=False, loc="best", fontsize=10)
     return figure
 
 
-def group_curves(
-    groups: Mapping[str, Sequence[np.ndarray]], title: str, x_label: str, y_label: str
-) -> Figure:
-    """Every run as a thin line, every group's interquartile mean as a thick one with its band."""
-    figure, axes = _axes(8, 4.5)
-    for index, (label, curves) in enumerate(groups.items()):
-        color = COLORS[index % len(COLORS)]
-        dash = DASHES[index // len(COLORS) % len(DASHES)]
-        for one in curves:
-            axes.plot(*one.T, color=color, linewidth=0.7, alpha=0.35)
-        x, mean, low, high = band(curves).T
+def compared(comparison: Comparison, title: str = "") -> Figure:
+    """A panel for each task: every run as a thin line, every group's interquartile mean as a thick
+    one with its band, published scores behind them."""
+    tasks = comparison.tasks
+    columns = min(COLUMNS, len(tasks))
+    rows = -(-len(tasks) // columns)
+    single = len(tasks) == 1
+    figure = Figure(
+        figsize=(8, 4.5) if single else (4.6 * columns, 3.4 * rows), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    panels: list[Axes] = [*figure.subplots(rows, columns, squeeze=False).flatten()]
+    styles = {label: _style(i) for i, label in enumerate(comparison.labels)}
+    for axes, task in zip(panels, tasks, strict=False):
+        _panel(axes, task, styles)
+        head = f"{title} · {task.name}" if single and title else task.name
+        _finish(axes, f"{head}: {task.kind}", task.unit, "return (IQM, 95 % interval)")
+    for axes in panels[len(tasks) :]:
+        axes.set_visible(False)
+    _legend(figure, panels[: len(tasks)])
+    return figure
+
+
+def _style(index: int) -> tuple[str, str]:
+    return COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
+
+
+def _panel(axes: Axes, task: Task, styles: Mapping[str, tuple[str, str]]) -> None:
+    for grey, one in zip(GREYS, task.published, strict=False):
+        x, mean, low, high = one.until(task.end).T
+        axes.fill_between(x, low, high, color=grey, alpha=0.18, linewidth=0)
+        axes.plot(x, mean, "--", color=grey, linewidth=1.4, label=f"{one.label}, {one.kind}")
+    for group in task.groups:
+        color, dash = styles[group.label]
+        for member in group.members if len(group.members) > 1 else ():
+            axes.plot(*member.points.T, color=color, linewidth=0.7, alpha=0.35)
+        x, mean, low, high = group.curve.T
         axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
         mark = "o" if len(x) == 1 else ""
-        runs = f"{len(curves)} run{'s' * (len(curves) != 1)}"
-        axes.plot(x, mean, dash, marker=mark, color=color, linewidth=2, label=f"{label} ({runs})")
-    _finish(axes, title, x_label, y_label, fontsize=8)
-    return figure
+        axes.plot(x, mean, dash, marker=mark, color=color, linewidth=2, label=group.label)
+    if task.threshold is not None:
+        axes.axhline(task.threshold, color=INK, linewidth=0.8, linestyle=":")
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One for all panels, below them."""
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(plain_title(fill(label, 70)), line)
+    columns = max(1, int(figure.get_figwidth() * 13 / max(map(len, entries), default=1)))
+    figure.legend(
+        [*entries.values()],
+        [*entries],
+        loc="outside lower center",
+        ncols=min(columns, len(entries), 4),
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -165,14 +153,13 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _finish(axes: Axes, title: str, x_label: str, y_label: str, *, fontsize: float) -> None:
+def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(plain_title(title), loc="left", color=INK, fontsize=11)
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     uncluttered(axes)
     axes.xaxis.set_major_formatter(lambda value, _: compact(value))
     axes.margins(x=0.02)
-    axes.legend(frameon=False, loc="best", fontsize=fontsize)
 
 
 def uncluttered(axes: Axes) -> None:
@@ -195,11 +182,10 @@ def compact(value: float) -> str:
     return f"{value:g}"
 
 
-def _save(folder: Path, figure: Figure) -> Path | None:
-    path = folder / LEARNING_CURVE
+def _save(path: Path, figure: Figure) -> Path | None:
     with where_allowed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as temporary:
-            figure.savefig(temporary, dpi=150)
+            figure.savefig(temporary, dpi=150, format=path.suffix[1:])
         return path
     return None

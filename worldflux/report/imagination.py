@@ -17,10 +17,13 @@ from torch import Tensor
 from worldflux.config.env import EnvConfig
 from worldflux.core.agent import Agent, Carry
 from worldflux.core.state import State
+from worldflux.data.collect import random_actions
 from worldflux.envs.make import make_envs
-from worldflux.envs.tasks import TaskLayout
+from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.models.world_model import WorldModel, prediction_name
 from worldflux.training.seed import isolated_rng
+
+ACTION, CONTINUE, LATENT = "action", "continue", "latent"
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,23 @@ class PlayedEpisode:
     def __len__(self) -> int:
         return len(self.reward)
 
+    @property
+    def continues(self) -> np.ndarray:
+        """`[T]`: 0 where the episode ends by itself, else 1."""
+        result = np.ones(len(self))
+        result[-1] = self.truncated
+        return result
+
+    @property
+    def latent_series(self) -> dict[str, np.ndarray]:
+        """The latent at every step, by the names under which it is predicted."""
+        tensors = {key: one for key, one in self.latent.items() if one.is_floating_point()}
+        return {f"{LATENT}/{key}": one.float().cpu().numpy() for key, one in tensors.items()}
+
     def series(self, name: str) -> np.ndarray:
-        """`[T, ...]` of an observation, `reward` or `value`."""
-        return {"reward": self.reward, "value": self.value, **self.obs}[name]
+        """`[T, ...]` of an observation, `reward`, `continue`, `value` or a latent."""
+        scalars = {"reward": self.reward, "value": self.value, CONTINUE: self.continues}
+        return {**self.latent_series, **scalars, **self.obs}[name]
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Imagination:
     starts `[S]`: the step of which the model knows everything; its next H are imagined.
     predicted: by name `[S, 1 + H, ...]`, NaN behind the episode's end; index 0 is what it makes of
     the known step (NaN for a reward without a decoder). Names: the observations that the model
-    decodes, `reward`, `value`.
+    decodes, `reward`, `value`, `continue`; of a model without a decoder its latents.
     """
 
     starts: np.ndarray
@@ -72,13 +89,16 @@ def play(
     discount: float,
     layout: TaskLayout | None = None,
     latent: Sequence[str] = (),
+    random: bool = False,
 ) -> PlayedEpisode:
     """Plays one greedy episode in a fresh environment; layout: see `make_envs`.
 
     latent: entries of the agent's carry that are the model's state; none: the encoding of the
-    newest observation is.
+    newest observation is. random: uniform actions are taken instead of the agent's, which only
+    watches.
     """
     envs = make_envs(env, num_envs=1, mode="sync", seed=seed, layout=layout)
+    rng = np.random.default_rng(seed)
     rows: list[dict[str, np.ndarray]] = []
     actions: list[np.ndarray] = []
     latents: list[dict[str, Tensor]] = []
@@ -86,7 +106,11 @@ def play(
         with isolated_rng(seed, getattr(agent, "generator", None)):
             carry, row = agent.initial_carry(1), envs.reset()
             while True:
-                carry, action, _ = agent.act(carry, row, False)
+                if latent or not random:  # an agent without a memory need not watch
+                    carry, action, _ = agent.act(carry, row, False)
+                if random:
+                    action = random_actions(envs.action_spaces, 1, rng) * envs.action_mask
+                    carry = _taken(carry, action)
                 rows.append(row)
                 actions.append(action[0])
                 latents.append(latent_of(agent, carry, row, latent))
@@ -104,6 +128,13 @@ def play(
         latent={key: torch.cat([latent[key] for latent in latents]) for key in latents[0]},
         truncated=not rows[-1]["is_terminal"][0],
     )
+
+
+def _taken(carry: Carry, action: np.ndarray) -> Carry:
+    """A carry that remembers its last action, with another one."""
+    if ACTION not in carry:
+        return carry
+    return {**carry, ACTION: torch.as_tensor(action).to(carry[ACTION])}
 
 
 @torch.no_grad()
@@ -131,10 +162,36 @@ def discount_of(model: Any) -> float:
     return float(getattr(model, "discount", None) or model.config.discount)
 
 
+def tasks_of(env: EnvConfig, agent: Agent) -> list[tuple[EnvConfig, float]]:
+    """The environment of each task, and the discount that its values have."""
+    if not env.tasks:
+        return [(env, discount_of(agent.model))]
+    envs, model = task_configs(env), agent.model
+    discounts = getattr(model, "discounts", None) or [discount_of(model)] * len(envs)
+    return list(zip(envs, discounts, strict=True))
+
+
+def layout_of_env(env: EnvConfig) -> TaskLayout | None:
+    """The tasks among which one of them takes its place; None with a single task."""
+    if not env.tasks:
+        return None
+    envs = make_envs(env)
+    envs.close()
+    return TaskLayout.of(envs.tasks)
+
+
 @torch.no_grad()
-def imagine(model: WorldModel, episode: PlayedEpisode, horizon: int, seed: int) -> Imagination:
-    """Imagines `horizon` steps from every `horizon`-th step of an episode, all windows at once."""
-    starts = np.arange(0, max(1, len(episode) - 1), horizon)
+def imagine(
+    model: WorldModel,
+    episode: PlayedEpisode,
+    horizon: int,
+    seed: int,
+    starts: np.ndarray | None = None,
+) -> Imagination:
+    """Imagines `horizon` steps from these steps of an episode, all windows at once. starts `[S]`;
+    None: every `horizon`-th step."""
+    if starts is None:
+        starts = np.arange(0, max(1, len(episode) - 1), horizon)
     index = starts[:, None] + np.arange(horizon + 1)  # [S, 1 + H]
     inside = index < len(episode)
     action = episode.action[np.minimum(index, len(episode) - 1)]  # [S, 1 + H, A]
@@ -152,8 +209,8 @@ def imagine(model: WorldModel, episode: PlayedEpisode, horizon: int, seed: int) 
 def rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, Tensor]]:
     """1 + H predictions `[S, ...]` under actions `[1 + H, S, A]`.
 
-    A model without a decoder gives the reward of each action (NaN for the known step), and the
-    policy's value as the mean of all Q networks.
+    A model without a decoder gives the reward of each action (NaN for the known step), the policy's
+    value as the mean of all Q networks, and its latents.
     """
     decodes = model.supports("obs_decoder")
     reward = torch.full((state.batch_size,), torch.nan, device=state.device)
@@ -169,6 +226,10 @@ def rollout(model: WorldModel, state: State, action: Tensor) -> list[dict[str, T
         else:
             reward = model.rollout_reward(before, action[t - 1], output) if t else reward
             step = {"reward": reward, "value": decoded["q_values"].mean(0)[:, 0]}
+            floating = {k: z for k, z in state.tensors.items() if z.is_floating_point()}
+            step |= {f"{LATENT}/{key}": z for key, z in floating.items()}
+        if CONTINUE in decoded:
+            step[CONTINUE] = decoded[CONTINUE][:, 0]
         steps.append(step)
     return steps
 
@@ -185,6 +246,8 @@ def errors(episode: PlayedEpisode, imagination: Imagination) -> dict[str, tuple[
     episode's mean: what a model has to beat. Pictures are scaled to [0, 1]."""
     result = {}
     for name, predicted in imagination.predicted.items():
+        if name.startswith(f"{LATENT}/"):
+            continue  # measured, not told: they have no unit
         truth, scale = real(episode, imagination, name), 1.0
         if truth.shape != predicted.shape:
             continue  # classes: a picture of them says more than their distance

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from worldflux.report.curves import EVAL, INK, plain_title, uncluttered
-from worldflux.report.imagination import Imagination, PlayedEpisode, real
+from worldflux.report.imagination import CONTINUE, Imagination, PlayedEpisode, real
 from worldflux.report.video import rgb, write_video
 from worldflux.run_folder.disk import disk_errors, replaced
 
@@ -59,8 +59,10 @@ def panels_of(
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, real `[T]`, imagined `[S, 1 + H]`) of every curve."""
     panels = []
-    scalars = ("reward", "value")
-    vectors = [key for key in imagination.predicted if key not in (*scalars, *images_of(episode))]
+    scalars = ("reward", CONTINUE, "value")
+    latents = list(episode.latent_series)
+    aside = (*scalars, *latents, *images_of(episode))
+    vectors = [key for key in imagination.predicted if key not in aside]
     for name in (*vectors, *(key for key in scalars if key in imagination.predicted)):
         truth = episode.series(name).reshape(len(episode), -1)
         guess = imagination.predicted[name]

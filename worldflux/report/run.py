@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,11 @@ def number(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """Rows of cells as lines with aligned columns; `right`: columns aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    marks = [">" if column in right else "<" for column in range(len(widths))]
+    layout = "  ".join(f"{{:{mark}{width}}}" for mark, width in zip(marks, widths, strict=True))
+    return "\n".join(f"  {layout.format(*row)}".rstrip() for row in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from worldflux.config.groups import (
     SPELLING,
     RunConfig,
     free_mappings,
+    leaves,
     may_change,
 )
 from worldflux.config.options import ENVIRONMENT, rules
@@ -58,7 +59,7 @@ def changes(saved: Mapping[str, Any], config: RunConfig) -> dict[str, tuple[Any,
     What the new one leaves to the environment is no difference, nor is a key that only one of them
     has: it is that of another version.
     """
-    before, after = dict(_leaves("", saved)), dict(_leaves("", chosen(config)))
+    before, after = dict(leaves(saved)), dict(leaves(chosen(config)))
     return {
         key: (value, after[key])
         for key, value in before.items()
@@ -271,16 +272,6 @@ def newest_unfinished(output_dir: Path, config: RunConfig) -> Path | None:
         if all(may_change(key) for key in different) and has_checkpoint(folder):
             return folder
     return None
-
-
-def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    free = free_mappings()
-    for name, value in tree.items():
-        key = f"{prefix}{SPELLING.get(name, name)}"
-        if isinstance(value, dict) and key not in free:
-            yield from _leaves(f"{key}.", value)
-        else:
-            yield key, value
 
 
 def _within(key: str, keys: tuple[str, ...]) -> bool:

@@ -11,12 +11,10 @@ import numpy as np
 
 from worldflux.config.env import EnvConfig
 from worldflux.core.agent import Agent
-from worldflux.envs.make import make_envs
-from worldflux.envs.tasks import TaskLayout, task_configs
 from worldflux.errors import ConfigurationError
 from worldflux.models.families import family_of_type
 from worldflux.models.world_model import WorldModel
-from worldflux.report.imagination import discount_of, errors, imagine, play
+from worldflux.report.imagination import errors, imagine, layout_of_env, play, tasks_of
 from worldflux.report.imagination_picture import draw, images_of, write_film
 from worldflux.runner.trained import TrainedRun
 
@@ -26,7 +24,7 @@ def imagine_run(
 ) -> Iterator[str]:
     """Plays greedy episodes of each task and writes into `out` how they go on in imagination, from
     every `horizon`-th step; yields lines that report it."""
-    for (env, discount), number in product(_tasks(run, agent), range(episodes)):
+    for (env, discount), number in product(tasks_of(run.env, agent), range(episodes)):
         task = f"_{env.id.replace('/', '_')}" if run.env.tasks else ""
         name = f"imagination{task}" + (f"_{number}" if episodes > 1 else "")
         yield from _imagine_episode(run, agent, env, discount, horizon, seed + number, out / name)
@@ -42,7 +40,7 @@ def _imagine_episode(
     path: Path,
 ) -> Iterator[str]:
     latent = family_of_type(run.model.model_type).latent
-    layout = _layout(run)
+    layout = layout_of_env(run.env)
     episode = play(agent, env, seed=seed, discount=discount, layout=layout, latent=latent)
     if len(episode) < 2:
         raise ConfigurationError(f"env.id={env.id}: an episode has only one step")
@@ -64,21 +62,3 @@ def _imagine_episode(
         film = path.with_name(f"{path.name}_{key}.gif" if len(keys) > 1 else f"{path.name}.gif")
         write_film(film, episode, imagination, key)
         yield f"  {film}"
-
-
-def _tasks(run: TrainedRun, agent: Agent) -> list[tuple[EnvConfig, float]]:
-    """The environment of each task of a run, and the discount that its values have."""
-    if not run.env.tasks:
-        return [(run.env, discount_of(agent.model))]
-    envs, model = task_configs(run.env), agent.model
-    discounts = getattr(model, "discounts", None) or [discount_of(model)] * len(envs)
-    return list(zip(envs, discounts, strict=True))
-
-
-def _layout(run: TrainedRun) -> TaskLayout | None:
-    """The tasks among which one of them takes its place; None with a single task."""
-    if not run.env.tasks:
-        return None
-    envs = make_envs(run.env)
-    envs.close()
-    return TaskLayout.of(envs.tasks)

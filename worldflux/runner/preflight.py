@@ -129,7 +129,7 @@ def check_environment(config: RunConfig, make: Callable[[RunConfig], VectorEnv])
 def check_recorded(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) -> Fitted:
     """The episodes of `data.path`, which fit the model and the environment, where one is named. That
     of a run which collects nothing is made to look at, and closed again."""
-    from worldflux.runner.fitting import for_recorded, recorded_for
+    from worldflux.runner.fitting import for_ends, for_recorded, recorded_for
 
     if config.env.suite == "none":
         recorded = recorded_for(config, None)
@@ -142,7 +142,8 @@ def check_recorded(config: RunConfig, make: Callable[[RunConfig], VectorEnv]) ->
     envs = make(config) if config.data.source == "mixed" else one_environment(config)
     try:
         _check_idle(config, envs)
-        fitted = Fitted(envs, _fitted(config, envs), recorded_for(config, envs))
+        recorded = recorded_for(config, envs)
+        fitted = Fitted(envs, for_ends(_fitted(config, envs), recorded), recorded)
     except BaseException:
         envs.close()
         raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from worldflux.config.data import RECORDED
+from worldflux.config.data import COLLECTING, RECORDED
 from worldflux.config.model import WorldModelConfig
 from worldflux.config.training import TrainingConfig
 from worldflux.core.agent import Agent
@@ -22,7 +22,7 @@ from worldflux.core.precision import tune_cuda
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
-from worldflux.errors import DiskError, WorldFluxError
+from worldflux.errors import CheckpointError, DiskError, WorldFluxError
 from worldflux.models.factory import make_model
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
@@ -32,6 +32,7 @@ from worldflux.runner.continuation import AUTO, check_same_run, continues
 from worldflux.runner.fitting import for_environment
 from worldflux.runner.parts import Fitted, Parts
 from worldflux.runner.preflight import check_recorded, one_environment, training_envs
+from worldflux.runner.repeat import repeating, words_of
 from worldflux.training.evaluate import Evaluation, Evaluator, GreedyEvaluator
 from worldflux.training.initial import InitialWeights
 from worldflux.training.own_callbacks import own_callbacks
@@ -125,7 +126,7 @@ def _run(
         trainer = Trainer(
             agent,
             training,
-            [*_own_callbacks(config, parts, ranks), *live.callbacks],
+            [*_own_callbacks(config, parts, ranks), *live.callbacks, *_watchers(config, ranks)],
             run_dir=folder,
             evaluator=evaluator,
             solved_return=config.env.solved_return,
@@ -146,6 +147,16 @@ def _run(
     log.info("%s", final_line(trainer, folder))
     warn_of_degradation(trainer)
     return math.nan if trainer.state.last_score is None else trainer.state.last_score
+
+
+def _watchers(config: RunConfig, ranks: Ranks) -> list[Callback]:
+    """What looks at the training beside its evaluation."""
+    if not ranks.first or config.env.suite == "none" or not config.training.model_eval_interval:
+        return []
+    from worldflux.report.imagination import layout_of_env
+    from worldflux.runner.measured import ModelMeasure
+
+    return [ModelMeasure(config.env, layout_of_env(config.env))]
 
 
 def _own_callbacks(config: RunConfig, parts: Parts, ranks: Ranks) -> list[Callback]:
@@ -259,17 +270,19 @@ def _train(trainer: Trainer, source: Source, folder: Path, resume: bool, parts: 
         raise
     finally:
         if draws:
-            _draw_curve(folder)
+            _write_report(folder)
 
 
-def _draw_curve(folder: Path) -> None:
+def _write_report(folder: Path) -> None:
     # Only now: matplotlib takes a third of a second to load.
     from worldflux.report.curves import draw_run
+    from worldflux.report.own import write_own_page
 
     try:
         draw_run(folder)
-    except OSError as error:
-        log.warning("no learning curve was drawn: %s", error)
+        write_own_page(folder, repeating(folder), words_of(folder))
+    except (OSError, CheckpointError) as error:
+        log.warning("the report is not complete: %s", error)
 
 
 def make_agent(config: WorldModelConfig, training: TrainingConfig) -> Agent:
@@ -296,7 +309,7 @@ def run_facts(config: RunConfig, model: Any) -> dict[str, Any]:
     training = config.training
     rows = training.effective_batch_size()
     updates = None
-    if config.data.source == "gym":
+    if config.data.source in COLLECTING:
         updates = updates_per_step(config.data, rows, training.sequence_length)
     return {
         "config": plain(replace(config, model=model.config)),

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from worldflux.config import run as schema
 from worldflux.config.composition import Composition
 from worldflux.config.hydra_errors import explain
-from worldflux.config.overrides import override, parse_overrides
+from worldflux.config.overrides import override, parse_overrides, typed
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
@@ -20,7 +20,6 @@ from worldflux.models.families import family_of_type
 from worldflux.search import JOURNAL
 from worldflux.search.space import Space, bounds, changed, holds, read_space
 from worldflux.search.study import Settings
-from worldflux.sweep.jobs import typed
 from worldflux.sweep.words import NAME
 
 # What the search itself decides.

@@ -19,8 +19,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import Trial
 
 from worldflux.config.files import check_yaml, read_text
+from worldflux.config.overrides import typed
 from worldflux.errors import ConfigurationError
-from worldflux.sweep.jobs import is_machine, typed
+from worldflux.sweep.jobs import is_machine
 
 Value = bool | int | float | str | None
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution

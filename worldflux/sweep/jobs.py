@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from worldflux.config.groups import is_machine
+from worldflux.config.overrides import typed
 
 SEED = "training.seed"
 # What a reader looks for first; the other keys follow in the order of the alphabet.
@@ -60,19 +61,15 @@ def rank(key: str) -> tuple[int, str]:
     return (FIRST.index(key) if key in FIRST else len(FIRST), key)
 
 
-def typed(value: Any) -> str:
-    """A value as a person would type it."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, list | dict):
-        return json.dumps(value, default=str).replace(" ", "")
-    return str(value)
-
-
 def text_of(overrides: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> str:
     """`env=dmc training.seed=0`, without the keys that are shared with others."""
     shared = shared or {}
     return " ".join(f"{k}={typed(value)}" for k, value in overrides.items() if k not in shared)
+
+
+def without_seed(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What jobs of one group have in common."""
+    return {key: value for key, value in overrides.items() if key != SEED}
 
 
 def _safe(text: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ SCHEMA = "worldflux.sweep.v1"
 FILE = "sweep.json"
 KINDS = {"name": str, "command": list, "asked": list, "jobs": dict}
 KEYS = ("name", "command", "asked", "jobs")  # of the file: a SweepRecord
+GLOB = re.compile(r"[*?[]")
 FOLDER = "multirun"  # of all sweeps, in the folder of outputs
 SWEEPS = Path("outputs") / FOLDER
 
@@ -71,6 +74,29 @@ def read_record(root: Path) -> SweepRecord:
         raise CheckpointError(f"{root} is not a sweep: it has no {FILE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def runs_named(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The folders that names or globs of runs and sweeps mean, each once, and the folders of all
+    runs in them that have begun. CheckpointError: a name means nothing."""
+    tops = list(dict.fromkeys(folder for name in names for folder in _meant(name)))
+    runs = []
+    for top in tops:
+        jobs = [top]
+        if (top / FILE).exists():
+            jobs = [top / name for name in read_record(top).jobs]
+        runs += [job for job in jobs if (job / MANIFEST).exists()]
+    return tops, list(dict.fromkeys(runs))
+
+
+def _meant(name: str) -> list[Path]:
+    if not GLOB.search(name) or Path(name).exists():
+        return [folder_of(name)]
+    paths = [Path(path) for path in sorted(glob(name, recursive=True))]
+    known = [p.resolve() for p in paths if (p / FILE).exists() or (p / MANIFEST).exists()]
+    if not known:
+        raise CheckpointError(f"no run or sweep matches {name}")
+    return known
 
 
 def folder_of(name: str) -> Path:

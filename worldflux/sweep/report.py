@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from worldflux.report.run import NONE, number
+from worldflux.config.overrides import typed
+from worldflux.report.comparison import Choices, Comparison, compare, read_runs
+from worldflux.report.run import NONE, aligned, number
 from worldflux.run_folder.disk import disk_errors, where_allowed, write_atomic
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import plain
+from worldflux.run_folder.names import MANIFEST, REPORT
 from worldflux.run_folder.state import Ending
-from worldflux.sweep.jobs import SEED, rank, text_of, typed
+from worldflux.runner.repeat import words_of
+from worldflux.sweep.jobs import SEED, rank, text_of, without_seed
 from worldflux.sweep.status import JobStatus, counts
 from worldflux.sweep.summary import Group, Summary, summarize
 
@@ -30,13 +35,27 @@ def write_report(
     ends: Mapping[Path, Ending] | None = None,
 ) -> tuple[Summary, list[Path]]:
     """The summary of the sweep in `root`, and the files it was written to. by: see `summarize`."""
-    from worldflux.report.curves import draw_sweep
+    from worldflux.report.curves import draw_comparison
 
     check_links(root)
     summary = summarize(root, by, queued, ends)
-    groups = {label(group, summary): [job.folder for job in group.jobs] for group in summary.groups}
-    picture = draw_sweep(root, groups, summary.record.name)
-    return summary, [path for path in (write_csv(summary), picture) if path is not None]
+    pictures = draw_comparison(root / REPORT, compared(summary, Choices()), summary.record.name)
+    table = write_csv(summary)
+    return summary, [*([] if table is None else [table]), *pictures]
+
+
+def compared(summary: Summary, choices: Choices) -> Comparison:
+    """The jobs of a sweep that have begun, beside each other, in the sweep's groups."""
+    runs, left_out = [], []
+    for group in summary.groups:
+        begun = [job for job in group.jobs if (job.folder / MANIFEST).exists()]
+        overrides = {job.folder: job.overrides for job in begun}
+        read, unread = read_runs([job.folder for job in begun], words_of)
+        left_out += unread
+        for run in read:
+            stratum = text_of(without_seed(overrides[run.folder]))
+            runs.append(replace(run, label=label(group, summary), stratum=stratum))
+    return compare(runs, choices, left_out)
 
 
 def text(summary: Summary) -> str:
@@ -109,11 +128,3 @@ def write_csv(summary: Summary) -> Path | None:
         write_atomic(path, file.getvalue())
         return path
     return None
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Rows of cells as lines with aligned columns; `right`: columns aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    marks = [">" if column in right else "<" for column in range(len(widths))]
-    layout = "  ".join(f"{{:{mark}{width}}}" for mark, width in zip(marks, widths, strict=True))
-    return "\n".join(f"  {layout.format(*row)}".rstrip() for row in rows)

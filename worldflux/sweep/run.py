@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from worldflux import __version__
 from worldflux.config import composition
 from worldflux.config.groups import is_machine
-from worldflux.config.overrides import command, key_of, override
+from worldflux.config.overrides import command, key_of, override, typed
 from worldflux.config.presets import conf_dir
 from worldflux.config.run import RunConfig
 from worldflux.errors import ConfigurationError
@@ -26,7 +26,7 @@ from worldflux.run_folder.manifest import read_manifest
 from worldflux.run_folder.names import MANIFEST
 from worldflux.run_folder.state import Ending, RunState
 from worldflux.runner.continuation import changes, saved_config
-from worldflux.sweep.jobs import Job, job_of, typed
+from worldflux.sweep.jobs import Job, job_of
 from worldflux.sweep.launch import Launching
 from worldflux.sweep.record import FOLDER, record_jobs
 from worldflux.sweep.report import jobs_text, text, write_report

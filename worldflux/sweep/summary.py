@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from worldflux.core.statistics import iqm, stratified_interval
+from worldflux.core.statistics import stratified_iqm
 from worldflux.errors import ConfigurationError
 from worldflux.run_folder.state import Ending, RunState
-from worldflux.sweep.jobs import SEED, rank
+from worldflux.sweep.jobs import SEED, rank, without_seed
 from worldflux.sweep.record import SweepRecord, read_record
 from worldflux.sweep.status import JobStatus, job_status, shared_overrides
 
@@ -88,11 +86,8 @@ def _score(group: Group) -> None:
     strata: dict[str, list[float]] = {}
     for job in group.jobs:
         if job.state == RunState.COMPLETED and job.score is not None:
-            stratum = repr({key: v for key, v in job.overrides.items() if key != SEED})
+            stratum = repr(without_seed(job.overrides))
             strata.setdefault(stratum, []).append(job.score)
     if not strata:
         return
-    values = list(strata.values())
-    group.score = float(np.mean([iqm(np.array(scores)) for scores in values]))
-    if max(map(len, values)) > 1:
-        group.interval = stratified_interval(values, lambda draws: np.mean(draws, axis=0))
+    group.score, group.interval = stratified_iqm(list(strata.values()))

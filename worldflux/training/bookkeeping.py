@@ -40,6 +40,7 @@ class TrainerState:
     recent_returns: list[float] = field(default_factory=list)
     last_score: float | None = None
     last_eval_step: int = -1
+    last_validation_step: int = -1
     best_score: float | None = None
     best_step: int | None = None
     elapsed: float = 0.0

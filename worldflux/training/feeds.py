@@ -117,12 +117,18 @@ class Feed:
     def mean_losses(
         self, num_batches: int, batch_size: int, *, seed: int, step: int
     ) -> dict[str, float]:
-        """Mean losses of the model, as it is after `step` updates, over batches."""
+        """Mean losses of the model, as it is after `step` updates and stays, over batches."""
         meter = Meter()
+        before = {name: value.clone() for name, value in self.model.named_buffers()}
         with isolated_rng(seed), torch.no_grad():
             for _ in range(num_batches):
                 output = self.model.loss(self.loss_batch(batch_size))
                 meter.add({"loss": output.loss, **output.components}, step)
+            for (
+                name,
+                value,
+            ) in self.model.named_buffers():  # running scales of returns follow losses
+                value.copy_(before[name])
         return meter.means()
 
     # Nothing of the data is kept with a run.

@@ -24,6 +24,7 @@ from worldflux.run_folder.disk import disk_errors
 from worldflux.run_folder.manifest import plain
 from worldflux.run_folder.names import METRICS
 from worldflux.training.loggers import Destination, Listener, make_loggers
+from worldflux.training.pictures import keep_newest
 
 
 class MetricLogger:
@@ -97,7 +98,8 @@ class MetricLogger:
         return bool(self.listeners)
 
     def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int, env_steps: int) -> None:
-        """Passes pictures on; see `Listener`."""
+        """Keeps the newest pictures as files in the run folder and passes them on; see `Listener`."""
+        keep_newest(self.path.parent, pictures)
         for listener in self.listeners if pictures else ():
             listener.pictures(pictures, step=step, env_steps=env_steps)
 

@@ -23,7 +23,15 @@ METRICS = {
     "eval/return_std": "Standard deviation of the returns of those episodes.",
     "eval/length": "Mean length of those episodes in environment steps.",
     "eval/episodes": "Number of those episodes.",
+    "validation/loss/total": "Total loss of the model on held-out recorded episodes (data.validation_fraction).",
+    "validation/loss/<key>": "Each of its parts there, under the name that the model's loss gives it.",
     "eval/return/<task>": "Mean return of the evaluation episodes of one task.",
+    "world_model/<key>/first": "Squared error of an observation, the reward or a latent after one imagined step, as a share"
+    " of that of predicting the mean (docs/measure.md).",
+    "world_model/<key>/last": "The same after 15 imagined steps.",
+    "world_model/continue/brier": "Brier score of the predicted probability that the episode goes on, over 15 imagined steps.",
+    "world_model/value/correlation": "Correlation of the value with the return that came, on episodes of the policy.",
+    "world_model/value/bias": "Mean of the value minus the return that came.",
 }
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from worldflux.run_folder.disk import disk_errors, replaced
 
 GIF_MILLISECONDS = 100
 
@@ -32,3 +37,17 @@ def encode(frames: np.ndarray, milliseconds: int = GIF_MILLISECONDS) -> bytes:
         options: dict[str, Any] = {"duration": milliseconds, "loop": 0}
         images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], **options)
     return buffer.getvalue()
+
+
+def keep_newest(folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
+    """Writes pictures into a run folder as PNG or GIF, `report/openloop_image.gif` of
+    ``report/openloop/image``, in place of those that were there."""
+    for name, picture in pictures.items():
+        place, _, title = name.partition("/")
+        frames = video_frames(picture)
+        kind = "gif" if len(frames) > 1 else "png"
+        path = folder / place / f"{re.sub('[^A-Za-z0-9._-]+', '_', title)}.{kind}"
+        with disk_errors("picture", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(path) as temporary:
+                temporary.write_bytes(encode(frames))

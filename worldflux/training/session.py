@@ -137,6 +137,18 @@ class TrainingSession:
         if self._progress is not None:
             self._progress.update(replace(self.progress(), phase=phase), force=True)
 
+    @contextmanager
+    def pausing(self, phase: str) -> Iterator[None]:
+        """Something else is done meanwhile, which counts as no time of training; phase: what."""
+        self._show(phase)
+        with self.books.clock.pause():
+            yield
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Logs numbers at the present update."""
+        at = {"step": self.state.global_step, "env_steps": self.state.env_steps}
+        self.folder.logger.scalars(metrics, **at)
+
     def checkpoint(self) -> Checkpoint:
         """Everything that a run needs to continue, but the recorded steps."""
         return self.checkpointing.checkpoint(self.source)

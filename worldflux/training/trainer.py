@@ -20,6 +20,9 @@ from worldflux.training.seed import EVALUATION, derive_seed
 from worldflux.training.session import TrainingSession
 from worldflux.training.signals import StopSignals
 
+VALIDATION_BATCHES = 10
+VALIDATION = {"loss": "total"}  # other names of losses in metrics.jsonl
+
 log = logging.getLogger("worldflux.training")
 
 
@@ -155,11 +158,12 @@ class Trainer(TrainingSession):
 
     def _evaluate(self, again: bool = False) -> None:
         """again: plays other episodes than the first evaluation of this update."""
+        if self.source is not None:  # the one process that evaluates waits for the others' steps
+            self._note_episodes(self.source, self.source.settle())
+        self._validate()
         if self.evaluator is None:
             return
         self.books.meter.check()
-        if self.source is not None:
-            self._note_episodes(self.source, self.source.settle())
         if not self._stop.received:
             self._show("evaluating")
             seed = derive_seed(self.config.seed, EVALUATION, self.state.global_step, *[1] * again)
@@ -172,6 +176,21 @@ class Trainer(TrainingSession):
                 self._inputs,
                 should_stop=lambda: self._stop.received is not None,
             )
+
+    def _validate(self) -> None:
+        """Logs the model's losses on the episodes that the source holds out, once for an update."""
+        held_out, state = getattr(self.source, "held_out", None), self.state
+        if held_out is None or self._stop.received or not self.ranks.first:
+            return
+        if state.last_validation_step == state.global_step:
+            return
+        self._show("validating")
+        with self.books.clock.pause():
+            batches = held_out.batches(VALIDATION_BATCHES, self.config.batch_size)
+            means = self.evaluate(batches, VALIDATION_BATCHES)
+        metrics = {f"validation/loss/{VALIDATION.get(key, key)}": x for key, x in means.items()}
+        self.folder.logger.scalars(metrics, step=state.global_step, env_steps=state.env_steps)
+        state.last_validation_step = state.global_step
 
     def evaluate(self, data: Recorded, num_batches: int = 10) -> dict[str, float]:
         """Mean losses of the world model over batches of data, without training on them."""

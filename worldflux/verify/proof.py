@@ -10,14 +10,14 @@ import numpy as np
 
 from worldflux.core.statistics import iqm, stratified_interval
 from worldflux.errors import ConfigurationError
-from worldflux.report.curves import series
 from worldflux.report.published import (
-    EPISODES,
+    EVALUATIONS,
     PublishedScores,
     PublishedTask,
     published_scores,
     published_task,
 )
+from worldflux.report.returns import NEWEST, curve
 from worldflux.run_folder.manifest import degrading, read_manifest
 from worldflux.run_folder.metrics import read_metrics
 
@@ -25,7 +25,6 @@ BETTER, AT_PAR, WORSE, UNKNOWN = "better", "at par", "worse", "not enough eviden
 # Below three seeds a resampled interval is about the seeds, not about the method.
 FEWEST_SEEDS = 3
 MARGIN = 0.05  # of the published interquartile mean: as good as equal
-NEWEST = 10  # training episodes whose mean is a score
 
 
 @dataclass
@@ -106,14 +105,14 @@ def score_at(run: Path, manifest: dict[str, Any], published: PublishedScores) ->
     Training episodes: the mean of the newest ones until then, at least NEWEST and at least one of
     each environment. Evaluations: linear between the two around it. None where there are none.
     """
-    records = read_metrics(run)
-    name = "episode/return" if published.score_of == EPISODES else "eval/return"
-    steps, values = (series(records, name) * [manifest["env"]["action_repeat"], 1]).T
-    if name == "eval/return":
+    window = max(NEWEST, manifest["env"]["num_envs"])
+    points = curve(read_metrics(run), published.score_of, window=window)
+    steps, values = (points * [manifest["env"]["action_repeat"], 1]).T
+    if published.score_of == EVALUATIONS:
         inside = len(steps) > 0 and steps[0] <= published.steps <= steps[-1]
         return float(np.interp(published.steps, steps, values)) if inside else None
-    before = values[steps <= published.steps][-max(NEWEST, manifest["env"]["num_envs"]) :]
-    return float(before.mean()) if len(before) else None
+    before = values[steps <= published.steps]
+    return float(before[-1]) if len(before) else None
 
 
 def judge(proof: Proof, margin: float) -> Proof:

@@ -16,14 +16,18 @@ from worldflux.core.agent import Agent, Carry, Entries
 from worldflux.core.statistics import difference_interval, mean, stratified_interval
 from worldflux.data.collect import random_actions
 from worldflux.errors import CheckpointError, WorldFluxError
+from worldflux.report.imagination import layout_of_env, tasks_of
+from worldflux.report.measurement import Measurement
 from worldflux.run_folder.checkpoint import CheckpointStore, read_checkpoint
 from worldflux.run_folder.links import check_links
 from worldflux.run_folder.manifest import classification, degrading, is_as_written, read_manifest
 from worldflux.run_folder.names import CHECKPOINTS, MANIFEST, METRICS
 from worldflux.run_folder.state import RunState, run_state
+from worldflux.runner.measured import GREEDY, HORIZON, measured
 from worldflux.runner.trained import TrainedRun, open_run
 from worldflux.training.evaluate import Evaluation, GreedyEvaluator
 
+MODEL_EPISODES = 5  # on which the model is measured, at most
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 # A right run fails the comparison with its own record in one of a hundred verifications.
 REPRODUCED = 0.99
@@ -60,7 +64,7 @@ def check(name: str, passed: bool | None, finding: str) -> Check:
 
 @dataclass
 class Quick:
-    """All findings about one run."""
+    """All findings about one run. model: how good its world model is, by task; it is no check."""
 
     run: Path
     manifest: dict[str, Any]
@@ -68,6 +72,7 @@ class Quick:
     episodes: Evaluation | None = None
     random_episodes: Evaluation | None = None
     checkpoint: str | None = None
+    model: dict[str, Measurement] = field(default_factory=dict)
 
 
 class RandomPolicy:
@@ -125,7 +130,30 @@ def verify_quick(
     assert quick.episodes is not None and quick.random_episodes is not None  # nothing stops them
     quick.checks.append(check_reproduced(folder, run.checkpoint, quick.episodes))
     quick.checks.append(check_beats_random(quick.episodes, quick.random_episodes))
+    few = min(episodes, MODEL_EPISODES)
+    progress(f"measuring the world model on {few} more episodes")
+    quick.model = measured_model(run, agent, few, seed + episodes)
     return quick
+
+
+def measured_model(
+    run: TrainedRun, agent: Agent, episodes: int, seed: int
+) -> dict[str, Measurement]:
+    """The world model on episodes of the policy, by task."""
+    layout = layout_of_env(run.env)
+    made = {}
+    for env, discount in tasks_of(run.env, agent):
+        (made[env.id],) = measured(
+            agent,
+            env,
+            episodes=episodes,
+            horizon=HORIZON,
+            seed=seed,
+            discount=discount,
+            layout=layout,
+            policies=(GREEDY,),
+        )
+    return made
 
 
 def check_status(folder: Path, manifest: Mapping[str, Any]) -> Check:

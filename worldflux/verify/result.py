@@ -46,6 +46,7 @@ def quick_result(quick: Quick, seconds: float) -> dict[str, Any]:
         "baseline_mean": baseline,
         "elapsed_seconds": seconds,
         "protocol_version": PROTOCOL,
+        "model": {task: dataclasses.asdict(one) for task, one in quick.model.items()},
         "checks": [dataclasses.asdict(check) for check in quick.checks],
         "stats": {
             "sample_size": len(scores),

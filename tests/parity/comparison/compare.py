@@ -14,6 +14,8 @@ from torch import Tensor
 
 from worldflux.errors import ConfigurationError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -195,8 +197,12 @@ class Computation:
 
     dtype: torch.dtype = torch.float32
     compile: bool = False
+    device: torch.device = CPU
+
+    def eager(self) -> Computation:
+        return replace(self, compile=False)
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """A tensor of the array; floats get the type of the computation."""
-        value = torch.from_numpy(np.array(array))
+        """A tensor of the array on the device; floats get the type of the computation."""
+        value = torch.from_numpy(np.array(array)).to(self.device)
         return value.to(self.dtype) if value.is_floating_point() else value

@@ -6,13 +6,13 @@ import glob
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from worldflux.config.spaces import Space
+from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.data.recorded import minari, run_replay
 from worldflux.data.recorded.encoding import View
 from worldflux.data.recorded.parts import Episodes
@@ -37,15 +37,17 @@ def _suffix(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.suffix.lower() in suffixes and not path.is_dir()
 
 
+LOOKED_AT = 8  # episodes of a task, for the actions that they use
 HERE = "worldflux.data.recorded"
 FORMATS = {
     "Minari": Format(f"{HERE}.minari", lambda path: minari.folder_of(path) is not None),
     "run": Format(f"{HERE}.run_replay", lambda path: run_replay.run_of(path) is not None),
     ".npz": Format(f"{HERE}.npz", _suffix(".npz")),
     "HDF5": Format(f"{HERE}.hdf5", _suffix(".hdf5", ".h5", ".hdf")),
+    "TensorDict": Format(f"{HERE}.tensordict_file", _suffix(".pt")),
     "Parquet": Format(f"{HERE}.parquet", _suffix(".parquet")),
 }
-READABLE = "an .npz, HDF5 or Parquet file, a Minari dataset or a run with a replay"
+READABLE = "an .npz, HDF5, Parquet or .pt file, a Minari dataset or a run with a replay"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,33 @@ class RecordedSet:
     def steps(self) -> int:
         """Actions that were taken in all."""
         return int((self.lengths - 1).sum())
+
+    def terminates(self) -> bool:
+        """Whether the task itself ended an episode."""
+        return any(part.terminates() for part in self.parts)
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Several tasks, where the observation key ``task`` numbers them: each with the actions that
+        some of its episodes use, the first of which take fewer than all; nothing: there is one."""
+        space = self.obs_spaces.get(TASK_KEY)
+        others = [one for key, one in self.obs_spaces.items() if key != TASK_KEY]
+        if space is None or space.classes[:1] < (2,) or len(others) != 1:
+            return ()
+        widths, lengths = [1] * space.classes[0], [0] * space.classes[0]
+        looked = [0] * space.classes[0]
+        for part, episode in self.episodes:
+            one, rows = self.parts[part], int(self.parts[part].lengths[episode])
+            number = int(one.read(int(episode), 0, 1)[TASK_KEY][0])
+            lengths[number] = max(lengths[number], rows - 1)
+            if looked[number] < LOOKED_AT:
+                looked[number] += 1
+                used = np.flatnonzero(one.read(int(episode), 0, rows)["action"].any(0))
+                widths[number] = max(widths[number], int(used.max(initial=0)) + 1)
+        dim = others[0].size
+        return tuple(
+            Task(f"task_{number}", dim, width, length or None)
+            for number, (width, length) in enumerate(zip(widths, lengths, strict=True))
+        )
 
     def digest(self) -> str:
         """By which a run that goes on knows its data again, wherever it lies now."""
@@ -120,6 +149,7 @@ def open_recorded(paths: Sequence[str], view: View | None = None) -> RecordedSet
         if not read:
             raise BufferError(f"{path}: it holds no steps")
         parts += read
+    _number_tasks(parts)
     first = parts[0]
     for part in parts[1:]:
         for what in ("obs_spaces", "action_spaces"):
@@ -130,6 +160,15 @@ def open_recorded(paths: Sequence[str], view: View | None = None) -> RecordedSet
                     f"must name files of the same spaces: {text}", key="data.path"
                 )
     return RecordedSet(tuple(map(str, chosen)), tuple(parts))
+
+
+def _number_tasks(parts: Sequence[Episodes]) -> None:
+    """A file of several tasks may hold some of them: their number is that of the whole set."""
+    of_tasks = [part.obs_spaces.get(TASK_KEY) for part in parts]
+    counts = [space.classes[0] for space in of_tasks if space is not None and space.classes]
+    for part, space in zip(parts, of_tasks, strict=True):
+        if space is not None and space.classes:
+            part.obs_spaces = {**part.obs_spaces, TASK_KEY: replace(space, classes=(max(counts),))}
 
 
 def format_of(path: Path) -> str:

@@ -52,6 +52,13 @@ class Episodes(ABC):
     def action_dim(self) -> int:
         return flat_action_dim(self.action_spaces)
 
+    def terminates(self) -> bool:
+        """Whether the task itself ended an episode."""
+        ends = (int(rows) - 1 for rows in self.lengths)
+        return any(
+            self.read(episode, end, end + 1)["is_terminal"][0] for episode, end in enumerate(ends)
+        )
+
     def digest(self) -> str:
         """A checksum of the lengths, and of some rows of the first, the last and episodes between."""
         sha = hashlib.sha256(np.asarray(self.lengths, "<i8").tobytes())
@@ -77,12 +84,15 @@ class StepColumns(Episodes):
         is_first: np.ndarray,
     ) -> None:
         self.name, self.obs_spaces, self.action_spaces = name, obs_spaces, action_spaces
-        self._columns = columns
+        self._columns, self._rows = columns, len(is_first)
         begins = np.flatnonzero(is_first)
         if len(is_first) and (not len(begins) or begins[0]):
             begins = np.concatenate([[0], begins])  # the rest of an episode whose start is gone
         self._begins = begins
         self.lengths = np.diff(begins, append=len(is_first))
+
+    def terminates(self) -> bool:
+        return bool(self._columns["is_terminal"](0, self._rows).any())
 
     def read(self, episode: int, start: int, stop: int) -> Steps:
         begin, rows = int(self._begins[episode]), int(self.lengths[episode])
@@ -118,6 +128,9 @@ class Transitions(Episodes):
         self.name, self.obs_spaces, self.action_spaces = name, obs_spaces, action_spaces
         self._counts, self._terminated, self._get, self._final = counts, terminated, get, final
         self.lengths = counts + 1 if final else counts + np.asarray(terminated, np.int64)
+
+    def terminates(self) -> bool:
+        return bool(np.any(self._terminated))
 
     def read(self, episode: int, start: int, stop: int) -> Steps:
         count, rows = int(self._counts[episode]), int(self.lengths[episode])

@@ -11,6 +11,7 @@ from worldflux.config.model import LAYERS, LatentType, WorldModelConfig
 from worldflux.config.options import ENVIRONMENT, option
 from worldflux.config.spaces import TASK_KEY, Space, Task
 from worldflux.models.tdmpc2.official.names import OFFICIAL_NAMES
+from worldflux.models.tdmpc2.official.tasks import official_tasks
 
 OPTIONAL = "termination."  # weights that a model has only if it is episodic
 
@@ -186,6 +187,16 @@ class TDMPC2Config(WorldModelConfig):
     @property
     def multitask(self) -> bool:
         return self.num_tasks > 1
+
+    @staticmethod
+    def known_tasks(tasks: Sequence[Task]) -> Sequence[Task]:
+        """Those of recorded data under the names of the official sets, where they are of one."""
+        official = official_tasks(len(tasks))
+        if official is None:
+            return tasks
+        pairs = zip(tasks, official, strict=True)
+        wide = all(ours.action_dim <= known.action_dim for ours, known in pairs)
+        return official if wide else tasks
 
     def of_weights(self, names: Collection[str]) -> TDMPC2Config:
         episodic = any(name.startswith(OPTIONAL) for name in names)

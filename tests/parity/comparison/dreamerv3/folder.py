@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tests.parity.comparison.compare import Comparison, Computation, Recorded, compare
 from tests.parity.comparison.dreamerv3.official import to_official
@@ -53,22 +52,22 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def compare_folder(
-    folder: Path, *, dtype: torch.dtype = torch.float32, compile: bool = False
-) -> Comparison:
+def compare_folder(folder: Path, how: Computation) -> Comparison:
     """Compares every number of a folder; see the README of such folders for its format.
 
-    dtype: what our model computes in. compile: whole updates are compiled as in training (single
-    components, acting and imports are not compiled there either). Raises ConfigurationError or CheckpointError for folders that cannot be read or set up.
+    how: compiled are whole updates, as in training (single components, acting and imports are not
+    compiled there either). Raises ConfigurationError or CheckpointError for folders that cannot be
+    read or set up.
     """
     comparison, kind = Comparison(), kind_of(folder)
     check_files(folder, kind, comparison)
-    if kind == "units":
-        compare_units(folder, comparison, dtype)
-    elif kind == "set":
-        compare_set(folder, comparison, dtype, compile)
-    else:
-        compare_checkpoint(folder, comparison, dtype)
+    with how.device:
+        if kind == "units":
+            compare_units(folder, comparison, how)
+        elif kind == "set":
+            compare_set(folder, comparison, how)
+        else:
+            compare_checkpoint(folder, comparison, how.eager())
     return comparison
 
 
@@ -83,16 +82,16 @@ def check_files(folder: Path, kind: str, comparison: Comparison) -> None:
             comparison.fail(name, "no such file is known")
 
 
-def compare_set(folder: Path, comparison: Comparison, dtype: torch.dtype, compile: bool) -> None:
+def compare_set(folder: Path, comparison: Comparison, how: Computation) -> None:
     config = read_config(folder / "config.json")
-    subject = Subject(config, Computation(dtype))
+    subject = Subject(config, how.eager())
     load_official(subject.model, Recorded.load(folder / "params.npz").arrays)
     compare_settings(config, subject, comparison)
     compare_parts(subject, Recorded.load(folder / "parts.npz", "parts/"), comparison)
-    compare_training(Subject(config, Computation(dtype, compile)), folder, comparison)
+    compare_training(Subject(config, how), folder, comparison)
 
 
-def compare_checkpoint(folder: Path, comparison: Comparison, dtype: torch.dtype) -> None:
+def compare_checkpoint(folder: Path, comparison: Comparison, how: Computation) -> None:
     """Imports the checkpoint, loads the model folder that was written and compares with it."""
     expected = folder / "expected"
     check_files(expected, "expected", comparison)
@@ -101,7 +100,7 @@ def compare_checkpoint(folder: Path, comparison: Comparison, dtype: torch.dtype)
         import_checkpoint(folder / "logdir", Path(temporary) / "model")
         model = DreamerV3.from_pretrained(Path(temporary) / "model")
     compare_weights(model, folder / "logdir", comparison)
-    subject = Subject(config, Computation(dtype), model)
+    subject = Subject(config, how, model)
     compare_settings(config, subject, comparison)
     compare_parts(subject, Recorded.load(expected / "parts.npz", "parts/"), comparison)
 

@@ -53,7 +53,7 @@ class Subject:
         self.action_spaces: dict[str, Space] = {
             key: action_space(entry) for key, entry in sorted(config["act"].items())
         }
-        self.dtype, self.tensor = how.dtype, how.tensor
+        self.dtype, self.device, self.tensor = how.dtype, how.device, how.tensor
         if model is None:
             model = DreamerV3(
                 config_from_official(
@@ -63,9 +63,11 @@ class Subject:
                     replay_context=config["context"],
                 )
             )
-        self.model = model.to(how.dtype)
+        self.model = model.to(how.device, how.dtype)
         training = TrainingConfig(
-            **training_from_official(config["agent"]), device="cpu", compile_model=how.compile
+            **training_from_official(config["agent"]),
+            device=str(how.device),
+            compile_model=how.compile,
         )
         self.agent = DreamerV3Agent(self.model, training)
 
@@ -74,7 +76,7 @@ class Subject:
         steps = {}
         for key, array in arrays.items():
             if key in self.obs_spaces and self.obs_spaces[key].image:
-                image = torch.from_numpy(from_official_image(array))
+                image = torch.from_numpy(from_official_image(array)).to(self.device)
                 # Our own scaling of bytes gives float32; other types take images in [0, 1].
                 steps[key] = image if self.dtype == torch.float32 else image.to(self.dtype) / 255
             else:

@@ -33,11 +33,11 @@ NORMALIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def compare_units(folder: Path, comparison: Comparison, dtype: torch.dtype) -> None:
+def compare_units(folder: Path, comparison: Comparison, how: Computation) -> None:
     """Adds a row for every case of a units folder."""
     recorded = Recorded.load(folder / "units.npz", "units/")
     settings = read_config(folder / "units.json")
-    Units(recorded, comparison, dtype, settings.pop("optim", {})).run()
+    Units(recorded, comparison, how, settings.pop("optim", {})).run()
     comparison.finish(recorded)
     compare_flow(settings, comparison)
 
@@ -49,11 +49,11 @@ class Units:
         self,
         recorded: Recorded,
         comparison: Comparison,
-        dtype: torch.dtype,
+        how: Computation,
         variants: dict[str, dict[str, Any]],
     ):
-        self.recorded, self.comparison, self.dtype = recorded, comparison, dtype
-        self.tensor = Computation(dtype).tensor
+        self.recorded, self.comparison = recorded, comparison
+        self.dtype, self.tensor = how.dtype, how.tensor
         self.variants = variants
 
     def run(self) -> None:

@@ -39,21 +39,25 @@ FILES = (
 OPTIONAL = ("agent_oldformat.pt", "float32_vs_float64.json")
 
 
-def compare_folder(
-    folder: Path, *, dtype: torch.dtype = torch.float32, compile: bool = False
-) -> Comparison:
+def compare_folder(folder: Path, how: Computation) -> Comparison:
     """Compares every number of a folder; see the README of such folders for its format.
 
-    dtype: what our model computes in. compile: compiles update and planner as training does.
-    Raises ConfigurationError or CheckpointError for folders that cannot be read or set up.
+    how: compiled are update and planner, as in training. Raises ConfigurationError or
+    CheckpointError for folders that cannot be read or set up.
     """
     if not (folder / "weights.npz").is_file():
         raise ConfigurationError(f"{folder} holds no weights.npz: it is no TD-MPC2 folder")
     comparison = Comparison()
     check_files(folder, comparison)
+    with how.device:
+        _compare(folder, how, comparison)
+    return comparison
+
+
+def _compare(folder: Path, how: Computation, comparison: Comparison) -> None:
     config = {name: value.tolist() for name, value in flatten_json(folder / "config.json").items()}
     doubles = Doubles.of(folder)
-    subject = Subject(config, Computation(dtype, compile))
+    subject = Subject(config, how)
     load_official(subject.model, Recorded.load(folder / "weights.npz").arrays)
     compare_settings(subject, comparison)
     if (folder / "forward.npz").is_file():
@@ -66,9 +70,8 @@ def compare_folder(
         Update(subject, folder, doubles, comparison).run()
     for name in ("agent.pt", "agent_oldformat.pt"):
         if (folder / name).is_file():
-            compare_checkpoint(folder, name, config, doubles, comparison, dtype)
+            compare_checkpoint(folder, name, config, doubles, comparison, how.eager())
     comparison.finish(doubles)
-    return comparison
 
 
 def check_files(folder: Path, comparison: Comparison) -> None:
@@ -88,7 +91,7 @@ def compare_checkpoint(
     config: dict[str, object],
     doubles: Doubles,
     comparison: Comparison,
-    dtype: torch.dtype,
+    how: Computation,
 ) -> None:
     """Imports a checkpoint, loads the model folder that was written and compares with it."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -98,7 +101,7 @@ def compare_checkpoint(
     compare_weights(model, folder / name, comparison)
     if not (folder / "checkpoint_io.npz").is_file():
         return
-    subject = Subject(config, Computation(dtype), model)
+    subject = Subject(config, how, model)
     recorded = Recorded.load(folder / "checkpoint_io.npz", f"{name}/checkpoint_io/")
     compare_checkpoint_io(subject, recorded, doubles, comparison)
     comparison.finish(recorded)

@@ -74,7 +74,7 @@ class Planning:
         expected = self.recorded[labels[0]]
         place = int(self.recorded[labels[1]])
         prefix = self.recorded.prefix
-        ours = np.sort(elites.numpy(), -1)
+        ours = np.sort(elites.cpu().numpy(), -1)
         rows = self.comparison.rows
         rows.append(compare(prefix + labels[0], np.sort(expected, -1), ours, 0.0))
         acting = float(elites[-1, chosen])

@@ -101,7 +101,7 @@ class Subject:
         if model is None:
             fields = {ours: config[theirs] for theirs, ours in FIELDS.items()}
             model = TDMPC2(TDMPC2Config(obs_shape=(config["obs_dim"],), **fields))
-        self.model = model.to(how.dtype)
+        self.model = model.to(how.device, how.dtype)
         bins = torch.linspace(config["vmin"], config["vmax"], config["num_bins"], dtype=how.dtype)
         self.model.bins.copy_(bins)  # the model's own were rounded to float32
         training = {ours: config[theirs] for theirs, ours in TRAINING.items()}
@@ -111,7 +111,7 @@ class Subject:
                 **training,
                 sequence_length=config["horizon"],
                 optimizer="adam",
-                device="cpu",
+                device=str(how.device),
                 compile_model=how.compile,
             ),
         )
@@ -231,7 +231,9 @@ class Twice:
         self, recorded: Recorded, key: str, ours: Tensor | np.ndarray | float, tolerance: float
     ) -> None:
         expected = recorded[key].astype(np.float64)
-        value = ours.detach().double().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
+        value = (
+            ours.detach().double().cpu().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
+        )
         size = 1 + np.abs(expected)
         scaled = value / size if value.shape == expected.shape else value
         label = recorded.prefix + key

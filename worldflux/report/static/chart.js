@@ -1,4 +1,5 @@
-// A line chart in SVG: readable axes, and the values under the pointer or the arrow keys.
+// A line chart in SVG: readable axes, the values under the pointer or the arrow keys, and a part of it
+// enlarged: drag over it, pinch, or + and -; a double click, or 0, shows all of it again.
 
 const NS = "http://www.w3.org/2000/svg";
 let charts = 0;
@@ -72,27 +73,42 @@ function nearest(points, x) {
   return low > 0 && x - points[low - 1][0] < points[low][0] - x ? low - 1 : low;
 }
 
+/** The points between two x, and one more on each side, to which the line goes. */
+function within(points, [low, high]) {
+  const first = points.findIndex((p) => p[0] >= low);
+  if (first < 0) return points.slice(-1);
+  const after = points.findIndex((p) => p[0] > high);
+  return points.slice(Math.max(0, first - 1), after < 0 ? points.length : after + 1);
+}
+
 export class Chart {
   /** label: what a screen reader calls it. names: of both axes (small charts have none).
    * robust: the axis follows most of the points, not a single outlier. */
   constructor(element, { label, xName = "", yName = "", robust = false, empty = "Nothing yet" }) {
-    Object.assign(this, { element, label, xName, yName, robust, series: [], time: false, goal: null });
+    Object.assign(this, { element, label, xName, yName, robust, series: [], time: false, goal: null, view: null });
     this.id = `plot${charts++}`;
     this.svg = node(element, "svg", { tabindex: 0, role: "img" });
     this.tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
     this.blank = Object.assign(document.createElement("p"), { className: "empty", textContent: empty });
-    element.append(this.tip, this.blank);
+    this.all = Object.assign(document.createElement("button"), { className: "all", type: "button", textContent: "Show all", hidden: true });
+    this.all.addEventListener("click", () => this.zoom(null));
+    element.append(this.tip, this.blank, this.all);
     this.cursor = null;
-    this.svg.addEventListener("pointermove", (event) => this.hover(event.offsetX));
+    this.touches = new Map(); // pointers that are down -> where they are and where they went down
+    this.svg.addEventListener("pointerdown", (event) => this.press(event));
+    this.svg.addEventListener("pointermove", (event) => this.move(event));
+    for (const name of ["pointerup", "pointercancel"]) this.svg.addEventListener(name, (event) => this.release(event));
+    this.svg.addEventListener("dblclick", () => this.zoom(null));
     this.svg.addEventListener("pointerleave", () => this.hover(null));
     this.svg.addEventListener("blur", () => this.hover(null));
     this.svg.addEventListener("keydown", (event) => this.step(event));
     new ResizeObserver(() => this.draw()).observe(element);
   }
 
-  /** series: {name, tone, points [[x, y, low?, high?]] sorted by x, dots, marks, band, quiet}. */
-  update(series, { xName = this.xName, time = false, goal = null } = {}) {
-    Object.assign(this, { series, xName, time, goal });
+  /** series: {name, tone, points [[x, y, low?, high?]] sorted by x, dots, marks, band, quiet, faint, dashed}.
+   * quiet: only dots, without a value under the pointer; faint: a thin line without one. */
+  update(series, { xName = this.xName, time = false, goal = null, goalName = "solved at" } = {}) {
+    Object.assign(this, { series, xName, time, goal, goalName });
     this.draw();
   }
 
@@ -100,16 +116,18 @@ export class Chart {
 
   range() {
     const xs = this.series.flatMap((s) => (s.points.length ? [s.points[0][0], s.points.at(-1)[0]] : []));
-    let ys = this.series.flatMap((s) => s.points.flatMap((p) => (s.band ? [p[2], p[3]] : [p[1]])));
+    this.whole = [Math.min(...xs), Math.max(...xs)];
+    const seen = (s) => (this.view ? within(s.points, this.view) : s.points);
+    let ys = this.series.flatMap((s) => seen(s).flatMap((p) => (s.band ? [p[2], p[3]] : [p[1]])));
     ys = ys.filter(Number.isFinite).sort((a, b) => a - b);
     // A far goal would flatten the curve; it comes into sight with the returns.
     this.near = this.goal !== null && ys.length > 0 && ys.at(-1) > 0.4 * this.goal;
-    if (this.near) ys.push(this.goal);
-    let [low, high] = [Math.min(ys[0], ys.at(-1)), Math.max(ys[0], ys.at(-1))];
+    let [low, high] = [ys[0], ys.at(-1)];
     if (this.robust && ys.length > 20) [low, high] = [ys[Math.floor(ys.length * 0.01)], ys[Math.floor(ys.length * 0.97)]];
+    if (this.near) [low, high] = [Math.min(low, this.goal), Math.max(high, this.goal)];
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
     const floor = low >= 0 && low < (high - low) * 0.3 ? 0 : low - pad;
-    const x = [Math.min(...xs), Math.max(...xs)];
+    const x = this.view ?? this.whole;
     return { x: x[0] === x[1] ? [x[0] - 1, x[1] + 1] : x, y: [floor, high + pad] };
   }
 
@@ -117,6 +135,7 @@ export class Chart {
     const { width, height } = this.element.getBoundingClientRect();
     const filled = this.series.some((s) => s.points.length);
     this.blank.hidden = filled;
+    this.all.hidden = !this.view;
     this.svg.replaceChildren();
     this.svg.setAttribute("aria-label", this.describe());
     if (!filled || width < 50) return;
@@ -154,29 +173,71 @@ export class Chart {
     node(this.svg, "text", { class: "axis-name", x: frame.left - 8, y: frame.top - 14, "text-anchor": "end" }, this.yName);
     if (this.near) {
       node(this.svg, "line", { class: "goal", x1: frame.left, x2: frame.right, y1: Y(this.goal), y2: Y(this.goal) });
-      node(this.svg, "text", { class: "goal-name", x: frame.left + 6, y: Y(this.goal) - 6 }, `solved at ${compact(this.goal)}`);
+      node(this.svg, "text", { class: "goal-name", x: frame.left + 6, y: Y(this.goal) - 6 }, `${this.goalName} ${compact(this.goal)}`);
     }
   }
 
-  line(parent, { points, tone, dots, marks, band, quiet }) {
+  line(parent, { points, tone, dots, marks, band, quiet, faint, dashed }) {
     const { X, Y } = this;
-    const at = points.filter((p) => Number.isFinite(p[1])).map((p) => [X(p[0]), Y(p[1]), p]);
+    const at = (this.view ? within(points, this.view) : points).filter((p) => Number.isFinite(p[1])).map((p) => [X(p[0]), Y(p[1]), p]);
     if (band && at.length) {
       const upper = at.map(([px, , p]) => [px, Y(p[3])]);
       const lower = at.map(([px, , p]) => [px, Y(p[2])]).reverse();
-      node(parent, "path", { class: "band", d: `${path([...upper, ...lower])}Z` });
+      node(parent, "path", { class: `band ${tone}`, d: `${path([...upper, ...lower])}Z` });
     }
     if (dots) {
       const round = at.map(([px, py]) => `M${px.toFixed(1)} ${py.toFixed(1)}m-1.7 0a1.7 1.7 0 1 0 3.4 0a1.7 1.7 0 1 0-3.4 0`).join("");
-      node(parent, "path", { class: "dots", d: round, opacity: Math.min(0.55, Math.max(0.16, 40 / at.length)) });
+      node(parent, "path", { class: `dots ${tone}`, d: round, opacity: Math.min(0.55, Math.max(0.16, 40 / at.length)) });
     }
-    if (!quiet && at.length > 1) node(parent, "path", { class: `line ${tone} ${this.small ? "thin" : ""}`, d: path(at) });
-    if (marks || at.length === 1) for (const [px, py] of at) node(parent, "circle", { class: marks ? "marks" : `at ${tone}`, cx: px, cy: py, r: at.length > 60 ? 2 : 3.5 });
+    if (!quiet && at.length > 1) node(parent, "path", { class: ["line", tone, this.small && "thin", faint && "faint", dashed && "dashed"].filter(Boolean).join(" "), d: path(at) });
+    if (marks || (at.length === 1 && !faint)) for (const [px, py] of at) node(parent, "circle", { class: `${marks ? "marks" : "at"} ${tone}`, cx: px, cy: py, r: at.length > 60 ? 2 : 3.5 });
   }
 
   describe() {
-    const parts = this.series.filter((s) => !s.quiet && s.points.length);
+    const parts = this.series.filter((s) => !s.quiet && !s.faint && s.points.length);
     return `${this.label}. ${parts.map((s) => `${s.name}: ${compact(s.points.at(-1)[1])}`).join(", ") || "nothing yet"}`;
+  }
+
+  press(event) {
+    this.svg.setPointerCapture(event.pointerId);
+    this.touches.set(event.pointerId, { from: event.offsetX, at: event.offsetX });
+    const xs = [...this.touches.values()].map((t) => t.at);
+    if (xs.length === 2 && this.frame) this.pinched = xs.map((offset) => this.valueAt(offset)).sort((a, b) => a - b);
+  }
+
+  move(event) {
+    const touch = this.touches.get(event.pointerId);
+    if (touch) touch.at = event.offsetX;
+    if (this.touches.size === 2) this.pinch();
+    else this.hover(event.offsetX);
+  }
+
+  release(event) {
+    const touch = this.touches.get(event.pointerId);
+    const alone = this.touches.size === 1;
+    this.touches.delete(event.pointerId);
+    if (event.type === "pointerup" && alone && event.pointerType !== "touch" && this.frame && touch && Math.abs(touch.at - touch.from) > 8) {
+      this.zoom([touch.from, touch.at].map((offset) => this.valueAt(offset)).sort((a, b) => a - b));
+    } else if (this.overlay) this.show();
+  }
+
+  /** What was between two fingers stays between them. */
+  pinch() {
+    const [a, b] = [...this.touches.values()].map((t) => t.at).sort((one, other) => one - other);
+    if (!this.pinched || b - a < 12) return;
+    const scale = (this.pinched[1] - this.pinched[0]) / (b - a);
+    const low = this.pinched[0] - (a - this.frame.left) * scale;
+    this.zoom([low, low + (this.frame.right - this.frame.left) * scale]);
+  }
+
+  /** Shows the part between two x; null: all of it. */
+  zoom(view) {
+    if (view && this.whole) {
+      const [low, high] = [Math.max(view[0], this.whole[0]), Math.min(view[1], this.whole[1])];
+      view = high - low > 0 && high - low < (this.whole[1] - this.whole[0]) * 0.999 ? [low, high] : null;
+    }
+    this.view = view;
+    this.draw();
   }
 
   hover(offset) {
@@ -186,9 +247,15 @@ export class Chart {
 
   step(event) {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const factor = { "+": 0.5, "-": 2, 0: Infinity }[event.key];
+    if (factor && this.frame) {
+      const half = ((this.extent[1] - this.extent[0]) * factor) / 2;
+      const middle = this.cursor === null ? (this.extent[0] + this.extent[1]) / 2 : this.valueAt(this.cursor);
+      this.zoom(Number.isFinite(half) ? [middle - half, middle + half] : null);
+    }
     if (!move || !this.frame) return;
     event.preventDefault();
-    const points = this.series.findLast((s) => !s.quiet && s.points.length).points;
+    const points = this.series.findLast((s) => !s.quiet && !s.faint && s.points.length).points;
     const now = this.cursor === null ? points.length - 1 : nearest(points, this.valueAt(this.cursor)) + move;
     this.hover(this.X(points[Math.min(points.length - 1, Math.max(0, now))][0]));
   }
@@ -202,8 +269,12 @@ export class Chart {
     this.overlay.replaceChildren();
     this.tip.hidden = this.cursor === null;
     if (this.cursor === null) return;
+    const [drag] = this.touches.size === 1 ? this.touches.values() : [];
+    if (drag && Math.abs(drag.at - drag.from) > 8) {
+      node(this.overlay, "rect", { class: "drag", x: Math.min(drag.at, drag.from), width: Math.abs(drag.at - drag.from), y: this.frame.top, height: this.frame.bottom - this.frame.top });
+    }
     const wanted = this.valueAt(this.cursor);
-    const shown = this.series.filter((s) => !s.quiet && s.points.length).map((s) => [s, s.points[nearest(s.points, wanted)]]);
+    const shown = this.series.filter((s) => !s.quiet && !s.faint && s.points.length).map((s) => [s, s.points[nearest(s.points, wanted)]]);
     if (!shown.length) return;
     const [, closest] = shown.reduce((a, b) => (Math.abs(b[1][0] - wanted) < Math.abs(a[1][0] - wanted) ? b : a));
     const at = this.X(closest[0]);
@@ -212,11 +283,12 @@ export class Chart {
     for (const [series, point] of shown) {
       const y = Math.min(this.frame.bottom, Math.max(this.frame.top, this.Y(point[1])));
       node(this.overlay, "circle", { class: `at ${series.tone}`, cx: this.X(point[0]), cy: y, r: 4.5 });
-      rows.push([series.name, compact(point[1]) + (series.band ? ` (${compact(point[2])} to ${compact(point[3])})` : "")]);
+      rows.push([series.name, compact(point[1]) + (series.band ? ` (${compact(point[2])} to ${compact(point[3])})` : ""), series.tone]);
     }
     rows.unshift([this.xName, this.time ? duration(closest[0]) : Math.round(closest[0]).toLocaleString("en-US")]);
-    this.tip.replaceChildren(...rows.map(([name, value]) => {
+    this.tip.replaceChildren(...rows.map(([name, value, tone]) => {
       const row = document.createElement("div");
+      if (tone) row.append(Object.assign(document.createElement("i"), { className: tone }));
       row.append(Object.assign(document.createElement("span"), { textContent: `${name}  ` }), Object.assign(document.createElement("b"), { textContent: value }));
       return row;
     }));

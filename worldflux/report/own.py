@@ -1,0 +1,16 @@
+"""The page that a run leaves of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from worldflux.report.comparison import Choices, ComparedRun, compare, grouped
+from worldflux.report.page import write_page
+from worldflux.run_folder.names import REPORT
+
+
+def write_own_page(folder: Path, command: str | None, words: Sequence[str]) -> Path | None:
+    """Writes ``report/report.html`` of a run. command: what repeats it; words: its overrides."""
+    runs = grouped([ComparedRun.read(folder, words)])
+    return write_page(folder / REPORT, compare(runs, Choices()), {folder: command})
