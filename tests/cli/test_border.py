@@ -155,6 +155,7 @@ def test_settings_that_are_refused(refused: Callable[..., str], words: str, line
     assert re.search(line, refused(*words.split()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default", "disabled", "none", "stdout"])
 def test_hydras_own_ways_of_logging_work(jobs: list[Any], folder: Path, name: str) -> None:
     assert main([f"hydra/job_logging={name}", "hydra.run.dir=x"]) == 0

@@ -145,6 +145,7 @@ def test_an_official_checkpoint_plays_as_its_imported_folder(
     assert "none" in said(capsys, tdmpc2, *SHORT, "--config", "settings.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", ["", "+", "++"])
 @pytest.mark.parametrize("recorded", [{}, {"g": 9.5}, {"g": 9.5, "render_mode": None}], ids=len)
 def test_arguments_of_an_environment_are_set_in_each_spelling(

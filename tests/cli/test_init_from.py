@@ -45,6 +45,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / pointer(run, "best") / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_it_begins_with_the_weights_and_everything_else_fresh(
     run: tuple,
     folder: Path,

@@ -87,6 +87,7 @@ def test_it_is_learned_from_the_first_end_on(whole: Path) -> None:
     assert moments
 
 
+@pytest.mark.slow
 def test_a_resume_is_exact_on_both_sides_of_it(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_resume_is_exact_on_both_sides_of_it(
             assert not [k for k in before if not torch.equal(before[k], after[k])]
 
 
+@pytest.mark.slow
 def test_resume_and_init_from_add_the_head(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ class Gone(io.RawIOBase):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ascii", "gone", "closed", "none"])
 def test_the_run_and_its_log_are_whole(
     told: None, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -116,6 +116,7 @@ def test_a_run_without_a_checkpoint_says_what_to_do(
     assert "has no checkpoint yet" in refused(f"resume={run}")
 
 
+@pytest.mark.slow
 def test_auto_continues_the_newest_unfinished_run_of_the_same_configuration(
     jobs: list[Any], begun: Callable[..., Path], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +171,7 @@ def test_what_the_environment_decided_is_no_change(
     assert line.startswith("model.episode_length cannot change on resume: it is 200 in ")
 
 
+@pytest.mark.slow
 def test_auto_with_a_folder_continues_that_one_or_starts_in_it(
     jobs: list[Any],
     folder: Path,
@@ -216,6 +218,7 @@ def test_a_run_whose_manifest_lacks_its_configuration_resumes_from_what_hydra_sa
     assert "".join(capfd.readouterr()).count(".hydra/config.yaml is read instead") == 1
 
 
+@pytest.mark.slow
 def test_the_same_command_again_continues_a_stopped_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

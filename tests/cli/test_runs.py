@@ -78,6 +78,7 @@ def test_both_families_take_the_default_task(jobs: list[Any]) -> None:
     assert not jobs[-1][0].model.episodic
 
 
+@pytest.mark.slow
 def test_a_recipe_that_is_a_sweep(jobs: list[Any]) -> None:
     assert main(["-m", "+experiment=classic_control"]) == 0
     assert [c.env.id for c, _ in jobs][:2] == ["CartPole-v1", "Acrobot-v1"]

@@ -56,6 +56,7 @@ def test_several_from_yaml_the_first_one_innermost(module: Path) -> None:
     envs.close()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_wrappers_and_a_foreign_ones_are_not_imported(
     module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

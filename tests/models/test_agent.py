@@ -91,6 +91,7 @@ def test_reward_and_critic_learn_over_their_own_numbers_of_bins():
     assert float(metrics["loss/repval"]) == pytest.approx(2 * np.log(12), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [False, True])
 def test_updates_learn_to_predict_a_fixed_batch(image):
     agent = build(image=image, learning_rate=3e-3)

@@ -134,6 +134,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("former", [False, True], ids=["", "checkpoint of an agent with a carry"])
 def test_a_run_in_chunks_and_parts_stops_and_goes_on_exactly(tmp_path, monkeypatch, whole, former):
     folder = tmp_path / "stopped"

@@ -171,6 +171,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("case", [DreamerV3Case, TDMPC2Case, LateEndCase, SeveralTasksCase])
 def test_two_processes_update_as_one_does_on_the_joined_batch(tmp_path, case, setting):

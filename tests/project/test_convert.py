@@ -58,6 +58,7 @@ def test_every_sample_goes_both_ways(path: Path, tmp_path: Path) -> None:
     assert run.data.source == config.data.source
 
 
+@pytest.mark.slow
 def test_what_the_sections_become(tmp_path: Path) -> None:
     run = both_ways(SCAFFOLD.read_text(encoding="utf-8"), "x", tmp_path)
     assert (run.env.id, run.env.time_limit, run.env.solved_return) == ("CartPole-v1", 500, 475)

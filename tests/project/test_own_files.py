@@ -86,6 +86,7 @@ FAILING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILING)
 def test_a_failing_dataset_degrades_by_name_or_is_an_error(
     name: str, project: Callable[..., Path], capfd: pytest.CaptureFixture[str]

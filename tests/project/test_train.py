@@ -163,6 +163,7 @@ def test_bad_samples_end_with_2_and_nothing_written(
     assert jobs == []
 
 
+@pytest.mark.slow
 def test_runs_in_output_dir_follow_one_another_and_resume(
     project: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,7 @@ def pendulum(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_family_without_decoder_shows_reward_and_value(pendulum, tmp_path, capsys):
     assert command.main([str(pendulum), "--horizon", "7", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -24,6 +24,7 @@ from worldflux.config.composition import Composition
 from worldflux.report.chart_data import rounded, thinned
 from worldflux.report.media import media_of
 from worldflux.report.video import write_video
+from worldflux.run_folder.manifest import read_manifest
 from worldflux.runner.continuation import changes, saved_config
 from worldflux.runner.repeat import repeating
 
@@ -134,6 +135,20 @@ def test_a_run_leaves_its_page_and_the_command_that_repeats_it(folder: Path) -> 
     again = Composition.of(None).check(shlex.split(command)[1:])
     assert changes(saved_config(run), again) == {}
     assert html.escape(command) in (run / "report" / "report.html").read_text()
+
+
+def test_a_run_that_refers_to_the_environment_is_completed(
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STEPS", "2")
+    words = [word for word in TINY if not word.startswith("training.total_steps")]
+    assert main([*words, "training.total_steps=${oc.env:STEPS}", "hydra.run.dir=run"]) == 0
+    manifest = read_manifest(Path("run"))
+    assert (manifest["status"], manifest["global_step"]) == ("completed", 2)
+    assert repeating(Path("run")) is None
+    page = (folder / "run" / "report" / "report.html").read_text()
+    assert "Repeats this run" not in page
 
 
 # In a browser

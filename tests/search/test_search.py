@@ -103,6 +103,7 @@ def test_a_real_search_goes_on_where_it_ended(
     assert f"training.learning_rate={best['training.learning_rate']}" in command
 
 
+@pytest.mark.slow(10)
 def test_a_killed_search_continues_its_trial(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "2"]
     killed = searcher(*words, step_seconds=2.0)
@@ -116,6 +117,7 @@ def test_a_killed_search_continues_its_trial(folder: Path, searcher: Started) ->
     assert len(first) == 2 and first[0] == "0" and int(first[1]) > 0, "it began from nothing again"
 
 
+@pytest.mark.slow(10)
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_trial_to_the_next_command(folder: Path, searcher: Started) -> None:
     words = ["s", "--space", "none", RATE, "--trials", "1"]

@@ -15,6 +15,7 @@ from tests.training.test_trainer import At, make, pointer
 from tests.training.tiny import TinySource
 from worldflux.cli.main import main
 from worldflux.errors import CheckpointError, DiskError
+from worldflux.report.run import run_document
 from worldflux.run_folder.checkpoint import read_checkpoint
 from worldflux.run_folder.state import RunState, run_state
 from worldflux.training import Callback
@@ -41,6 +42,19 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     yield mount
     for place in mounted:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_run_that_may_only_be_read_is_reported(
+    small_disk: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = small_disk("8m") / "run"
+    make(folder, **FIELDS).train(TinySource())
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "env_steps": 30, "metrics": {"episode/return": 1.0}}\n')
+    subprocess.run(["mount", "-o", "remount,ro", str(folder.parent)], check=True)
+    document, files = run_document(folder)
+    assert document["state"] == "completed" and files == []
+    assert "learning_curve.png is not written: Read-only file system" in caplog.text
 
 
 def test_a_full_disk_ends_the_run_which_goes_on_when_there_is_room(

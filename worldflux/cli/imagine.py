@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ def _main(options: argparse.Namespace) -> int:
     run, horizon = chosen(options)
     if options.measure:
         return _measure(options, run, horizon)
+    if options.out is None and not os.access(run.folder, os.W_OK):
+        raise ConfigurationError(f"{run.folder} may only be read: --out DIR draws elsewhere")
     for line in imagine_run(
         run,
         run.agent(options.device),

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from worldflux.config.files import environment_hidden
 from worldflux.config.groups import is_machine
@@ -32,7 +33,8 @@ def words_of(folder: Path) -> list[str]:
 def repeating(folder: Path) -> str | None:
     """The command that trains again what the run in `folder` was trained with, as a person types
     it: the overrides that it began with, and those of what has changed on resume. None where Hydra
-    saved none, as of a run that Python put together. CheckpointError: it is no run."""
+    saved none, as of a run that Python put together, or where it refers to variables of the environment
+    that it began in. CheckpointError: it is no run."""
     if read_manifest(folder).get("data_provenance"):
         return command("worldflux", "train")  # its data came from the project's own dataset.py
     words = words_of(folder)
@@ -43,7 +45,7 @@ def repeating(folder: Path) -> str | None:
         with environment_hidden():
             begun = run_config(typed(folder / SAVED_CONFIG))
         different = changes(saved_config(folder), begun)
-    except WorldFluxError:
+    except (WorldFluxError, OmegaConfBaseException):  # also what refers to the environment
         return None
     changed = {key: value for key, (value, _) in different.items() if not is_machine(key)}
     kept = [word for word in words if key_of(word) not in changed and _repeats(word)]

@@ -5,11 +5,19 @@ Letters: D deter, S stoch groups, K classes, F = D + S*K feat.
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldflux.core.optim import move_target_
 from worldflux.models.dreamerv3.config import DreamerV3Config
-from worldflux.models.dreamerv3.networks import Actor, ContinueHead, Decoder, Encoder, TwoHotHead
+from worldflux.models.dreamerv3.layers import trunc_normal_in_
+from worldflux.models.dreamerv3.networks import (
+    Actor,
+    ContinueHead,
+    Decoder,
+    Encoder,
+    NoDecoder,
+    TwoHotHead,
+)
 from worldflux.models.dreamerv3.normalize import RunningScale
 from worldflux.models.dreamerv3.own import (
     OwnActor,
@@ -23,7 +31,7 @@ from worldflux.models.own_code import own_losses
 from worldflux.models.world_model import WorldModel, name_among
 
 # Losses by the official names. Those of the observations stand beside them as `recon/<key>`.
-LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval")
+LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "redundancy")
 RECON = "recon/"
 ENTRIES = ("dyn/deter", "dyn/stoch")  # what the replay stores of a step's latent
 
@@ -54,8 +62,13 @@ class DreamerV3Modules(WorldModel):
         self.encoder = (OwnEncoder if "encoder" in own else Encoder)(config, self.obs_spaces)
         self.rssm = RSSM(config, self.encoder.embed_dim, self.action_dim)
         self.feat_dim = config.deter_dim + config.stoch_discrete * config.stoch_classes  # F
-        self.decoder: Decoder
-        if "decoder" in own:
+        self.decoder: Decoder | NoDecoder
+        self.projector: nn.Linear | None = None
+        if config.representation != "decoder":
+            self.decoder = NoDecoder()
+            self.projector = nn.Linear(self.feat_dim, self.encoder.embed_dim, bias=False)
+            trunc_normal_in_(self.projector.weight, self.feat_dim)
+        elif "decoder" in own:
             self.decoder = OwnDecoder(config, self.obs_spaces, self.feat_dim)
         else:
             self.decoder = Decoder(config, self.obs_spaces)
@@ -100,6 +113,7 @@ class DreamerV3Modules(WorldModel):
         scales = self.config.loss_scales
         dyn, rep = self.config.kl_scales()
         named = {"dyn": dyn, "rep": rep, "rew": scales["reward"], "con": scales["continue"]}
+        named["redundancy"] = self.config.redundancy_scale
         named |= {RECON + key: scales["reconstruction"] for key in self.obs_spaces}
         if self.has_actor:
             named |= {key: scales[key] for key in ("policy", "value")}
