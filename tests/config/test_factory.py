@@ -68,7 +68,7 @@ def test_overrides_are_checked_before_anything_is_built() -> None:
         create_world_model("dreamerv3:size400m", hiden_dim=3)
     with pytest.raises(ConfigurationError, match="obs_shape must be given"):
         create_world_model("tdmpc2:5m")
-    with pytest.raises(ConfigurationError, match="not built"):
+    with pytest.raises(ConfigurationError, match="must be a class or function"):
         create_world_model("dreamer-ci", component_overrides={"encoder": object()})
     with pytest.raises(ValueError, match="api_version"):
         create_world_model("dreamer-ci", api_version="v1")

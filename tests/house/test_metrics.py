@@ -18,6 +18,7 @@ from worldflux.training.metrics import METRICS, metrics, metrics_named
 # recorded episodes are held out.
 ELSEWHERE = {
     "train/loss/own/<key>",
+    "train/loss/redundancy",
     "episode/return/<task>",
     "eval/return/<task>",
     "train/loss/recon/<key>",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.models.tdmpc2_reference import Reference, shifted
-from worldflux import ConfigurationError, TDMPC2Config, create_world_model
+from worldflux import Batch, ConfigurationError, TDMPC2Config, create_world_model
 from worldflux.config.spaces import Space
 from worldflux.models.tdmpc2.agent import TDMPC2Agent
 from worldflux.models.tdmpc2.objective import Noise
+from worldflux.models.tdmpc2.official.checkpoint import export_checkpoint
 from worldflux.models.tdmpc2.official.weights import official_names
 from worldflux.models.tdmpc2.pixels import draw_shift, shift_pictures
 from worldflux.models.tdmpc2.world_model import TDMPC2
@@ -121,6 +125,48 @@ def test_what_the_encoder_cannot_take_is_refused() -> None:
         create_world_model("tdmpc2:ci", obs_shape=(3, 84, 84))
     with pytest.raises(ConfigurationError, match="latent_dim must be divisible by 16"):
         create_world_model("tdmpc2:ci", obs_shape=(3, 64, 64), latent_dim=40)
-    both = {"image": {"shape": (3, 64, 64)}, "speed": {"shape": (2,)}}
-    with pytest.raises(ConfigurationError, match="vectors or one picture, got image, speed"):
-        create_world_model("tdmpc2:ci", observation_modalities=both)
+    with pytest.raises(ConfigurationError, match=r"64 pixels high and wide"):
+        create_world_model("tdmpc2:ci", observation_modalities={**BOTH, "b": {"shape": (3, 9, 9)}})
+
+
+BOTH = {
+    "eye": {"shape": (3, 64, 64), "dtype": "uint8"},
+    "arm": {"shape": (2,)},
+    "leg": {"shape": (3,)},
+}
+
+
+def test_pictures_and_vectors_are_joined_before_simnorm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_world_model("tdmpc2:ci", observation_modalities=BOTH, action_dim=2).double()
+    rows = (2, 4)
+    obs = {
+        "eye": torch.randint(0, 256, (*rows, 3, 64, 64), dtype=torch.uint8),
+        "arm": torch.randn(*rows, 2, dtype=torch.float64),
+        "leg": torch.randn(*rows, 3, dtype=torch.float64),
+    }
+    weights = model.state_dict()
+    x = obs["eye"].flatten(0, 1).double() / 255 - 0.5
+    for name, stride in (("2", 2), ("4", 2), ("6", 2), ("8", 1)):
+        key = f"encoder.rgb_eye.{name}"
+        x = F.conv2d(
+            x.relu() if name != "2" else x, weights[f"{key}.weight"], weights[f"{key}.bias"], stride
+        )
+    y = torch.cat([obs["arm"], obs["leg"]], -1).flatten(0, 1)
+    for layer in range(2):
+        key = f"encoder.state.{layer}"
+        y = y @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
+        y = (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+        y = y * weights[f"{key}.ln.weight"] + weights[f"{key}.ln.bias"]
+        y = y * torch.tanh(torch.log1p(y.exp())) if layer == 0 else y
+    groups = (x.flatten(1) + y).unflatten(-1, (-1, model.config.simnorm_dim)).exp()
+    expected = (groups / groups.sum(-1, keepdim=True)).flatten(-2)
+    state = model.encode({key: value.flatten(0, 1) for key, value in obs.items()})
+    torch.testing.assert_close(state.tensors["latent"], expected, rtol=1e-12, atol=1e-12)
+
+    batch = Batch(obs=obs, actions=torch.rand(*rows, 2), rewards=torch.rand(rows))
+    model.float().loss(batch).loss.backward()
+    assert all(bool(one.grad.any()) for one in model.encoder.parameters() if one.grad is not None)
+    assert all(one.grad is not None for one in model.encoder.parameters())
+    with pytest.raises(ConfigurationError, match="has no official form"):
+        export_checkpoint(model, tmp_path / "x.pt")

@@ -79,12 +79,12 @@ class ComparedRun:
 
     @property
     def name(self) -> str:
-        """What it is called: its given name, or its folder."""
-        given = self.settings.get("run.name")
+        """What it is called: its `run.name`, or its folder."""
+        title = self.settings.get("run.name")
         folder = self.folder.name
-        if not given and folder.count("-") == 2 and folder.replace("-", "").isdigit():
+        if not title and folder.count("-") == 2 and folder.replace("-", "").isdigit():
             folder = f"{self.folder.parent.name}/{folder}"  # date and time
-        return str(given or folder)
+        return str(title or folder)
 
     @property
     def task(self) -> str:

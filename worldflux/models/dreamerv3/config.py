@@ -189,6 +189,21 @@ class DreamerV3Config(WorldModelConfig):
         keys=tuple(LOSS_SCALES),
         help="Weight of each loss; may be partial, what is absent keeps its official value.",
     )
+    representation: str = option(
+        "decoder",
+        choices=("decoder", "redundancy_reduction"),
+        help="What teaches the latent beside reward and continue: a decoder that reconstructs the observations, or, without one, R2-Dreamer's redundancy reduction between latent and embedding.",
+    )
+    redundancy_scale: float = option(
+        0.05,
+        at_least=0,
+        help="Weight of that loss with representation=redundancy_reduction.",
+    )
+    redundancy_weight: float = option(
+        5e-4,
+        at_least=0,
+        help="What it weighs the correlations of different entries by, against those of equal ones.",
+    )
     actor_critic: bool = option(
         False, help="Behaviour learning is part of the loss; the runner always has it."
     )
@@ -351,6 +366,9 @@ class DreamerV3Config(WorldModelConfig):
         self._fill_loss_scales()
 
     def _check_networks(self) -> None:
+        if self.representation != "decoder" and "decoder" in self.components:
+            text = f"has no place for it with representation={self.representation}"
+            raise self.refuse("components.decoder", text)
         for name in ("blocks", "decoder_blocks"):
             if self.deter_dim % getattr(self, name):
                 text = f"must be divisible by {name} ({getattr(self, name)}), got {self.deter_dim}"

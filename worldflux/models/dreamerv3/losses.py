@@ -26,6 +26,25 @@ def kl_losses(posterior: OneHot, prior: OneHot, free_nats: float) -> tuple[Tenso
     return dyn, rep
 
 
+def redundancy_loss(projected: Tensor, embed: Tensor, weight: float) -> Tensor:
+    """Redundancy reduction between projected latents and embeds `[..., E]`, as in R2-Dreamer: a scalar.
+
+    The cross-correlation `[E, E]` over all rows, with entries standardised, shall be the identity:
+    (diagonal - 1)^2, and the others squared times `weight` (Barlow Twins, Zbontar et al. 2021, eq. 1).
+    """
+    x, y = (_standardised(one.flatten(0, -2)) for one in (projected, embed))  # [N, E] each
+    correlation = x.T @ y / len(x)  # [E, E]
+    equal = torch.diagonal(correlation)  # [E]
+    different = correlation - torch.diag(equal)  # [E, E]
+    return (equal - 1).square().sum() + weight * different.square().sum()
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the rows of x `[N, E]`."""
+    full = x if x.dtype == torch.float64 else x.float()
+    return (full - full.mean(0)) / (full.std(0) + 1e-8)  # [N, E]
+
+
 def continue_target(is_terminal: Tensor, discount: float) -> Tensor:
     """What the continue head learns `[B, T]`: the discount, and zero after a terminal step."""
     return (~is_terminal).float() * discount  # [B, T]

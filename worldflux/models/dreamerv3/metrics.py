@@ -5,6 +5,7 @@ METRICS = {
     "loss/rep": "The same KL with the prior held fixed: what keeps the posterior predictable.",
     "loss/<key>": "Reconstruction loss of the observation with that key.",
     "loss/recon/<key>": "Reconstruction loss of an observation whose key is also the name of another loss.",
+    "loss/redundancy": "Redundancy-reduction loss between latents and embeddings; only with model.representation=redundancy_reduction.",
     "loss/own/<key>": "A loss term of your own, by its name in model.losses, before its scale.",
     "loss/rew": "Cross-entropy of the two-hot reward, in nats.",
     "loss/con": "Binary cross-entropy of the continue head, whose target is the discount, and 0 after a terminal state.",

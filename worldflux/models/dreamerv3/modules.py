@@ -5,11 +5,19 @@ Letters: D deter, S stoch groups, K classes, F = D + S*K feat.
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldflux.core.optim import move_target_
 from worldflux.models.dreamerv3.config import DreamerV3Config
-from worldflux.models.dreamerv3.networks import Actor, ContinueHead, Decoder, Encoder, TwoHotHead
+from worldflux.models.dreamerv3.layers import trunc_normal_in_
+from worldflux.models.dreamerv3.networks import (
+    Actor,
+    ContinueHead,
+    Decoder,
+    Encoder,
+    NoDecoder,
+    TwoHotHead,
+)
 from worldflux.models.dreamerv3.normalize import RunningScale
 from worldflux.models.dreamerv3.own import (
     OwnActor,
@@ -23,7 +31,7 @@ from worldflux.models.own_code import own_losses
 from worldflux.models.world_model import WorldModel, name_among
 
 # Losses by the official names. Those of the observations stand beside them as `recon/<key>`.
-LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval")
+LOSSES = ("dyn", "rep", "rew", "con", "policy", "value", "repval", "redundancy")
 RECON = "recon/"
 ENTRIES = ("dyn/deter", "dyn/stoch")  # what the replay stores of a step's latent
 
@@ -49,25 +57,30 @@ class DreamerV3Modules(WorldModel):
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
-        own = config.components
+        replaced = config.components
         self.own_losses = own_losses(config)
-        self.encoder = (OwnEncoder if "encoder" in own else Encoder)(config, self.obs_spaces)
+        self.encoder = (OwnEncoder if "encoder" in replaced else Encoder)(config, self.obs_spaces)
         self.rssm = RSSM(config, self.encoder.embed_dim, self.action_dim)
         self.feat_dim = config.deter_dim + config.stoch_discrete * config.stoch_classes  # F
-        self.decoder: Decoder
-        if "decoder" in own:
+        self.decoder: Decoder | NoDecoder
+        self.projector: nn.Linear | None = None
+        if config.representation != "decoder":
+            self.decoder = NoDecoder()
+            self.projector = nn.Linear(self.feat_dim, self.encoder.embed_dim, bias=False)
+            trunc_normal_in_(self.projector.weight, self.feat_dim)
+        elif "decoder" in replaced:
             self.decoder = OwnDecoder(config, self.obs_spaces, self.feat_dim)
         else:
             self.decoder = Decoder(config, self.obs_spaces)
         self.reward = self._two_hot_head("reward", config.reward_layers, config.reward_num_bins)
         self.con: ContinueHead
-        if "continue" in own:
+        if "continue" in replaced:
             self.con = OwnContinueHead(config, self.feat_dim)
         else:
             self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
         if not self.has_actor:
             return
-        actor = OwnActor if "actor" in own else Actor
+        actor = OwnActor if "actor" in replaced else Actor
         self.actor = actor(config, self.action_spaces, self.feat_dim)
         bins = config.critic_num_bins or config.reward_num_bins
         shape = "critic", config.critic_layers, bins
@@ -100,6 +113,7 @@ class DreamerV3Modules(WorldModel):
         scales = self.config.loss_scales
         dyn, rep = self.config.kl_scales()
         named = {"dyn": dyn, "rep": rep, "rew": scales["reward"], "con": scales["continue"]}
+        named["redundancy"] = self.config.redundancy_scale
         named |= {RECON + key: scales["reconstruction"] for key in self.obs_spaces}
         if self.has_actor:
             named |= {key: scales[key] for key in ("policy", "value")}

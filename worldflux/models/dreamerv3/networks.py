@@ -172,6 +172,16 @@ class Decoder(nn.Module):
         return result
 
 
+class NoDecoder(nn.Module):
+    """In the decoder's place where another loss teaches the latent: decodes nothing."""
+
+    def forward(self, deter: Tensor, stoch: Tensor) -> dict[str, Observation]:
+        return {}
+
+    def targets(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+
 class TwoHotHead(nn.Module):
     """feat `[..., F]` to a two-hot distribution over symexp bins: reward, value, slow value."""
 

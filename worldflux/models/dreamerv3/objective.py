@@ -28,6 +28,7 @@ from worldflux.models.dreamerv3.losses import (
     imagined_returns,
     kl_losses,
     policy_loss,
+    redundancy_loss,
     replay_returns,
     value_loss,
 )
@@ -116,12 +117,13 @@ class Objective:
         start: latent before the first step. prev_action `[B, T, A]`: the action that led to each
         observation.
         """
-        embed_share, action_embed = self.prepare(obs, prev_action)  # [B, T, U] each
+        embed_share, action_embed, embed = self.prepare(obs, prev_action)  # [B, T, U] each
         latent, logit = self.model.rssm.observe(
             start, embed_share, action_embed, obs["is_first"], noise.observe, self.observe_step
         )
         if not self.model.has_actor:
             losses, _, arrays = self.model_terms(obs, latent, logit)
+            losses |= self.redundancy(latent, embed)
             losses |= self.own_terms(obs, prev_action, latent, logit)
             return Step(losses, {}, latent, logit, arrays)
         imagined = self.imagine(latent, noise)
@@ -131,6 +133,7 @@ class Objective:
         losses |= behaviour
         slow_value = model_arrays["rep/slowval"]
         losses["repval"], replay_arrays = self.replay_value(obs, value_logits, boot, slow_value)
+        losses |= self.redundancy(latent, embed)
         losses |= self.own_terms(obs, prev_action, latent, logit)
         metrics |= {name: model_arrays[name].mean() for name in ("dyn_ent", "rep_ent")}
         return Step(losses, metrics, latent, logit, model_arrays | arrays | replay_arrays)
@@ -143,9 +146,24 @@ class Objective:
 
     # === World model on replayed sequences =========================================
 
-    def _prepare(self, obs: Mapping[str, Tensor], prev_action: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepare(
+        self, obs: Mapping[str, Tensor], prev_action: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What feeds the recurrence, and without a decoder the embed, held fixed."""
         embed = self.model.encoder(obs)  # [B, T, E]
-        return self.model.rssm.prepare(embed, prev_action, obs["is_first"])
+        share, action_embed = self.model.rssm.prepare(embed, prev_action, obs["is_first"])
+        fixed = None if self.model.projector is None else embed.detach()  # [B, T, E]
+        return share, action_embed, fixed
+
+    def redundancy(self, latent: Latent, embed: Tensor | None) -> dict[str, Tensor]:
+        """Without a decoder the loss of the latents' redundancy reduction, of all rows together, as
+        `[B, T]`."""
+        model = self.model
+        if model.projector is None or embed is None:
+            return {}
+        projected = model.projector(latent.feat())  # [B, T, E]
+        loss = redundancy_loss(projected, embed, model.config.redundancy_weight)
+        return {"redundancy": loss.expand(embed.shape[:2])}
 
     def _model_terms(
         self, obs: Mapping[str, Tensor], latent: Latent, logit: Tensor

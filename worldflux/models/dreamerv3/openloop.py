@@ -55,6 +55,8 @@ def openloop_report(
     pictures = {}
     plots = {"reward": (obs["reward"], model.reward(latent.feat()).pred())}
     for key, space in model.obs_spaces.items():
+        if key not in decoded:
+            continue
         if space.image:
             truth, guess = as_image(obs[key]).float(), decoded[key].pred().float()
             pictures[f"openloop/{key}"] = comparison_video(truth, guess, context)

@@ -5,6 +5,8 @@ Letters: B batch, T time, D deter, S stoch groups, K classes, F = D + S*K feat, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,8 @@ class DreamerV3(DreamerV3Modules):
     @property
     def capabilities(self) -> frozenset[str]:
         """What this model can do."""
-        always = {"latent_dynamics", "obs_decoder", "reward_pred", "continue_pred"}
-        always |= {"representation"}
+        always = {"latent_dynamics", "reward_pred", "continue_pred", "representation"}
+        always |= {"obs_decoder"} if self.projector is None else set()
         return frozenset(always | ({"policy", "value"} if self.has_actor else set()))
 
     # === Public world-model calls =======================================================
@@ -118,6 +120,13 @@ class DreamerV3(DreamerV3Modules):
             predictions["value"] = self.critic(feat).pred()[:, None]  # [B, 1]
         return ModelOutput(predictions, state)
 
+    def _representation(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What teaches the latent, by the guide's name."""
+        if self.projector is not None:
+            return {"redundancy": means["redundancy"]}
+        parts = [means[RECON + key] for key in self.obs_spaces]
+        return {"reconstruction": torch.stack(parts).sum()}
+
     def _decoded_shape(self, key: str) -> tuple[int, ...]:
         space = self.obs_spaces[key]
         return (space.flat_dim,) if space.discrete else space.shape
@@ -147,7 +156,7 @@ class DreamerV3(DreamerV3Modules):
             "kl_dynamics": means["dyn"],
             "kl_representation": means["rep"],
             "kl": dyn * means["dyn"] + rep * means["rep"],
-            "reconstruction": torch.stack([means[RECON + key] for key in self.obs_spaces]).sum(),
+            **self._representation(means),
             "reward": means["rew"],
             "continue": means["con"],
         }

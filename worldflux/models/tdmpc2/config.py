@@ -269,13 +269,12 @@ class TDMPC2Config(WorldModelConfig):
             return
         if self.multitask:
             raise self.refuse("obs_shape", "must be that of a vector with several tasks")
-        if len(spaces) > 1:
-            text = f"TD-MPC2 observes vectors or one picture, got {', '.join(spaces)}"
-            raise self.refuse("", text)
-        name, shape = next(iter(images.items()))
-        if shape[1:] != (64, 64):
-            text = f"of image {name!r} must be 64 pixels high and wide, got {shape}"
-            raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
+        for name, shape in images.items():
+            if shape[1:] != (64, 64):
+                text = f"of image {name!r} must be 64 pixels high and wide, got {shape}"
+                raise self.refuse("obs_shape", text, "env.image_size=[64,64] resizes")
+            if len(spaces) > 1 and "." in name:  # a module of PyTorch cannot be called so
+                raise self.refuse("", f"image {name!r} must have a name without a dot")
         if self.latent_dim % 16:
             text = "must be divisible by 16, the places that the image encoder leaves"
             raise self.refuse("latent_dim", f"{text}; got {self.latent_dim}")

@@ -20,7 +20,7 @@ from worldflux.errors import ValidationError
 from worldflux.models.own_code import own_losses, own_part
 from worldflux.models.tdmpc2.config import TDMPC2Config
 from worldflux.models.tdmpc2.distributions import SquashedNormal, SymlogTwoHot
-from worldflux.models.tdmpc2.networks import Policy, QEnsemble, QScale, head, latent_mlp
+from worldflux.models.tdmpc2.networks import Policy, QEnsemble, QScale, head, latent_mlp, simnorm
 from worldflux.models.tdmpc2.own import OwnLatent, OwnPolicy, prepared_shapes
 from worldflux.models.tdmpc2.pixels import PixelEncoder, centred, draw_shift, shift_pictures
 from worldflux.models.tdmpc2.tasks import TaskEmbedding, TaskTerms, action_masks
@@ -60,24 +60,25 @@ class TDMPC2Modules(WorldModel):
             self.register_buffer("action_masks", masks, persistent=False)
         self.observed = {k: s for k, s in self.obs_spaces.items() if not self._is_task(k)}
         self.pictures = any(space.image for space in self.observed.values())
-        self.joins = "encoder" in config.components
+        mixed = self.pictures and len(self.observed) > 1
+        self.joins = mixed or "encoder" in config.components
         self.own_losses = own_losses(config)
         self.encoder = nn.ModuleDict(self._encoder(task_dim))
         joint = latent + task_dim + self.action_dim  # Z + A
-        own = config.components
+        replaced = config.components
         self.dynamics: nn.Module
-        if "dynamics" in own:
+        if "dynamics" in replaced:
             self.dynamics = OwnLatent(config, "dynamics", joint)
         else:
             self.dynamics = latent_mlp(joint, units, layers, latent, config.simnorm_dim)
         self.reward: nn.Module
-        if "reward" in own:
+        if "reward" in replaced:
             self.reward = own_part(config, "reward", joint, config.num_bins)
         else:
             self.reward = head(joint, units, layers, config.num_bins, zero=True)
         width = latent + task_dim  # Z
         self.termination: nn.Module | None = self._termination() if config.episodic else None
-        policy = OwnPolicy if "policy" in own else Policy
+        policy = OwnPolicy if "policy" in replaced else Policy
         self.pi = policy(config, width, self.action_spaces)
         ensemble = (config.num_q_networks, joint, units, layers, config.num_bins)
         self.q = QEnsemble(*ensemble)
@@ -110,8 +111,10 @@ class TDMPC2Modules(WorldModel):
 
     def _encoder(self, task_dim: int) -> dict[str, nn.Module]:
         config, latent, group = self.config, self.config.latent_dim, self.config.simnorm_dim
-        if self.joins:
+        if "encoder" in config.components:
             return {"own": OwnLatent(config, "encoder", prepared_shapes(self.observed))}
+        if self.joins:
+            return self._mixed_encoder()
         if self.pictures:
             (space,) = self.observed.values()
             return {"rgb": PixelEncoder(space.shape[0], latent, group)}
@@ -119,6 +122,20 @@ class TDMPC2Modules(WorldModel):
         # The official encoder of n layers has n - 1 hidden ones, but at least one.
         depth = max(config.encoder_layers - 1, 1)
         return {"state": latent_mlp(obs + task_dim, config.encoder_dim, depth, latent, group)}
+
+    def _mixed_encoder(self) -> dict[str, nn.Module]:
+        """The official encoder of each picture and of all vectors together."""
+        config, latent, group = self.config, self.config.latent_dim, self.config.simnorm_dim
+        made: dict[str, nn.Module] = {
+            f"rgb_{key}": PixelEncoder(space.shape[0], latent, group)
+            for key, space in self.observed.items()
+            if space.image
+        }
+        width = sum(space.flat_dim for space in self.observed.values() if not space.image)
+        if width:
+            depth = max(config.encoder_layers - 1, 1)
+            made["state"] = latent_mlp(width, config.encoder_dim, depth, latent, None)
+        return made
 
     def discount_of(self, episode_length: int | None) -> float:
         """`gamma`, or the official rule for the episode length (endless: discount_max)."""
@@ -162,16 +179,30 @@ class TDMPC2Modules(WorldModel):
         return (one_hot_flat(flat, space.classes) if space.discrete else flat).to(self.dtype)
 
     def _joined(self, observation: Mapping[str, Tensor], shift: Tensor | None) -> Tensor:
-        """Latents `[..., L]` of an encoder that reads several keys; pictures are in [0, 1]."""
+        """Latents `[..., L]` of several keys: the outputs of all encoders before SimNorm, added, then
+        SimNorm. An encoder of the user's own reads all keys, pictures in [0, 1]."""
         parts = dict(observation)
         for key, space in self.observed.items():
             if space.image:
                 lead, pictures = parts[key].shape[:-3], parts[key].flatten(0, -4)  # [N, C, H, W]
                 if shift is not None:
                     pictures = shift_pictures(pictures, shift.flatten(0, -2))
-                parts[key] = (centred(pictures, self.dtype) + 0.5).unflatten(0, lead)
-        out: Tensor = self.encoder["own"](parts)
-        return out.to(self.dtype)
+                pictures = centred(pictures, self.dtype)
+                if "own" in self.encoder:
+                    parts[key] = (pictures + 0.5).unflatten(0, lead)
+                else:
+                    encoder = self.encoder[f"rgb_{key}"]
+                    assert isinstance(encoder, PixelEncoder)
+                    parts[key] = encoder.features(pictures).unflatten(0, lead)  # [..., L]
+        if "own" in self.encoder:
+            out: Tensor = self.encoder["own"](parts)
+            return out.to(self.dtype)
+        encoded = [parts.pop(key) for key, space in self.observed.items() if space.image]
+        if parts:
+            vectors = self.encoder["state"](torch.cat([*parts.values()], -1))  # [..., L]
+            encoded.append(vectors if vectors.dtype == torch.float64 else vectors.float())
+        joined = torch.stack(encoded).sum(0)  # [..., L]
+        return simnorm(joined, self.config.simnorm_dim).to(self.dtype)
 
     def latent(
         self, observation: Observation, task: Tensor | None = None, shift: Tensor | None = None

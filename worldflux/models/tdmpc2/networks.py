@@ -114,9 +114,9 @@ def simnorm(x: Tensor, group: int) -> Tensor:
 
 
 class Layer(nn.Linear):
-    """Linear, LayerNorm, then Mish or (group above 0) SimNorm."""
+    """Linear, LayerNorm, then Mish or (group above 0) SimNorm, or (group None) nothing."""
 
-    def __init__(self, in_features: int, out_features: int, group: int = 0):
+    def __init__(self, in_features: int, out_features: int, group: int | None = 0):
         super().__init__(in_features, out_features)
         self.ln = LayerNorm(out_features)
         self.group = group
@@ -131,6 +131,8 @@ class Layer(nn.Linear):
     def finish(self, x: Tensor) -> Tensor:
         """Norm and activation of the linear part."""
         normed = layer_norm(x, self.ln.weight, self.ln.bias)
+        if self.group is None:
+            return normed.to(x.dtype)
         out = simnorm(normed, self.group) if self.group else mish(normed)
         return out.to(x.dtype)
 
@@ -161,8 +163,10 @@ def head(in_features: int, units: int, layers: int, out: int, zero: bool = False
     return nn.Sequential(*hidden_layers(in_features, units, layers), Plain(units, out, zero=zero))
 
 
-def latent_mlp(in_features: int, units: int, layers: int, latent: int, group: int) -> nn.Sequential:
-    """An MLP that ends in a SimNorm latent."""
+def latent_mlp(
+    in_features: int, units: int, layers: int, latent: int, group: int | None
+) -> nn.Sequential:
+    """An MLP that ends in a SimNorm latent, or (group None) before its SimNorm."""
     return nn.Sequential(
         *hidden_layers(in_features, units, layers), Layer(units, latent, group=group)
     )

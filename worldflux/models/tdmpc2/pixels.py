@@ -34,11 +34,15 @@ class PixelEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Latents `[N, L]` of pictures `[N, C, 64, 64]` between -0.5 and 0.5."""
+        return simnorm(self.features(x), self.group)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The same before SimNorm."""
         for index, layer in enumerate(self.children()):
             x = layer(F.relu(x) if index else x)  # in the end [N, L/16, 4, 4]
         keep = x if x.dtype == torch.float64 else x.float()
         # [N, L/16, 4, 4] -> [N, L], channels first as the official code flattens them
-        return simnorm(keep.contiguous().flatten(1), self.group)
+        return keep.contiguous().flatten(1)
 
 
 def centred(x: Tensor, dtype: torch.dtype) -> Tensor:

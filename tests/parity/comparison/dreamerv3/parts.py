@@ -58,7 +58,7 @@ class Parts:
         """Compares encoder and posterior; returns the recorded latents and posterior logits."""
         self.check("enc/tokens", self.model.encoder(obs))
         gumbel = self.subject.tensor(self.recorded["observe/noise_gumbel"])
-        share, action = self.agent.objective.prepare(obs, previous)
+        share, action, _ = self.agent.objective.prepare(obs, previous)
         latent, logit = self.model.rssm.observe(carry, share, action, obs["is_first"], gumbel)
         self.check("observe/deter", latent.deter)
         self.check("observe/stoch", latent.stoch, exact=True)

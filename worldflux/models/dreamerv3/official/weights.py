@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldflux.errors import CheckpointError
+from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.layers import MLP
-from worldflux.models.dreamerv3.networks import ContinueHead, TwoHotHead
+from worldflux.models.dreamerv3.networks import ContinueHead, NoDecoder, TwoHotHead
 from worldflux.models.dreamerv3.world_model import DreamerV3
 
 LINEAR, CONV, SAME = "linear", "conv", "same"
@@ -99,6 +99,8 @@ def _dynamics(model: DreamerV3) -> Iterator[tuple[str, Weight]]:
 
 def _decoder(model: DreamerV3) -> Iterator[tuple[str, Weight]]:
     decoder = model.decoder
+    if isinstance(decoder, NoDecoder):
+        raise ConfigurationError("a model without a decoder has no official form")
     if decoder.vectors:
         yield from _head_mlp("dec", "decoder", decoder.mlp)
         for i, (key, space) in enumerate(decoder.vectors.items()):

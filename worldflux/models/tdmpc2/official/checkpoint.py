@@ -311,6 +311,11 @@ def official_entries(model: TDMPC2) -> OrderedDict[str, Any]:
 
 def export_checkpoint(model: TDMPC2, out: str | Path) -> None:
     """Writes a model as an official checkpoint file, which the official code loads."""
+    if model.joins:
+        text = (
+            "a model of pictures and vectors, or with an encoder of its own, has no official form"
+        )
+        raise ConfigurationError(text)
     file = Path(out)
     if file.exists():
         raise ConfigurationError(f"--out {file} exists already; name a new file")
