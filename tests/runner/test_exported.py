@@ -38,6 +38,7 @@ def play() -> Callable[..., float]:
     return names["play"]
 
 
+@pytest.mark.slow(30)
 @pytest.mark.parametrize(
     ("words", "flags"),
     [
@@ -80,6 +81,7 @@ def test_the_original_and_onnx_alone_play_the_same(
     assert play("out", policy.make_env(), seed=7) == pytest.approx(total, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
     folder: Path,  # noqa: F811
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
         torch.testing.assert_close(ours["deter"], theirs["deter"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_go_in_as_bytes(folder: Path) -> None:  # noqa: F811
     for family in ("dreamer-ci", "tdmpc2:ci"):
         torch.manual_seed(0)
@@ -147,6 +150,7 @@ def test_mistakes_are_one_line(
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_above_the_tolerance_the_exit_code_is_1(
     folder: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
