@@ -123,7 +123,8 @@ def test_a_run_leaves_its_page_and_the_command_that_repeats_it(folder: Path) -> 
     ]
     assert main(words) == 0
     run = folder / "runs" / "a"
-    assert "Repeats this run" in (run / "report" / "report.html").read_text()
+    left = (run / "report" / "report.html").read_text()
+    assert "Repeats this run" in left and 'data-state="completed"' in left
     command = repeating(run)
     assert command is not None and command.startswith("worldflux-run ")
     assert "hydra.run.dir" not in command and "training.seed=3" in command
