@@ -34,6 +34,7 @@ RESUMABLE |= {
     "eval_episodes",
     "eval_envs",
     "eval_time_limit",
+    "model_eval_interval",
 }
 
 

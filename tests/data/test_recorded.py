@@ -279,6 +279,9 @@ def test_windows_mark_the_borders_that_they_cross(tmp_path: Path) -> None:
         window = {key: value[first : first + 7].copy() for key, value in whole.items()}
         window["is_first"][0] = True
         same({key: value[first] for key, value in batch.items()}, window)
+    assert stream._takes  # the other way gives the same
+    stream._takes = False
+    same(stream.batch(np.arange(13), 7), batch)
     only = Stream(recorded, recorded.episodes[[2, 0]])
     np.testing.assert_array_equal(
         only.batch([0], 10)["state"][0], joined([parts[2], parts[0]])["state"]

@@ -38,7 +38,7 @@ def test_a_manifest_is_signed_by_who_writes_it(
     manifest = read_manifest(tmp_path)
     assert is_signed(manifest)
     assert stat.S_IMODE(os.stat(tmp_path / "state/worldflux/key").st_mode) == 0o600
-    check_modules(tmp_path, manifest, CONFIG["env"])
+    check_modules(tmp_path, manifest, CONFIG)
     write_manifest(tmp_path, {**manifest, "status": "failed"})  # noted by a sweep
     assert is_signed(read_manifest(tmp_path))
 
@@ -46,8 +46,8 @@ def test_a_manifest_is_signed_by_who_writes_it(
     foreign = read_manifest(tmp_path)
     assert not is_signed(foreign)
     with pytest.raises(ConfigurationError, match=r"'d'.*not signed"):
-        check_modules(tmp_path, foreign, foreign["config"]["env"], ["a.b"])
-    check_modules(tmp_path, foreign, foreign["config"]["env"], ["a.b", "d"])
+        check_modules(tmp_path, foreign, foreign["config"], ["a.b"])
+    check_modules(tmp_path, foreign, foreign["config"], ["a.b", "d"])
     write_manifest(tmp_path, {**foreign, "status": "failed"})
     assert not is_signed(read_manifest(tmp_path))
 

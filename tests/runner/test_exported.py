@@ -38,6 +38,7 @@ def play() -> Callable[..., float]:
     return names["play"]
 
 
+@pytest.mark.slow(30)
 @pytest.mark.parametrize(
     "words", [["env=cartpole"], ["env=pendulum", "model=tdmpc2"]], ids=["dreamerv3", "prior"]
 )
@@ -70,6 +71,7 @@ def test_the_original_and_onnx_alone_play_the_same(
     assert play("out", policy.make_env(), seed=7) == pytest.approx(total, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
     folder: Path,  # noqa: F811
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
         torch.testing.assert_close(ours["deter"], theirs["deter"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_planner_is_exported_with_its_iterations(folder: Path) -> None:  # noqa: F811
     torch.manual_seed(0)
     small = dict(num_samples=8, num_elites=3, num_pi_trajs=2, iterations=1, horizon=2)
@@ -115,6 +118,7 @@ def test_the_planner_is_exported_with_its_iterations(folder: Path) -> None:  # n
         torch.testing.assert_close(call(tensors)[name], value, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pictures_go_in_as_bytes(folder: Path) -> None:  # noqa: F811
     for family in ("dreamer-ci", "tdmpc2:ci"):
         torch.manual_seed(0)
@@ -152,6 +156,7 @@ def test_mistakes_are_one_line(
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_above_the_tolerance_the_exit_code_is_1(
     folder: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],

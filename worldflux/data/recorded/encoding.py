@@ -35,6 +35,21 @@ Convert = Callable[
 SLACK = 1e-3  # by which actions may leave [-1, 1]
 
 
+@dataclass(frozen=True)
+class Column:
+    """Rows of one key: an array, or what is sliced like one, and what becomes of its rows."""
+
+    array: Any
+    convert: Convert
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        return self.convert(np.asarray(self.array[start:stop]))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Rows `[n]`, in any order; of an array alone."""
+        return self.convert(np.asarray(self.array[rows]))
+
+
 class Budget:
     """Bytes of memory that small columns may be kept in, over all files of a set."""
 

@@ -26,6 +26,7 @@ from worldflux.config.modalities import (
 )
 from worldflux.config.spaces import FLAGS, STEP_KEYS, Space, flat_action_dim
 from worldflux.data.recorded.encoding import (
+    Column,
     Convert,
     Part,
     Rows,
@@ -75,11 +76,8 @@ def step_columns(
     else:
         obs, actions, columns = _guessed(arrays, observed, view)
     columns["reward"] = _rows(arrays["reward"], _reward(view))
-    terminal = arrays.get("is_terminal")
-    if terminal is None:
-        columns["is_terminal"] = lambda start, stop: np.zeros(stop - start, bool)
-    else:
-        columns["is_terminal"] = _rows(terminal, lambda x: x.astype(bool))
+    terminal = arrays.get("is_terminal", np.broadcast_to(np.False_, rows))
+    columns["is_terminal"] = _rows(terminal, lambda x: x.astype(bool))
     first = np.asarray(arrays["is_first"][0:rows]).astype(bool)
     return StepColumns(name, obs, actions, columns, first)
 
@@ -168,4 +166,4 @@ def _reward(view: View) -> Convert:
 
 
 def _rows(array: Any, convert: Convert) -> Rows:
-    return lambda start, stop: convert(np.asarray(array[start:stop]))
+    return Column(array, convert)

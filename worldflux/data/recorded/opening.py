@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from worldflux.config.spaces import TASK_KEY, Space, Task
-from worldflux.data.recorded import minari, run_replay
+from worldflux.data.recorded import lerobot, minari, run_replay
 from worldflux.data.recorded.encoding import View
 from worldflux.data.recorded.parts import Episodes
 from worldflux.errors import BufferError, ConfigurationError
@@ -41,13 +41,14 @@ LOOKED_AT = 8  # episodes of a task, for the actions that they use
 HERE = "worldflux.data.recorded"
 FORMATS = {
     "Minari": Format(f"{HERE}.minari", lambda path: minari.folder_of(path) is not None),
+    "LeRobot": Format(f"{HERE}.lerobot", lambda path: lerobot.takes(path)),
     "run": Format(f"{HERE}.run_replay", lambda path: run_replay.run_of(path) is not None),
     ".npz": Format(f"{HERE}.npz", _suffix(".npz")),
     "HDF5": Format(f"{HERE}.hdf5", _suffix(".hdf5", ".h5", ".hdf")),
     "TensorDict": Format(f"{HERE}.tensordict_file", _suffix(".pt")),
     "Parquet": Format(f"{HERE}.parquet", _suffix(".parquet")),
 }
-READABLE = "an .npz, HDF5, Parquet or .pt file, a Minari dataset or a run with a replay"
+READABLE = "an .npz, HDF5, Parquet or .pt file, a Minari or LeRobot dataset or a run with a replay"
 
 
 @dataclass(frozen=True)

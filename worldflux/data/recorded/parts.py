@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from worldflux.config.spaces import FLAGS, Space, flat_action_dim
-from worldflux.data.recorded.encoding import Rows
+from worldflux.data.recorded.encoding import Column, Rows
 from worldflux.errors import BufferError
 
 Steps = dict[str, np.ndarray]
@@ -32,6 +32,26 @@ class Episodes(ABC):
     def read(self, episode: int, start: int, stop: int) -> Steps:
         """Rows start..stop of an episode, each key `[n, ...]`."""
 
+    @property
+    def takes(self) -> bool:
+        """Whether `take` is there: rows of many episodes cost one look-up of a key."""
+        return False
+
+    def take(self, episodes: np.ndarray, rows: np.ndarray) -> Steps:
+        """Single rows of episodes, `[n]` both: each key `[n, ...]`."""
+        raise NotImplementedError
+
+    def taken(self, episodes: np.ndarray, rows: np.ndarray) -> Steps:
+        """As `take`; errors as those of `rows`."""
+        try:
+            steps = self.take(episodes, rows)
+        except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise BufferError(f"{self.name}: cannot be read: {error}") from error
+        for key, row in _not_finite(steps):
+            text = f"{self.name}: {key}: not finite in row {rows[row]} of episode {episodes[row]}"
+            raise BufferError(text)
+        return steps
+
     def rows(self, episode: int, start: int, stop: int) -> Steps:
         """As `read`; BufferError names the file, the key and the row of what is no number."""
         try:
@@ -39,13 +59,9 @@ class Episodes(ABC):
         except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
             text = f"{self.name}: episode {episode} cannot be read: {error}"
             raise BufferError(text) from error
-        for key, values in steps.items():
-            if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
-                wrong = ~np.isfinite(values.reshape(len(values), -1)).all(1)
-                if wrong.any():
-                    row = start + int(np.argmax(wrong))
-                    text = f"{self.name}: {key}: not finite in row {row} of episode {episode}"
-                    raise BufferError(text)
+        for key, row in _not_finite(steps):
+            text = f"{self.name}: {key}: not finite in row {start + row} of episode {episode}"
+            raise BufferError(text)
         return steps
 
     @property
@@ -72,6 +88,15 @@ class Episodes(ABC):
         return sha.hexdigest()
 
 
+def _not_finite(steps: Steps) -> Iterator[tuple[str, int]]:
+    """Keys that hold what is no number, each with the first such row."""
+    for key, values in steps.items():
+        if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+            wrong = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+            if wrong.any():
+                yield key, int(np.argmax(wrong))
+
+
 class StepColumns(Episodes):
     """Columns of the step dict, episode after episode. columns: key -> its rows, encoded already."""
 
@@ -93,6 +118,19 @@ class StepColumns(Episodes):
 
     def terminates(self) -> bool:
         return bool(self._columns["is_terminal"](0, self._rows).any())
+
+    @property
+    def takes(self) -> bool:
+        columns = self._columns.values()
+        return all(isinstance(x, Column) and isinstance(x.array, np.ndarray) for x in columns)
+
+    def take(self, episodes: np.ndarray, rows: np.ndarray) -> Steps:
+        places = self._begins[episodes] + rows
+        columns = self._columns.items()
+        steps = {key: x.take(places) for key, x in columns if isinstance(x, Column)}
+        steps["is_first"], steps["is_last"] = rows == 0, rows == self.lengths[episodes] - 1
+        steps["action"] = np.where(steps["is_last"][:, None], np.float32(0), steps["action"])
+        return steps
 
     def read(self, episode: int, start: int, stop: int) -> Steps:
         begin, rows = int(self._begins[episode]), int(self.lengths[episode])

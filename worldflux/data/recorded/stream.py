@@ -21,8 +21,10 @@ class Stream:
     def __init__(self, recorded: RecordedSet, episodes: np.ndarray | None = None) -> None:
         self.episodes = recorded.episodes if episodes is None else episodes
         self._parts = recorded.parts
+        self._takes = all(part.takes for part in self._parts)
         lengths = [self._parts[part].lengths[episode] for part, episode in self.episodes]
         self._ends = np.cumsum(np.array(lengths, np.int64))
+        self._begins = self._ends - lengths
         obs = {key: (space.shape, space.dtype) for key, space in recorded.obs_spaces.items()}
         self._layout = {
             **obs,
@@ -45,10 +47,26 @@ class Stream:
             key: np.empty((len(firsts), length, *shape), dtype)
             for key, (shape, dtype) in self._layout.items()
         }
+        if self._takes:
+            self._take(batch, np.asarray(firsts)[:, None] + np.arange(length))
+            batch["is_first"][:, 0] = True
+            return batch
         for row, first in enumerate(firsts):
             self._fill({key: value[row] for key, value in batch.items()}, int(first))
         batch["is_first"][:, 0] = True
         return batch
+
+    def _take(self, batch: Steps, rows: np.ndarray) -> None:
+        """Fills `[B, T, ...]` with these rows of the stream `[B, T]`, part by part."""
+        flat = rows.reshape(-1)
+        places = np.searchsorted(self._ends, flat, side="right")
+        parts, episodes = self.episodes[places].T
+        inner = flat - self._begins[places]
+        for index in np.unique(parts):
+            chosen = np.flatnonzero(parts == index)
+            steps = self._parts[index].taken(episodes[chosen], inner[chosen])
+            for key, values in batch.items():
+                values.reshape(len(flat), *values.shape[2:])[chosen] = steps[key]
 
     def _fill(self, window: Steps, first: int) -> None:
         length, done = len(window["reward"]), 0

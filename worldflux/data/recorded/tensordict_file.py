@@ -91,6 +91,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 class _Official(Episodes):
     def __init__(self, name: str, arrays: Mapping[str, np.ndarray], clip: bool) -> None:
         self.name, self._arrays, self._clip = name, arrays, clip
+        self._last = arrays["reward"].shape[1] - 1
         self.lengths = np.full(len(arrays["reward"]), arrays["reward"].shape[1])
         self.obs_spaces = {SINGLE_KEY: Space((arrays[SINGLE_KEY].shape[2],))}
         self.action_spaces = {"action": Space((arrays["action"].shape[2],))}
@@ -102,20 +103,24 @@ class _Official(Episodes):
         ends = self._arrays.get("terminated")
         return bool(ends is not None and ends[:, -1].any())
 
+    @property
+    def takes(self) -> bool:
+        return True
+
     def read(self, episode: int, start: int, stop: int) -> Steps:
-        held, rows = self._arrays, int(self.lengths[episode])
-        place = np.arange(start, stop)
-        steps: Steps = {SINGLE_KEY: held[SINGLE_KEY][episode, start:stop].astype(np.float32)}
+        return self.take(np.full(stop - start, episode), np.arange(start, stop))
+
+    def take(self, episodes: np.ndarray, rows: np.ndarray) -> Steps:
+        held, last = self._arrays, rows == self._last
+        steps: Steps = {SINGLE_KEY: held[SINGLE_KEY][episodes, rows].astype(np.float32)}
         if TASK_KEY in held:
-            steps[TASK_KEY] = held[TASK_KEY][episode, start:stop].astype(np.int64)
-        action = np.zeros((stop - start, self.action_dim), np.float32)
-        led = held["action"][episode, start + 1 : stop + 1]
-        action[: len(led)] = led
-        reward = held["reward"][episode, start:stop].astype(np.float32)
-        reward[place == 0] = 0
-        reward = np.sign(reward) if self._clip else reward
-        steps |= {"action": action, "reward": reward}
-        steps |= dict(zip(FLAGS, (place == 0, place == rows - 1, place == rows - 1), strict=True))
+            steps[TASK_KEY] = held[TASK_KEY][episodes, rows].astype(np.int64)
+        led = held["action"][episodes, np.minimum(rows + 1, self._last)].astype(np.float32)
+        steps["action"] = np.where(last[:, None], np.float32(0), led)
+        reward = held["reward"][episodes, rows].astype(np.float32)
+        reward[rows == 0] = 0
+        steps["reward"] = np.sign(reward) if self._clip else reward
+        steps |= dict(zip(FLAGS, (rows == 0, last, last.copy()), strict=True))
         ended = held.get("terminated")
-        steps["is_terminal"] &= ended is not None and bool(ended[episode, -1])
+        steps["is_terminal"] &= False if ended is None else ended[episodes, -1].astype(bool)
         return steps
