@@ -56,6 +56,7 @@ def weights(run: worldflux.Run) -> dict[str, torch.Tensor]:
     return {f"{group}.{key}": x for group, flat in groups.items() for key, x in flat.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dreamerv3", "tdmpc2"])
 def test_without_an_environment_stopped_and_resumed(recorded: Path, model: str) -> None:
     words = [*DATA, f"model={model}"]
@@ -81,6 +82,7 @@ def test_evaluated_in_the_environment_that_is_named(recorded: Path) -> None:
     assert run.score < 0 and run.manifest["env_steps"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dreamerv3", "tdmpc2"])
 def test_held_out_episodes_are_measured_and_change_nothing(recorded: Path, model: str) -> None:
     words = [*DATA, LONG, f"model={model}", "data.validation_fraction=0.3"]
@@ -96,6 +98,7 @@ def test_held_out_episodes_are_measured_and_change_nothing(recorded: Path, model
     assert last[0][~np.isnan(last[0])][-1] == last[1][~np.isnan(last[1])][-1]
 
 
+@pytest.mark.slow
 def test_mixed_batches_stopped_and_resumed(recorded: Path) -> None:
     words = ["data=mixed", "data.path=episodes.npz", "env=pendulum", "env.time_limit=12", *OFFLINE]
     words += ["data.prefill_steps=30", "data.recorded_share=0.4"]
@@ -130,6 +133,7 @@ def test_mistakes_are_one_line(recorded: Path, refused: Callable[..., str]) -> N
         assert refused(*words.split()).startswith(line)
 
 
+@pytest.mark.slow
 def test_recording_while_training_is_the_same_after_a_stop(folder: Path) -> None:
     words = ["env=pendulum", "env.time_limit=7", *TINY, "data.record=true"]
     words = [word for word in words if not word.startswith("training.total_steps")]

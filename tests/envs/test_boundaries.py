@@ -109,7 +109,7 @@ def test_borders_reach_the_replay(mode: str, num_envs: int) -> None:
         seed=0,
     )
     collector = Collector(envs, replay, seed=0)
-    episodes = collector.collect(None, 20 * num_envs)
+    episodes = collector.collect(None, 20 * num_envs) + collector.settle()
     envs.close()
     # Four episodes of five steps, and a reset row after each but the last.
     assert collector.env_steps == 20 * num_envs and len(replay) == 23 * num_envs

@@ -173,3 +173,19 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)|src=\"([^\"]+)\"", text)
     missing = [one for pair in targets for one in pair if one and not (ROOT / one).exists()]
     assert missing == []
+
+
+def test_links_to_headings_lead_somewhere() -> None:
+    """As the site names them: small letters, words joined by hyphens."""
+    missing = []
+    for page in PAGES:
+        links = re.findall(r"\]\((?!\w+:)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        for file, anchor in links:
+            target = page.parent / file if file else page
+            titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
+            names = {
+                re.sub(r"[^\w]+", "-", re.sub(r"[^\w\s-]", "", title.lower())) for title in titles
+            }
+            if anchor not in names:
+                missing.append(f"{page.name}: {file}#{anchor}")
+    assert missing == []

@@ -194,6 +194,7 @@ def test_ssim_is_that_of_its_definition_written_out() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_a_run_is_measured(
     pendulum: Path,  # noqa: F811
     tmp_path: Path,

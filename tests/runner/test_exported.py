@@ -38,26 +38,19 @@ def play() -> Callable[..., float]:
     return names["play"]
 
 
+@pytest.mark.slow(30)
 @pytest.mark.parametrize(
-    ("words", "flags"),
-    [
-        (["env=cartpole"], []),
-        (["env=pendulum", "model=tdmpc2"], []),
-        (["env=pendulum", "model=tdmpc2", "model.num_samples=16", "model.num_elites=4",
-          "model.num_pi_trajs=4", "model.iterations=2"], ["--planner"]),
-    ],
-    ids=["dreamerv3", "prior", "planner"],
-)  # fmt: skip
+    "words", [["env=cartpole"], ["env=pendulum", "model=tdmpc2"]], ids=["dreamerv3", "prior"]
+)
 def test_the_original_and_onnx_alone_play_the_same(
     words: list[str],
-    flags: list[str],
     folder: Path,  # noqa: F811
     play: Callable[..., float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     needs_onnx()
     run = worldflux.train(*SHORT, *words)
-    assert main(["policy", str(run.folder), "--out", "out", "--seed", "5", *flags]) == 0
+    assert main(["policy", str(run.folder), "--out", "out", "--seed", "5"]) == 0
     about = json.loads(Path("out/policy.json").read_text())
     assert about["check"]["largest_difference"] <= 1e-4 and about["check"]["steps"] >= 8
     assert about["check"]["exported_return"] == pytest.approx(about["check"]["return"], abs=1e-3)
@@ -66,9 +59,7 @@ def test_the_original_and_onnx_alone_play_the_same(
         r"largest difference \S+ in \d+ steps \(within the tolerance 0.0001\); return", line
     )
     policy = worldflux.load_policy(run)
-    original = exported.StepAgent(
-        step := exported.step_of(policy._agent, *map(bool, flags)), exported.eager(step)
-    )
+    original = exported.StepAgent(step := exported.step_of(policy._agent), exported.eager(step))
     env = policy.make_env()
     carry, total, (obs, _), over = original.initial_carry(1), 0.0, env.reset(seed=7), False
     first = True
@@ -80,6 +71,7 @@ def test_the_original_and_onnx_alone_play_the_same(
     assert play("out", policy.make_env(), seed=7) == pytest.approx(total, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
     folder: Path,  # noqa: F811
 ) -> None:
@@ -110,6 +102,23 @@ def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
         torch.testing.assert_close(ours["deter"], theirs["deter"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_the_planner_is_exported_with_its_iterations(folder: Path) -> None:  # noqa: F811
+    torch.manual_seed(0)
+    small = dict(num_samples=8, num_elites=3, num_pi_trajs=2, iterations=1, horizon=2)
+    model = worldflux.create_world_model("tdmpc2:ci", obs_shape=(3,), action_dim=1, **small)
+    agent = model.make_agent(TrainingConfig(device="cpu", compile_model=False))
+    step = exported.step_of(agent, planner=True)
+    call = exported.read_policy(step, exported.write_policy(step, "torch_export", folder / "out"))
+    assert call is not None
+    tensors = step.examples(3)
+    tensors |= {"obs.obs": torch.randn(3, 3), "is_first": torch.tensor([True, False, False])}
+    tensors["carry.mean"] = torch.rand(3, 2, 1)
+    for name, value in exported.eager(step)(tensors).items():
+        torch.testing.assert_close(call(tensors)[name], value, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.slow
 def test_pictures_go_in_as_bytes(folder: Path) -> None:  # noqa: F811
     for family in ("dreamer-ci", "tdmpc2:ci"):
         torch.manual_seed(0)
@@ -147,6 +156,7 @@ def test_mistakes_are_one_line(
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_above_the_tolerance_the_exit_code_is_1(
     folder: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],

@@ -99,6 +99,7 @@ def test_the_callbacks_of_a_foreign_run_are_left_out(
 # === Networks =================================================================================
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [

@@ -174,6 +174,7 @@ def test_a_search_without_a_result_says_so(folder: Path, capfd: pytest.CaptureFi
     assert "no trial was completed" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_broken_off_search_draws_nothing_again(folder: Path) -> None:
     words = ["--space", "none", RATE, "--sampler", "random", "--pruner", "none"]
     assert main(["whole", *words, "--trials", "4"]) == 0
@@ -186,6 +187,7 @@ def test_a_broken_off_search_draws_nothing_again(folder: Path) -> None:
 WORDS = ("null", "1", "c,d", "x=1", "a b", "it's", "true", "plain")
 
 
+@pytest.mark.slow(8)
 def test_choices_reach_the_run_as_they_were_written(folder: Path) -> None:
     choices = ",".join(quoted(word) for word in WORDS)
     words = ["s", "--space", "none", "training.learning_rate=1e-4,1e-3"]

@@ -92,6 +92,7 @@ def whole(request, tmp_path_factory):
     return folder / "run", words
 
 
+@pytest.mark.slow
 def test_one_folder_holds_the_run_of_both(whole):
     folder, _ = whole
     manifest = read_manifest(folder)
@@ -142,6 +143,7 @@ def test_stopped_and_killed_and_resumed_ends_the_same(whole, tmp_path):
     assert found == metrics
 
 
+@pytest.mark.slow
 def test_a_damaged_replay_of_one_rank_takes_all_to_the_checkpoint_before(tmp_path):
     config = configured(*FAMILIES["dreamerv3"], "training.total_steps=5")
     trained(tmp_path, config)

@@ -87,8 +87,8 @@ def _main(options: argparse.Namespace) -> int:
         model = kind.from_pretrained(options.model, trust=options.trust)
     except TypeError as error:  # another family's model
         raise ConfigurationError(str(error)) from None
-    if own := model.config.components:
-        text = f"{options.model} has a network of its own ({', '.join(own)})"
+    if components := model.config.components:
+        text = f"{options.model} has a network of its own ({', '.join(components)})"
         raise ConfigurationError(f"{text}, which the official implementation has not")
     module.export_checkpoint(model, options.out)
     print(f"{options.out}: official {options.family} checkpoint")

@@ -67,22 +67,22 @@ class Target:
         cls,
         key: str,
         entry: Mapping[str, Any],
-        given: int = 0,
+        leading: int = 0,
         supplied: Collection[str] = (),
     ) -> Target:
-        """The target of an entry. given: how many arguments go before those of the entry. supplied:
+        """The target of an entry. leading: how many arguments go before those of the entry. supplied:
         names of more that it may take beside them.
 
         ConfigurationError: it cannot be imported, or has no such arguments, or not of these types.
         """
         make = _imported(f"{key}.{TARGET}", entry[TARGET])
         values = {name: value for name, value in entry.items() if name != TARGET}
-        return cls(key, make, _checked(key, make, values, given, supplied))
+        return cls(key, make, _checked(key, make, values, leading, supplied))
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *before: Any) -> Any:
         """Calls it; ConfigurationError for what it raises."""
         try:
-            return self.make(*given, **self.arguments)
+            return self.make(*before, **self.arguments)
         except (KeyboardInterrupt, WorldFluxError):
             raise
         except BaseException as error:  # foreign code: sys.exit() too
@@ -130,7 +130,7 @@ def _checked(
     key: str,
     make: Callable[..., Any],
     values: Mapping[str, Any],
-    given: int,
+    leading: int,
     supplied: Collection[str],
 ) -> dict[str, Any]:
     """The arguments as the target declares them; what has no signature takes them as they are."""
@@ -138,7 +138,7 @@ def _checked(
         signature = inspect.signature(make)
     except (TypeError, ValueError):
         return dict(values)
-    free = [*signature.parameters.values()][given:]
+    free = [*signature.parameters.values()][leading:]
     names = {one.name for one in free if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     if not any(one.kind is one.VAR_KEYWORD for one in free):
         for name in values:

@@ -204,6 +204,13 @@ class TrainingConfig(CheckedConfig):
         unit="updates",
         help="Updates between two evaluations; 0: only at the end.",
     )
+    video_interval: int = option(
+        0,
+        at_least=0,
+        resumable=True,
+        unit="updates",
+        help="Updates between two videos of a greedy episode, in videos/, the loggers and the page; 0: none.",
+    )
     model_eval_interval: int = option(
         0,
         at_least=0,

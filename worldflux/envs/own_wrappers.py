@@ -20,7 +20,7 @@ def wrapped(env: GymEnv, wrappers: Mapping[str, Mapping[str, Any]]) -> GymEnv:
     """
     for name, wrapper in wrappers.items():
         key = f"env.wrappers.{name}"
-        outer = Target.of(key, wrapper, given=1)(env)
+        outer = Target.of(key, wrapper, leading=1)(env)
         if not isinstance(outer, gym.Env):
             text = f"must give a Gymnasium environment, got {type(outer).__name__}"
             raise ConfigurationError(text, key=key)

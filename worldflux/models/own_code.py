@@ -28,7 +28,7 @@ def own_part(config: WorldModelConfig, name: str, inputs: Widths, outputs: Width
     It takes a float tensor `[..., inputs]`, or a dict of `[..., *shape]`, and gives `[..., outputs]`
     likewise. ConfigurationError names the key and both shapes where it does not.
     """
-    target = Target.of(f"model.components.{name}", config.components[name], given=2)
+    target = Target.of(f"model.components.{name}", config.components[name], leading=2)
     part = target(inputs, outputs)
     if not isinstance(part, nn.Module):
         text = f"must give a torch.nn.Module, got {type(part).__name__}"

@@ -19,7 +19,7 @@ from worldflux.core.statistics import (
     iqm,
     stratified_iqm,
 )
-from worldflux.errors import CheckpointError
+from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.report.configurations import (
     group_keys,
     labels,
@@ -79,12 +79,12 @@ class ComparedRun:
 
     @property
     def name(self) -> str:
-        """What it is called: its given name, or its folder."""
-        given = self.settings.get("run.name")
+        """What it is called: its `run.name`, or its folder."""
+        title = self.settings.get("run.name")
         folder = self.folder.name
-        if not given and folder.count("-") == 2 and folder.replace("-", "").isdigit():
+        if not title and folder.count("-") == 2 and folder.replace("-", "").isdigit():
             folder = f"{self.folder.parent.name}/{folder}"  # date and time
-        return str(given or folder)
+        return str(title or folder)
 
     @property
     def task(self) -> str:
@@ -294,10 +294,9 @@ def _task(
     if not curves:
         return None
     covered = common_range([points for _, points in curves])
-    goals = {run.settings.get("env.solved_return") for run, _ in curves}
     threshold = choices.threshold
-    if threshold is None and len(goals) == 1:
-        threshold = goals.pop()
+    if threshold is None:
+        threshold = _goal([run for run, _ in curves])
     of: dict[str, list[Member]] = {}
     for run, points in curves:
         of.setdefault(run.label, []).append(_member(run, points, covered, threshold))
@@ -305,6 +304,14 @@ def _task(
     last = max(points[-1, 0] for _, points in curves)
     published = [one for one in published if len(one.until(last))]
     return Task(name, kind, x, groups, threshold, covered, _improvements([groups]), published)
+
+
+def _goal(runs: Sequence[ComparedRun]) -> float | None:
+    """The return that solves the task, where all runs have the same one."""
+    goals = [run.settings.get("env.solved_return") for run in runs]
+    first = goals[0]
+    same = isinstance(first, int | float) and all(goal == first for goal in goals)
+    return first if same else None
 
 
 def _axis(runs: Sequence[ComparedRun], published: bool) -> str:
@@ -416,7 +423,9 @@ def _published(runs: Sequence[ComparedRun]) -> list[Published]:
 def _published_tasks(runs: Sequence[ComparedRun]) -> list[PublishedTask]:
     tasks: dict[PublishedTask | None, None] = {}
     for run in runs:
-        with suppress(KeyError, TypeError):  # a manifest that lacks what names its task
+        with suppress(
+            KeyError, TypeError, AttributeError, ConfigurationError
+        ):  # a manifest that lacks what names its task
             tasks[published_task(run.manifest)] = None
     return [task for task in tasks if task is not None]
 

@@ -66,7 +66,7 @@ def _draw(axis: Axes, one: Measurement, name: str, kind: str, color: str) -> Non
         _line(axis, quantity.by_mean, color, "-", f"{one.policy}: share of the mean's error")
         _line(axis, quantity.by_no_change, color, ":", f"{one.policy}: share of no change's")
         axis.axhline(1, color=INK, linewidth=0.8)
-        axis.set_ylim(bottom=0)
+        axis.set_yscale("log")
     else:
         curve = quantity.psnr if kind == "psnr" else quantity.ssim
         assert curve is not None

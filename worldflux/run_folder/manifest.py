@@ -30,6 +30,7 @@ ONLY_SHOWN = (
     "dashboard_unavailable",
     "gameplay_unavailable",
     "tracker_unavailable",
+    "video_unavailable",
 )
 # The model got a part on the way, with fresh weights: a training all the same.
 MODEL_EXTENDED = "model_extended"

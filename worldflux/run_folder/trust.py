@@ -49,8 +49,8 @@ def modules_of(config: Mapping[str, Any]) -> list[str]:
     env = config.get("env") or {}
     ids = [str(env.get("id") or ""), *map(str, env.get("tasks") or ())]
     names = [str(env.get("import_module") or ""), *(id.rpartition(":")[0] for id in ids)]
-    own = [env.get("wrappers"), config.get("callbacks"), *_code(config).values()]
-    names += [target.rpartition(".")[0] for one in own for target in _targets(one)]
+    foreign = [env.get("wrappers"), config.get("callbacks"), *_code(config).values()]
+    names += [target.rpartition(".")[0] for one in foreign for target in _targets(one)]
     return list(dict.fromkeys(name for name in names if name))
 
 

@@ -64,12 +64,17 @@ def _repeats(word: str) -> bool:
 
 def _flags(hydra: Any) -> list[str]:
     """The flags that name files of the user's own."""
-    section = hydra.get("hydra", hydra) if isinstance(hydra, dict) else {}
+    section = _mapping(_mapping(hydra).get("hydra"))
+    paths = section.get("searchpath")
     flags = []
-    for path in section.get("searchpath") or []:
+    for path in paths if isinstance(paths, list) else []:
         flags += ["--config-dir", urlsplit(str(path)).path]
-    name = (section.get("job") or {}).get("config_name") or CONFIG_NAME
+    name = _mapping(section.get("job")).get("config_name") or CONFIG_NAME
     return [*flags, *(["--config-name", str(name)] if name not in (CONFIG_NAME, "resume") else [])]
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _saved(folder: Path, name: str) -> Any:

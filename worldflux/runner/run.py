@@ -22,7 +22,7 @@ from worldflux.core.precision import tune_cuda
 from worldflux.core.ranks import ALONE, Ranks
 from worldflux.data.ratio import updates_per_step
 from worldflux.data.sources import Source, try_envs
-from worldflux.errors import CheckpointError, DiskError, WorldFluxError
+from worldflux.errors import DiskError, WorldFluxError
 from worldflux.models.factory import make_model
 from worldflux.run_folder.checkpoints import has_checkpoint
 from worldflux.run_folder.disk import shown
@@ -123,10 +123,11 @@ def _run(
         source = parts.source(config, envs, agent, model_config, ranks, recorded)
         evaluator = _evaluator(config, model_config, envs, source) if ranks.first else None
         live.watch(source)
+        watchers = _watchers(config, ranks)
         trainer = Trainer(
             agent,
             training,
-            [*_own_callbacks(config, parts, ranks), *live.callbacks, *_watchers(config, ranks)],
+            [*_own_callbacks(config, parts, ranks), *live.callbacks, *watchers],
             run_dir=folder,
             evaluator=evaluator,
             solved_return=config.env.solved_return,
@@ -137,6 +138,7 @@ def _run(
                 *live.degraded_modes,
                 *parts.page_modes,
                 *getattr(evaluator, "degraded_modes", ()),
+                *(mode for one in watchers for mode in getattr(one, "degraded_modes", ())),
             ],
             ranks=ranks,
         )
@@ -151,12 +153,22 @@ def _run(
 
 def _watchers(config: RunConfig, ranks: Ranks) -> list[Callback]:
     """What looks at the training beside its evaluation."""
-    if not ranks.first or config.env.suite == "none" or not config.training.model_eval_interval:
+    training = config.training
+    if not ranks.first or config.env.suite == "none":
         return []
-    from worldflux.report.imagination import layout_of_env
-    from worldflux.runner.measured import ModelMeasure
+    watchers: list[Callback] = []
+    if training.model_eval_interval:
+        from worldflux.report.imagination import layout_of_env
+        from worldflux.runner.measured import ModelMeasure
 
-    return [ModelMeasure(config.env, layout_of_env(config.env))]
+        watchers.append(ModelMeasure(config.env, layout_of_env(config.env)))
+    if training.video_interval:
+        from worldflux.report.imagination import layout_of_env
+        from worldflux.runner.filmed import Videos
+
+        layout = layout_of_env(config.env)
+        watchers.append(Videos(config.env, layout, training.eval_time_limit))
+    return watchers
 
 
 def _own_callbacks(config: RunConfig, parts: Parts, ranks: Ranks) -> list[Callback]:
@@ -281,7 +293,7 @@ def _write_report(folder: Path) -> None:
     try:
         draw_run(folder)
         write_own_page(folder, repeating(folder), words_of(folder))
-    except (OSError, CheckpointError) as error:
+    except (OSError, WorldFluxError) as error:
         log.warning("the report is not complete: %s", error)
 
 

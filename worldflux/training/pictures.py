@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from worldflux.run_folder.disk import disk_errors, replaced
+from worldflux.run_folder.names import REPORT
 
 GIF_MILLISECONDS = 100
 
@@ -40,10 +41,12 @@ def encode(frames: np.ndarray, milliseconds: int = GIF_MILLISECONDS) -> bytes:
 
 
 def keep_newest(folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
-    """Writes pictures into a run folder as PNG or GIF, `report/openloop_image.gif` of
+    """Writes pictures of a report into a run folder as PNG or GIF, `report/openloop_image.gif` of
     ``report/openloop/image``, in place of those that were there."""
     for name, picture in pictures.items():
         place, _, title = name.partition("/")
+        if place != REPORT:
+            continue
         frames = video_frames(picture)
         kind = "gif" if len(frames) > 1 else "png"
         path = folder / place / f"{re.sub('[^A-Za-z0-9._-]+', '_', title)}.{kind}"

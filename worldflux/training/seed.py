@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-EVALUATION, TRAINING, RANK, MEASUREMENT = 0, 1, 2, 3  # first numbers of the paths of derived seeds
+EVALUATION, TRAINING, RANK, MEASUREMENT, VIDEO = (
+    0,
+    1,
+    2,
+    3,
+    4,
+)  # first numbers of the paths of derived seeds
 
 
 def set_seed(seed: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -148,6 +149,11 @@ class TrainingSession:
         """Logs numbers at the present update."""
         at = {"step": self.state.global_step, "env_steps": self.state.env_steps}
         self.folder.logger.scalars(metrics, **at)
+
+    def show_pictures(self, pictures: Mapping[str, np.ndarray]) -> None:
+        """Gives pictures of the present update to the loggers; see `Listener`."""
+        at = {"step": self.state.global_step, "env_steps": self.state.env_steps}
+        self.folder.logger.pictures(pictures, **at)
 
     def checkpoint(self) -> Checkpoint:
         """Everything that a run needs to continue, but the recorded steps."""

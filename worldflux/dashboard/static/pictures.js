@@ -102,6 +102,7 @@ export class Film {
       this.picture = picture;
       const moving = picture.frames > 1;
       $("film").hidden = !moving;
+      $("film").querySelector("ol").hidden = picture.name.startsWith("videos/"); // one row, of the real world
       $("plot").hidden = moving;
       $("imagination-empty").hidden = true;
       $("play").hidden = $("scrub").hidden = !moving;

@@ -57,9 +57,9 @@ class DreamerV3Modules(WorldModel):
 
     def __init__(self, config: DreamerV3Config):
         super().__init__(config)
-        own = config.components
+        replaced = config.components
         self.own_losses = own_losses(config)
-        self.encoder = (OwnEncoder if "encoder" in own else Encoder)(config, self.obs_spaces)
+        self.encoder = (OwnEncoder if "encoder" in replaced else Encoder)(config, self.obs_spaces)
         self.rssm = RSSM(config, self.encoder.embed_dim, self.action_dim)
         self.feat_dim = config.deter_dim + config.stoch_discrete * config.stoch_classes  # F
         self.decoder: Decoder | NoDecoder
@@ -68,19 +68,19 @@ class DreamerV3Modules(WorldModel):
             self.decoder = NoDecoder()
             self.projector = nn.Linear(self.feat_dim, self.encoder.embed_dim, bias=False)
             trunc_normal_in_(self.projector.weight, self.feat_dim)
-        elif "decoder" in own:
+        elif "decoder" in replaced:
             self.decoder = OwnDecoder(config, self.obs_spaces, self.feat_dim)
         else:
             self.decoder = Decoder(config, self.obs_spaces)
         self.reward = self._two_hot_head("reward", config.reward_layers, config.reward_num_bins)
         self.con: ContinueHead
-        if "continue" in own:
+        if "continue" in replaced:
             self.con = OwnContinueHead(config, self.feat_dim)
         else:
             self.con = ContinueHead(self.feat_dim, config.units("continue"), config.continue_layers)
         if not self.has_actor:
             return
-        actor = OwnActor if "actor" in own else Actor
+        actor = OwnActor if "actor" in replaced else Actor
         self.actor = actor(config, self.action_spaces, self.feat_dim)
         bins = config.critic_num_bins or config.reward_num_bins
         shape = "critic", config.critic_layers, bins

@@ -65,20 +65,20 @@ class TDMPC2Modules(WorldModel):
         self.own_losses = own_losses(config)
         self.encoder = nn.ModuleDict(self._encoder(task_dim))
         joint = latent + task_dim + self.action_dim  # Z + A
-        own = config.components
+        replaced = config.components
         self.dynamics: nn.Module
-        if "dynamics" in own:
+        if "dynamics" in replaced:
             self.dynamics = OwnLatent(config, "dynamics", joint)
         else:
             self.dynamics = latent_mlp(joint, units, layers, latent, config.simnorm_dim)
         self.reward: nn.Module
-        if "reward" in own:
+        if "reward" in replaced:
             self.reward = own_part(config, "reward", joint, config.num_bins)
         else:
             self.reward = head(joint, units, layers, config.num_bins, zero=True)
         width = latent + task_dim  # Z
         self.termination: nn.Module | None = self._termination() if config.episodic else None
-        policy = OwnPolicy if "policy" in own else Policy
+        policy = OwnPolicy if "policy" in replaced else Policy
         self.pi = policy(config, width, self.action_spaces)
         ensemble = (config.num_q_networks, joint, units, layers, config.num_bins)
         self.q = QEnsemble(*ensemble)

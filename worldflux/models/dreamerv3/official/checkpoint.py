@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldflux.config.files import read_text
+from worldflux.config.spaces import Space
 from worldflux.errors import CheckpointError, ConfigurationError
 from worldflux.models.dreamerv3.official.config import config_from_official, setting
 from worldflux.models.dreamerv3.official.pickled_arrays import read_pickled_arrays
@@ -182,8 +183,26 @@ def load_checkpoint(
     checkpoint = read_checkpoint(Path(path), config, settings)
     model, chosen = model_for(checkpoint), checkpoint.settings
     check_entries(checkpoint.folder, checkpoint.params, expected_shapes(model, chosen.agent))
-    load_official(model, checkpoint.params)
+    spaces = obs_spaces_of(checkpoint.params, chosen.agent, checkpoint.replay)
+    load_official(model, pictures_by_name(checkpoint.params, spaces))
     return Imported(model, chosen.assumed, chosen.unused)
+
+
+def pictures_by_name(
+    params: Mapping[str, np.ndarray], spaces: Mapping[str, Space]
+) -> dict[str, np.ndarray]:
+    """The weights with the channels of the decoder's pictures by name, as our model has them; the
+    official code keeps the environment's order, which is that of `spaces`."""
+    channels: dict[str, list[int]] = {}
+    for key, space in spaces.items():
+        if space.image:
+            first = sum(map(len, channels.values()))
+            channels[key] = list(range(first, first + space.shape[0]))
+    order = [place for key in sorted(channels) for place in channels[key]]
+    return {
+        name: array[..., order] if name.startswith("dec/imgout/") else array
+        for name, array in params.items()
+    }
 
 
 def add_arguments(parser: ArgumentParser) -> None:
