@@ -58,11 +58,15 @@ def weights(run: worldflux.Run) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dreamerv3", "tdmpc2"])
-def test_without_an_environment_stopped_and_resumed(recorded: Path, model: str) -> None:
+def test_without_an_environment_stopped_and_resumed(
+    recorded: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [*DATA, f"model={model}"]
     whole = worldflux.train(*words, LONG, "hydra.run.dir=whole")
     assert math.isnan(whole.score)
     assert "no environment is named" in (whole.folder / "run.log").read_text()
+    assert verbs(["eval", str(whole.folder)]) == 2
+    assert "env=none is no environment to act in; name one" in capsys.readouterr().err
     facts = whole.manifest["data_provenance"]
     assert (facts["episodes"], facts["steps"]) == (4, 48)
     assert whole.manifest["data_mode"] == "offline"

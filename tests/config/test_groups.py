@@ -35,6 +35,7 @@ RESUMABLE |= {
     "eval_envs",
     "eval_time_limit",
     "model_eval_interval",
+    "video_interval",
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.data.recordings import CHOICES, OBS, VALUES, Steps, episodes
 from tests.data.test_recorded import all_same, minari  # noqa: F401
 from worldflux.config.spaces import Space
+from worldflux.data.buffer import ReplayBuffer
 from worldflux.data.recorded.opening import open_recorded
 from worldflux.data.recorded.writing import write_episodes
 from worldflux.errors import ConfigurationError
@@ -61,6 +62,18 @@ def test_round_trips(tmp_path: Path, suffix: str, case: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     with pytest.raises(ConfigurationError, match="it exists already"):
         write_episodes(out, make(), obs, actions)
+
+
+def test_a_buffer_loads_what_has_one_observation_key(tmp_path: Path) -> None:
+    obs, actions, make = CASES["single"]
+    write_episodes(tmp_path / "a.npz", make(), obs, actions)
+    buffer = ReplayBuffer.load(tmp_path / "a.npz")
+    assert buffer.num_episodes == 3 and len(buffer) == 19
+    for episode, part in zip(buffer.episodes, make(), strict=True):
+        np.testing.assert_array_equal(episode.obs, part["obs"])
+        np.testing.assert_array_equal(episode.actions, part["action"])
+        np.testing.assert_array_equal(episode.rewards, part["reward"])
+        assert bool(episode.dones[-1] and not episode.truncations[-1]) == part["is_terminal"][-1]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

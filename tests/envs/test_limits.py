@@ -235,6 +235,7 @@ def hanging(envs: VectorEnv, *received: signal.Signals) -> None:
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_signal_ends_a_call_that_hangs(
     mode: str,
     number: signal.Signals,

@@ -40,25 +40,17 @@ def play() -> Callable[..., float]:
 
 @pytest.mark.slow(30)
 @pytest.mark.parametrize(
-    ("words", "flags"),
-    [
-        (["env=cartpole"], []),
-        (["env=pendulum", "model=tdmpc2"], []),
-        (["env=pendulum", "model=tdmpc2", "model.num_samples=16", "model.num_elites=4",
-          "model.num_pi_trajs=4", "model.iterations=2"], ["--planner"]),
-    ],
-    ids=["dreamerv3", "prior", "planner"],
-)  # fmt: skip
+    "words", [["env=cartpole"], ["env=pendulum", "model=tdmpc2"]], ids=["dreamerv3", "prior"]
+)
 def test_the_original_and_onnx_alone_play_the_same(
     words: list[str],
-    flags: list[str],
     folder: Path,  # noqa: F811
     play: Callable[..., float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     needs_onnx()
     run = worldflux.train(*SHORT, *words)
-    assert main(["policy", str(run.folder), "--out", "out", "--seed", "5", *flags]) == 0
+    assert main(["policy", str(run.folder), "--out", "out", "--seed", "5"]) == 0
     about = json.loads(Path("out/policy.json").read_text())
     assert about["check"]["largest_difference"] <= 1e-4 and about["check"]["steps"] >= 8
     assert about["check"]["exported_return"] == pytest.approx(about["check"]["return"], abs=1e-3)
@@ -67,9 +59,7 @@ def test_the_original_and_onnx_alone_play_the_same(
         r"largest difference \S+ in \d+ steps \(within the tolerance 0.0001\); return", line
     )
     policy = worldflux.load_policy(run)
-    original = exported.StepAgent(
-        step := exported.step_of(policy._agent, *map(bool, flags)), exported.eager(step)
-    )
+    original = exported.StepAgent(step := exported.step_of(policy._agent), exported.eager(step))
     env = policy.make_env()
     carry, total, (obs, _), over = original.initial_carry(1), 0.0, env.reset(seed=7), False
     first = True
@@ -110,6 +100,22 @@ def test_a_program_of_torch_takes_any_number_of_environments_and_draws(
         ours, action, _ = other.act(ours, row, explore=True)
         np.testing.assert_allclose(action, expected, atol=1e-5)
         torch.testing.assert_close(ours["deter"], theirs["deter"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_planner_is_exported_with_its_iterations(folder: Path) -> None:  # noqa: F811
+    torch.manual_seed(0)
+    small = dict(num_samples=8, num_elites=3, num_pi_trajs=2, iterations=1, horizon=2)
+    model = worldflux.create_world_model("tdmpc2:ci", obs_shape=(3,), action_dim=1, **small)
+    agent = model.make_agent(TrainingConfig(device="cpu", compile_model=False))
+    step = exported.step_of(agent, planner=True)
+    call = exported.read_policy(step, exported.write_policy(step, "torch_export", folder / "out"))
+    assert call is not None
+    tensors = step.examples(3)
+    tensors |= {"obs.obs": torch.randn(3, 3), "is_first": torch.tensor([True, False, False])}
+    tensors["carry.mean"] = torch.rand(3, 2, 1)
+    for name, value in exported.eager(step)(tensors).items():
+        torch.testing.assert_close(call(tensors)[name], value, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.slow

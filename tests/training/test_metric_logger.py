@@ -194,12 +194,13 @@ def test_csv_has_a_row_for_each_number_that_metrics_jsonl_has(tmp_path):
     ]
 
 
-def test_a_fresh_logger_without_tensorboard_writes_only_the_records(tmp_path):
+def test_a_fresh_logger_without_tensorboard_writes_the_records_and_the_newest_pictures(tmp_path):
     logger = MetricLogger(Destination(tmp_path / "new"), ())
     logger.scalars({"a": 1.0}, step=1, env_steps=1)
-    logger.pictures({"p": np.zeros((2, 2, 3), np.uint8)}, step=1, env_steps=1)
+    picture = np.zeros((2, 2, 3), np.uint8)
+    logger.pictures({"report/openloop/obs": picture}, step=1, env_steps=1)
     logger.close()
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"metrics.jsonl", "report"}
 
 
 def test_every_field_of_the_group_is_a_row_of_the_table(tmp_path):

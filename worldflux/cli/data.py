@@ -97,7 +97,8 @@ def drawn(recorded: RecordedSet, seen: Survey, options: argparse.Namespace) -> P
     from worldflux.run_folder.disk import disk_errors
 
     first = Path(recorded.paths[0]).resolve()
-    out: Path = options.picture or first.with_name(f"{first.name}.png")
+    beside = first.with_name(f"{first.name}.png") if first.exists() else Path(f"{first.name}.png")
+    out: Path = options.picture or beside
     with disk_errors("picture", out):
         draw_set(recorded, seen, out)
     return out

@@ -51,7 +51,9 @@ def two_hot_code(x: Tensor, bins: Tensor) -> TwoHotCode:
     """
     x = x.to(bins.dtype)
     # Flat, as a compiler may lay x out as it likes, and searchsorted wants it contiguous.
-    index = torch.searchsorted(bins, x.reshape(-1), right=True).reshape(x.shape)  # [...]
+    index = torch.searchsorted(bins, x.reshape(-1).contiguous(), right=True).reshape(
+        x.shape
+    )  # [...]
     below = (index - 1).clamp(min=0)
     above = index.clamp(max=len(bins) - 1)
     distance = torch.abs(x - bins[below])

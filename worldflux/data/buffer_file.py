@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from worldflux.config.files import read_arrays
-from worldflux.data.recording import AFTER_ACTION, CONVENTIONS
+from worldflux.config.spaces import STEP_KEYS
+from worldflux.data.recording import AFTER_ACTION, ARRIVAL, CONVENTIONS
 from worldflux.errors import BufferError, MissingDependencyError
 from worldflux.run_folder.disk import replaced
 
@@ -48,7 +49,27 @@ def read_npz(path: Path) -> Arrays:
         raise BufferError(f"replay file {path} does not exist") from error
     except (OSError, ValueError) as error:
         raise BufferError(f"replay file {path} is damaged or no .npz: {error}") from error
-    return checked(arrays, path)
+    return checked(_of_steps(arrays) if "is_first" in arrays else arrays, path)
+
+
+def _of_steps(arrays: Arrays) -> Arrays:
+    """Columns of the step dict with one observation key and flat actions, as this file's arrays."""
+    observed = [key for key in arrays if key not in (*STEP_KEYS, "spaces")]
+    if len(observed) != 1 or arrays.get("action", np.zeros(0)).ndim != 2:
+        return arrays
+    obs, ends = arrays[observed[0]], np.append(arrays["is_first"][1:], True).astype(bool)
+    terminal = arrays.get("is_terminal", np.zeros_like(ends)).astype(bool)
+    return {
+        "obs": obs,
+        "actions": arrays["action"],
+        "rewards": arrays["reward"],
+        "dones": ends,
+        "truncations": ends & ~terminal,
+        "obs_shape": np.array(obs.shape[1:], np.int64),
+        "action_dim": np.array(arrays["action"].shape[1]),
+        "capacity": np.array(max(1, len(ends))),
+        "reward_convention": np.array(ARRIVAL),
+    }
 
 
 def write_parquet(arrays: Arrays, path: Path, compression: str) -> None:

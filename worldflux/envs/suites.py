@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import gymnasium as gym
 
 from worldflux.config.env import SUITES, EnvConfig
+from worldflux.errors import ConfigurationError
 
 GymEnv = gym.Env[Any, Any]
 
@@ -37,9 +38,11 @@ class Suite(Protocol):
 
 
 def suite(config: EnvConfig) -> Suite:
-    """The module that makes the environments of this config."""
+    """The module that makes the environments of this config; ConfigurationError: there are none."""
     module = SUITES[config.suite].module
-    assert module is not None, "suite none makes no environment"
+    if module is None:
+        hint = "name one, such as env=pendulum"
+        raise ConfigurationError("=none is no environment to act in", key="env", hint=hint)
     return cast(Suite, importlib.import_module(module))
 
 
