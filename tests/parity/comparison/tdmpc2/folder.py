@@ -49,12 +49,6 @@ def compare_folder(folder: Path, how: Computation) -> Comparison:
         raise ConfigurationError(f"{folder} holds no weights.npz: it is no TD-MPC2 folder")
     comparison = Comparison()
     check_files(folder, comparison)
-    with how.device:
-        _compare(folder, how, comparison)
-    return comparison
-
-
-def _compare(folder: Path, how: Computation, comparison: Comparison) -> None:
     config = {name: value.tolist() for name, value in flatten_json(folder / "config.json").items()}
     doubles = Doubles.of(folder)
     subject = Subject(config, how)
@@ -72,6 +66,7 @@ def _compare(folder: Path, how: Computation, comparison: Comparison) -> None:
         if (folder / name).is_file():
             compare_checkpoint(folder, name, config, doubles, comparison, how.eager())
     comparison.finish(doubles)
+    return comparison
 
 
 def check_files(folder: Path, comparison: Comparison) -> None:

@@ -84,7 +84,7 @@ class Forward:
         self.check("termination_logits", self.model.termination(self.z))
         self.check("termination_prob", prob)
         # What had ended was not recorded: every third row, which is the recorded share.
-        ended = (torch.arange(len(prob)) % 3 == 0).to(prob)
+        ended = (torch.arange(len(prob), device=prob.device) % 3 == 0).to(prob)
         rate, f1 = termination_statistics(prob[:, 0], ended)
         self.check("termination_stat_rate", rate)
         self.check("termination_stat_f1", f1)
@@ -104,7 +104,7 @@ class Forward:
         self.check("ce_two_hot_inv", dist.pred()[:, None])
 
     def scale(self) -> None:
-        scale = QScale(self.subject.config["tau"]).to(self.subject.dtype)
+        scale = QScale(self.subject.config["tau"]).to(self.z.device, self.z.dtype)
         values, percentiles = [], []
         for i in range(len(self.recorded.names("in_scale_x"))):
             x = self[f"in_scale_x{i}"]

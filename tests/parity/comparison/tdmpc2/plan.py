@@ -50,9 +50,8 @@ class Planning:
     def call(self, name: str, obs: Tensor, first: bool) -> None:
         self.check(name, "prev_mean_before", self.mean[0])
         vector = self.model.observation({"obs": obs})
-        plan = self.subject.agent.planner(
-            vector, self.mean, torch.tensor([first]), self.noise(name)
-        )
+        begins = torch.tensor([first], device=self.mean.device)
+        plan = self.subject.agent.planner(vector, self.mean, begins, self.noise(name))
         self.mean = plan.mean
         self.check(name, "pi_actions", plan.policy_actions[0])
         self.check(name, "first_actions", plan.rounds[0].actions[0])
