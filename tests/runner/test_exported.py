@@ -31,6 +31,7 @@ def needs_onnx() -> None:
 @pytest.fixture
 def play() -> Callable[..., float]:
     """The player of the page, which knows onnxruntime and Gymnasium alone."""
+    needs_onnx()
     ((code,),) = [re.findall(r"```python\n# play\.py\n(.*?)```", PAGE, re.S)]
     assert "worldflux" not in code
     names: dict[str, Any] = {}
@@ -48,7 +49,6 @@ def test_the_original_and_onnx_alone_play_the_same(
     play: Callable[..., float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    needs_onnx()
     run = worldflux.train(*SHORT, *words)
     assert main(["policy", str(run.folder), "--out", "out", "--seed", "5"]) == 0
     about = json.loads(Path("out/policy.json").read_text())
