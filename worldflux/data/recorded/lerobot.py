@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces as gs
 
-from worldflux.config.files import open_regular, parsed, read_text
+from worldflux.config.files import open_regular
 from worldflux.config.spaces import Space
 from worldflux.data.recorded.encoding import View, action_parts, observation_parts
 from worldflux.data.recorded.parquet import columns_of, open_file
-from worldflux.data.recorded.parts import Episodes, Transitions
+from worldflux.data.recorded.parts import Episodes, Transitions, json_mapping
 from worldflux.data.recorded.room import room_for
 from worldflux.envs.spaces import resize
 from worldflux.errors import BufferError, MissingDependencyError
@@ -55,7 +55,7 @@ def takes(path: Path) -> bool:
 
 def read_episodes(path: Path, view: View) -> list[Episodes]:
     """The episodes of one folder; BufferError where it is damaged or of another version."""
-    info = _document(path / INFO)
+    info = json_mapping(path / INFO)
     version, features = info.get("codebase_version"), info.get("features")
     if not isinstance(version, str) or not VERSION.fullmatch(version):
         text = f"{path}: {INFO}: codebase_version {version!r} is not read, v3.0 is"
@@ -80,16 +80,6 @@ def read_episodes(path: Path, view: View) -> list[Episodes]:
     for key in videos:
         observed[key] = _video(path, key, shapes[key], table, fps, view)
     return [_transitions(path, observed, table, view)]
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    try:
-        content = parsed(read_text(path))
-    except (OSError, ValueError) as error:
-        raise BufferError(f"{path}: damaged or no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BufferError(f"{path}: expected a mapping")
-    return content
 
 
 def _tables(path: Path, below: str, wanted: list[str], view: View) -> dict[str, np.ndarray]:
@@ -161,7 +151,7 @@ def _bounds(path: Path, action: np.ndarray, view: View) -> gs.Space[Any]:
     if isinstance(view.acted, gs.Box) and math.prod(view.acted.shape) == width:
         return view.acted
     try:
-        stats = _document(path / STATS)[ACTION]
+        stats = json_mapping(path / STATS)[ACTION]
         low, high = (np.array(stats[end], np.float64).reshape(-1) for end in ("min", "max"))
         if low.shape != (width,) or high.shape != (width,) or not (low <= high).all():
             raise ValueError(f"bounds of {low.shape} for {width} actions")

@@ -14,10 +14,10 @@ import numpy as np
 from gymnasium import spaces as gs
 from PIL import Image
 
-from worldflux.config.files import parsed, read_text
+from worldflux.config.files import parsed
 from worldflux.data.recorded import hdf5
 from worldflux.data.recorded.encoding import Part, View, action_parts, observation_parts
-from worldflux.data.recorded.parts import Episodes, Transitions
+from worldflux.data.recorded.parts import Episodes, Transitions, json_mapping
 from worldflux.errors import BufferError
 
 MAIN, METADATA = "main_data.hdf5", "metadata.json"
@@ -38,7 +38,7 @@ def read_episodes(path: Path, view: View) -> list[Episodes]:
     folder = folder_of(path)
     assert folder is not None
     name = str(folder)
-    facts = _metadata(folder / METADATA)
+    facts = json_mapping(folder / METADATA)
     kind = facts.get("data_format", "hdf5")
     if kind != "hdf5":
         raise BufferError(f"{name}: {METADATA}: data_format {kind!r} is not read, hdf5 is")
@@ -50,16 +50,6 @@ def read_episodes(path: Path, view: View) -> list[Episodes]:
     if not groups:
         raise BufferError(f"{name}: {MAIN}: it has no episodes")
     return [_episodes(file, groups, folder, observed, acted, view)]
-
-
-def _metadata(path: Path) -> Mapping[str, Any]:
-    try:
-        content = parsed(read_text(path))
-    except (OSError, ValueError) as error:
-        raise BufferError(f"{path}: damaged or no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BufferError(f"{path}: expected a mapping")
-    return content
 
 
 def _space(

@@ -5,15 +5,29 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from worldflux.config.files import parsed, read_text
 from worldflux.config.spaces import FLAGS, Space, flat_action_dim
 from worldflux.data.recorded.encoding import Column, Rows
 from worldflux.errors import BufferError
 
 Steps = dict[str, np.ndarray]
 DIGEST_ROWS = 16  # of an episode, which a digest reads
+
+
+def json_mapping(path: Path) -> Mapping[str, Any]:
+    """What the metadata beside a recording say; BufferError: it is damaged or no JSON mapping."""
+    try:
+        content = parsed(read_text(path))
+    except (OSError, ValueError) as error:
+        raise BufferError(f"{path}: damaged or no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BufferError(f"{path}: expected a mapping")
+    return content
 
 
 class Episodes(ABC):
